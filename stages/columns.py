@@ -1,0 +1,67 @@
+"""Columns of the tables that the stages fill: `media` and `captions`, as Arrow schemas.
+
+One row of `media` is one still image, one clip of a video, or one file that could not become either; its
+`reject_reason` says why (null = kept). Scores are stored as measured; thresholds live in the config's rules.
+"""
+
+import pyarrow as pa
+
+# What a measurement of a medium may find. Units are in the names; shares are 0..1.
+SCORES = pa.schema(
+    [
+        pa.field("aspect", pa.float64()),  # longer side / shorter side
+        pa.field("sharpness", pa.float64()),  # variance of the Laplacian of the luma at the scoring size
+        pa.field("luminance", pa.float64()),  # mean luma, 0..255
+        pa.field("contrast", pa.float64()),  # standard deviation of the luma, 0..255
+        pa.field("colourfulness", pa.float64()),  # Hasler & Suesstrunk 2003, 0 = grey
+        pa.field("phash", pa.string()),  # 64-bit DCT hash, 16 hex digits
+        pa.field("flow", pa.float64()),  # mean optical-flow magnitude / shorter edge, at 2 FPS (Emu3 2.1); clips only
+        pa.field("flicker", pa.float64()),  # mean |change of mean luma| between neighbouring frames, 0..255; clips only
+    ]
+)
+
+MEDIA = pa.schema(
+    [
+        pa.field("media_id", pa.string(), nullable=False),
+        pa.field("file_id", pa.string(), nullable=False),  # content id of the file; = media_id unless this is a clip
+        pa.field("kind", pa.string(), nullable=False),  # image | video | unknown
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("member", pa.string()),  # name inside a tar or row of a Parquet file
+        pa.field("start_s", pa.float64()),  # clips: [start_s, end_s) in the file's presentation time
+        pa.field("end_s", pa.float64()),
+        pa.field("width_px", pa.int32()),  # as shown: EXIF orientation and video rotation applied
+        pa.field("height_px", pa.int32()),
+        pa.field("fps", pa.float64()),  # mean frame rate of the video
+        pa.field("duration_s", pa.float64()),  # of the clip; null for images
+        pa.field("num_frames", pa.int32()),  # frames decoded in the clip; frames of an animated image
+        pa.field("format", pa.string()),  # by content: jpeg, png, ... or the video codec
+        pa.field("size_bytes", pa.int64()),  # of the file
+        pa.field("extension_fits", pa.bool_()),  # the name's extension agrees with the content
+        pa.field("source_caption", pa.string()),
+        *SCORES,
+        pa.field("reject_reason", pa.string()),  # null = kept
+        pa.field("reject_detail", pa.string()),  # the decoder's own words, or the rule
+        pa.field("fingerprint", pa.string(), nullable=False),
+        pa.field("run_id", pa.string(), nullable=False),
+    ]
+)
+
+CAPTIONS = pa.schema(
+    [
+        pa.field("media_id", pa.string(), nullable=False),
+        pa.field("caption", pa.string()),  # null: there is none
+        pa.field("captioner", pa.string(), nullable=False),
+        pa.field("reject_reason", pa.string()),
+        pa.field("fingerprint", pa.string(), nullable=False),
+        pa.field("run_id", pa.string(), nullable=False),
+    ]
+)
+
+# What the planner hands to the curate phase: one row per file to read.
+LISTED = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64()),
+        pa.field("source_caption", pa.string()),
+    ]
+)

@@ -31,8 +31,11 @@ TOKENS = pa.schema(
 
 def write_parquet(table: pa.Table, uri: str, row_group_rows: int = 1024) -> int:
     """Write `table` to one Parquet file and return its size in bytes. `codes` columns are byte-stream-split."""
-    codes = [f"{field.name}.list.element" for field in table.schema if pa.types.is_list(field.type)
-             and pa.types.is_integer(field.type.value_type)]
+    codes = [
+        f"{field.name}.list.element"
+        for field in table.schema
+        if pa.types.is_list(field.type) and pa.types.is_integer(field.type.value_type)
+    ]
     others = [field.name for field in table.schema if pa.types.is_string(field.type)]
     filesystem, path = storage.filesystem(uri)
     if not storage.is_remote(uri):

@@ -1,0 +1,271 @@
+"""The catalog: four Delta tables under the config's `root`, each change one atomic table version.
+
+Workers write Parquet shards; the driver commits them. A row is visible if and only if its shard was committed, so a killed
+run leaves orphan files and nothing else. Changing rows is copy-on-write with our own shard writer (`edit`): the files that
+hold such rows are written anew and old and new are exchanged in one commit, which keeps the codes' encoding, and is
+atomic on S3 by conditional put (delta-rs, no lock service). The driver of a run is the only writer.
+
+Delta has no unsigned types: `codes` is declared `array<integer>` in the log and stored as uint16 in the files; any reader
+widens it. Sources: the Delta protocol's add and remove actions; ARCHITECTURE.md's tables.
+"""
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+from deltalake import CommitProperties, DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+
+from stages.columns import CAPTIONS, MEDIA
+from tokenizer import storage
+from tokenizer.shards import TOKENS, write_parquet
+
+SOURCES = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),  # the store's etag; locally mtime in ns and size
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),  # present | gone
+        pa.field("file_id", pa.string()),  # content id of the object as last read
+        pa.field("caption_etag", pa.string()),  # of the sidecar or the captions.jsonl row; null = no caption
+        pa.field("fingerprint", pa.string(), nullable=False),  # of the curate phase that read it
+        pa.field("last_seen_run", pa.string(), nullable=False),  # the last run in which the object's state changed
+    ]
+)
+
+SCHEMAS = {"sources": SOURCES, "media": MEDIA, "captions": CAPTIONS, "tokens": TOKENS}
+_LOG_EVERY_COMMITS = 10  # checkpoint the Delta log so that opening a long-lived table stays one read
+
+
+class CatalogError(Exception):
+    """The catalog cannot be opened or written; the message says where and what to do."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One Parquet file under a table's folder, written but not yet committed."""
+
+    name: str
+    size_bytes: int
+    num_rows: int
+    min_id: str
+    max_id: str
+
+
+def _delta_schema(schema: pa.Schema) -> pa.Schema:
+    widened = [
+        field.with_type(pa.list_(pa.int32()))
+        if pa.types.is_list(field.type) and pa.types.is_integer(field.type.value_type)
+        else field
+        for field in schema
+    ]
+    return pa.schema([field.with_nullable(True) for field in widened])
+
+
+def write_shard(root: str, table: str, rows: pa.Table) -> Shard:
+    """Write rows of `table` as one new Parquet file under `root`; commits nothing. Runs in any process."""
+    rows = rows.select(SCHEMAS[table].names).cast(SCHEMAS[table])
+    name = f"part-{uuid.uuid4().hex}.parquet"
+    size = write_parquet(rows, storage.join(root, table, name))
+    ids = pc.min_max(rows.column(0)).as_py()
+    return Shard(name, size, rows.num_rows, ids["min"] or "", ids["max"] or "")
+
+
+def storage_options() -> dict[str, str]:
+    """delta-rs options beyond what it reads from the AWS variables by itself."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
+    return {"allow_http": "true"} if endpoint.startswith("http://") else {}
+
+
+class Table:
+    """One Delta table of the catalog."""
+
+    def __init__(self, root: str, name: str):
+        self.root, self.name = root, name
+        self.uri = storage.join(root, name)
+        self.schema = SCHEMAS[name]
+        self._delta: DeltaTable | None = None
+
+    @property
+    def delta(self) -> DeltaTable:
+        """The table at its newest known version. Raises CatalogError."""
+        if self._delta is None:
+            try:
+                self._delta = DeltaTable(self.uri, storage_options=storage_options())
+            except TableNotFoundError as error:
+                raise CatalogError(f"{self.uri}: no table there; run `tokenmill run CONFIG` first") from error
+            except (DeltaError, OSError) as error:
+                raise CatalogError(
+                    f"{self.uri}: cannot be opened: {error}; check the address and the AWS_* variables"
+                ) from error
+        return self._delta
+
+    def exists(self) -> bool:
+        """True when the table has been created."""
+        try:
+            return DeltaTable.is_deltatable(self.uri, storage_options=storage_options())
+        except (DeltaError, OSError) as error:
+            raise CatalogError(
+                f"{self.uri}: cannot be reached: {error}; check the address and the AWS_* variables"
+            ) from error
+
+    def create(self) -> None:
+        """Create the table, empty, unless it exists."""
+        if self.exists():
+            return
+        try:
+            if not storage.is_remote(self.uri):
+                storage.filesystem(self.uri)[0].create_dir(self.uri, recursive=True)
+            DeltaTable.create(
+                self.uri, schema=_delta_schema(self.schema), mode="ignore", storage_options=storage_options()
+            )
+        except (DeltaError, OSError) as error:
+            raise CatalogError(
+                f"{self.uri}: cannot be created: {error}; check the path and your permission to write"
+            ) from error
+
+    @property
+    def version(self) -> int:
+        """Number of the newest version, 0 for a new table."""
+        return self.delta.version()
+
+    def refresh(self) -> None:
+        """See commits that another process made."""
+        self._delta = None
+
+    def files(self, version: int | None = None) -> list[str]:
+        """URIs of the Parquet files of a version (default: the newest), in a stable order."""
+        delta = (
+            self.delta if version is None else DeltaTable(self.uri, version=version, storage_options=storage_options())
+        )
+        return sorted(storage.join(self.uri, uri.rsplit("/", 1)[1]) for uri in delta.file_uris())
+
+    def scan(
+        self, columns: list[str] | None = None, where: pc.Expression | None = None, version: int | None = None
+    ) -> pa.Table:
+        """Rows of a version as one Arrow table, only the asked columns being read."""
+        files = self.files(version)
+        names = columns or self.schema.names
+        if not files:
+            return pa.schema([self.schema.field(name) for name in names]).empty_table()
+        return self._dataset(files).to_table(columns=names, filter=where)
+
+    def count(self, where: pc.Expression | None = None) -> int:
+        """Number of rows, without reading more than the columns of `where`."""
+        files = self.files()
+        return self._dataset(files).count_rows(filter=where) if files else 0
+
+    def _dataset(self, files: list[str]) -> pads.Dataset:
+        filesystem, _ = storage.filesystem(self.uri)
+        paths = [storage.filesystem(file)[1] for file in files]
+        return pads.dataset(paths, schema=self.schema, format="parquet", filesystem=filesystem)
+
+    def append(self, rows: pa.Table, note: dict[str, Any]) -> None:
+        """Write and commit `rows`; nothing for zero rows."""
+        if rows.num_rows:
+            self.commit([write_shard(self.root, self.name, rows)], [], note)
+
+    def commit(self, added: list[Shard], removed: list[str], note: dict[str, Any]) -> None:
+        """One version: files already written become visible, files named in `removed` vanish from it."""
+        if not added and not removed:
+            return
+        now = int(time.time() * 1000)
+        actions: list[AddAction | RemoveAction] = [
+            AddAction(
+                shard.name,
+                shard.size_bytes,
+                {},
+                now,
+                True,
+                json.dumps(
+                    {
+                        "numRecords": shard.num_rows,
+                        "minValues": {self.schema.names[0]: shard.min_id},
+                        "maxValues": {self.schema.names[0]: shard.max_id},
+                    }
+                ),
+            )
+            for shard in added
+        ]
+        actions += [RemoveAction(name, True, now, partition_values={}) for name in removed]
+        try:
+            self.delta.create_write_transaction(
+                actions,
+                "append",
+                _delta_schema(self.schema),
+                commit_properties=CommitProperties(custom_metadata={k: str(v) for k, v in note.items()}),
+            )
+        except (DeltaError, OSError) as error:
+            raise CatalogError(f"{self.uri}: commit failed: {error}; run the same command again to continue") from error
+        self._delta = None
+        if self.version and self.version % _LOG_EVERY_COMMITS == 0:
+            self.delta.create_checkpoint()
+
+    def edit(
+        self,
+        where: pc.Expression,
+        change: Callable[[pa.Table], pa.Table] | None,
+        note: dict[str, Any],
+        append: pa.Table | None = None,
+    ) -> int:
+        """Change or drop the rows that match `where`, copy-on-write, in one version; returns how many matched.
+
+        `change` maps the matching rows of a file to their replacement (same schema, any number of rows); None drops
+        them. `append` adds rows in the same version. Files without a match are not touched.
+        """
+        added: list[Shard] = []
+        removed: list[str] = []
+        matched = 0
+        for file in self.files():
+            dataset = self._dataset([file])
+            hits = dataset.count_rows(filter=where)
+            if not hits:
+                continue
+            matched += hits
+            rest = dataset.to_table(filter=~pc.coalesce(where, pc.scalar(False)))
+            parts = [rest]
+            if change is not None:
+                parts.append(change(dataset.to_table(filter=where)).select(self.schema.names).cast(self.schema))
+            kept = pa.concat_tables(parts)
+            if kept.num_rows:
+                added.append(write_shard(self.root, self.name, kept))
+            removed.append(file.rsplit("/", 1)[1])
+        if append is not None and append.num_rows:
+            added.append(write_shard(self.root, self.name, append))
+        self.commit(added, removed, note)
+        return matched
+
+    def history(self) -> list[dict[str, Any]]:
+        """Versions, newest first, with the notes of their commits."""
+        return self.delta.history()
+
+
+class Catalog:
+    """The four tables of one root."""
+
+    def __init__(self, root: str):
+        self.root = storage.absolute(root)
+        self.sources = Table(self.root, "sources")
+        self.media = Table(self.root, "media")
+        self.captions = Table(self.root, "captions")
+        self.tokens = Table(self.root, "tokens")
+
+    def __iter__(self) -> Iterator[Table]:
+        return iter((self.sources, self.media, self.captions, self.tokens))
+
+    def create(self) -> None:
+        """Create what is missing. Raises CatalogError with the reason."""
+        for table in self:
+            table.create()
+
+    def exists(self) -> bool:
+        """True when the root holds a catalog."""
+        return self.sources.exists()

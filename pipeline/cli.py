@@ -1,0 +1,151 @@
+"""The command line: `tokenmill run CONFIG` and its relatives. Parses, calls, prints; the work is elsewhere.
+
+Exit codes: 0 done, 1 a message says what to do, 130 interrupted (the same command continues).
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pipeline.catalog import CatalogError
+from pipeline.config import ConfigError, RunConfig, load
+
+app = typer.Typer(
+    help="From raw images and video to a trained, sampling next-token transformer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+tokenizer_app = typer.Typer(help="The vision tokenizer.", no_args_is_help=True)
+app.add_typer(tokenizer_app, name="tokenizer")
+
+console = Console()
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the run.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the config: a.b=v; repeatable."),
+]
+PHASES = ("curate", "caption", "tokenize", "train")
+
+
+def _run(config: RunConfig, phases: tuple[str, ...], command: str) -> None:
+    from pipeline.line import run_phases
+
+    run_phases(config, phases, command, console)
+
+
+@app.command()
+def run(config: ConfigPath, sets: Sets = None) -> None:
+    """All phases: curate, caption, tokenize, train. Run it again to refresh: only what is new or changed is done."""
+    _run(load(config, sets), PHASES, "run")
+
+
+@app.command()
+def curate(config: ConfigPath, sets: Sets = None) -> None:
+    """Probe, score, cut and decide: files become media, each kept or rejected with a reason."""
+    _run(load(config, sets), ("curate",), "curate")
+
+
+@app.command()
+def caption(config: ConfigPath, sets: Sets = None) -> None:
+    """Give kept media a caption."""
+    _run(load(config, sets), ("caption",), "caption")
+
+
+@app.command()
+def tokenize(config: ConfigPath, sets: Sets = None) -> None:
+    """Turn kept media into rows of discrete codes."""
+    _run(load(config, sets), ("tokenize",), "tokenize")
+
+
+@app.command()
+def train(config: ConfigPath, sets: Sets = None) -> None:
+    """Train one transformer on the token shards of one pinned version."""
+    _run(load(config, sets), ("train",), "train")
+
+
+@app.command()
+def status(
+    config: ConfigPath, sets: Sets = None, as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False
+) -> None:
+    """Counts of every table, rejections by reason, versions, fingerprints, and what the last run did."""
+    from pipeline.status import print_status
+
+    print_status(load(config, sets), console, as_json)
+
+
+@app.command()
+def show(
+    config: ConfigPath,
+    media_id: Annotated[str, typer.Argument(metavar="MEDIA_ID", help="Of a medium, or its first letters; or a uri.")],
+    sets: Sets = None,
+) -> None:
+    """Everything known of one medium."""
+    from pipeline.status import print_medium
+
+    print_medium(load(config, sets), media_id, console)
+
+
+@app.command()
+def sample(
+    config: ConfigPath,
+    prompt: Annotated[list[str], typer.Option("--prompt", help="What to draw; repeatable.")],
+    out: Annotated[Path, typer.Option("--out", help="The PNG to write.")] = Path("sample.png"),
+    seed: Annotated[list[int] | None, typer.Option("--seed", help="Repeatable; every prompt is drawn with each.")] = None,
+    sets: Sets = None,
+) -> None:
+    """Draw pictures from the trained model; several prompts or seeds give a grid."""
+    from pipeline.draw import sample_grid
+
+    sample_grid(load(config, sets), prompt, seed or [0], out, console)
+
+
+@app.command()
+def demo(
+    config: Annotated[Path | None, typer.Option("--config", help="Default: the demo config that comes with tokenmill.")] = None,
+    sets: Sets = None,
+) -> None:
+    """Make a corpus of drawn scenes, run every phase on it, draw unseen captions, and leave a contact sheet."""
+    from pipeline.demo import run_demo
+
+    run_demo(config, sets or [], console)
+
+
+@tokenizer_app.command("train")
+def tokenizer_train(
+    config: ConfigPath,
+    sets: Sets = None,
+    out: Annotated[str | None, typer.Option("--out", help="Folder for the model; default: ROOT/tokenizer.")] = None,
+) -> None:
+    """Train a vision tokenizer on the kept media of the catalog (curating first) and save it for transformers."""
+    from pipeline.tokenizer_train import train_tokenizer
+
+    train_tokenizer(load(config, sets), out, console)
+
+
+def main() -> None:
+    """Entry point of the `tokenmill` command."""
+    from pipeline.plan import PlanError
+
+    expected: tuple[type[Exception], ...] = (ConfigError, CatalogError, PlanError)
+    _guard(app, expected)
+
+
+def _guard(call: Callable[[], None], expected: tuple[type[Exception], ...]) -> None:
+    try:
+        call()
+    except expected as error:
+        Console(stderr=True).print(f"tokenmill: {error}", style="red", markup=False, highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("\nInterrupted. What was committed stays; run the same command to continue.")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""The config of a run: one YAML file, strict, checked whole before any work starts.
+
+A misspelt key, a wrong type or an impossible value is one `ConfigError` that names file, key and the nearest valid key.
+Each part of the YAML is the Config of the stage or module of that name; `resources` blocks say how, and never enter a
+fingerprint.
+"""
+
+import difflib
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator
+
+from stages.caption import CaptionConfig
+from stages.decide import DecideConfig
+from stages.frames import LoadFramesConfig
+from stages.read import ReadConfig
+from stages.score import ScoreImagesConfig
+from stages.split import SplitVideosConfig
+from stages.tokenize import TokenizeConfig
+from tokenizer.identity import Config, Resources
+from tokenizer.vq_train import VqTrainConfig
+from training.config import TrainConfig, TrainResources
+
+
+class ConfigError(Exception):
+    """The config cannot be used; the message names file, key and the nearest valid key."""
+
+
+class Source(Config):
+    """One place that media come from."""
+
+    uri: str = Field(description="A folder or an s3:// prefix, searched recursively.", min_length=1)
+    kind: Literal["files"] = "files"
+    captions: str | None = Field(
+        None, description="A captions.jsonl that stands elsewhere; its file names are relative to its own folder."
+    )
+
+
+class Pool(Resources):
+    """A pool of actors for neighbouring stages."""
+
+    workers: int | None = Field(None, description="Too many wait for CPUs; null: one for each CPU or GPU.", gt=0)
+    num_cpus: float = Field(0.75, description="CPUs a worker reserves; keep some free for writing shards.", gt=0)
+    num_gpus: float = Field(0.0, description="GPUs a worker reserves; 0 keeps the stage on the CPU.", ge=0)
+    batch_rows: int = Field(32, description="Small costs calls, large loses more work when a worker dies.", gt=0)
+
+
+class Curate(Config):
+    """Phase one: files become rows of `media`, each kept or rejected with a reason."""
+
+    read: ReadConfig = ReadConfig()
+    score: ScoreImagesConfig = ScoreImagesConfig()
+    split: SplitVideosConfig = SplitVideosConfig()
+    decide: DecideConfig = DecideConfig()
+    resources: Pool = Pool()
+
+
+class Caption(Config):
+    """Phase two: kept media get a caption."""
+
+    caption: CaptionConfig = CaptionConfig()
+    resources: Pool = Pool(batch_rows=256)
+
+
+class Tokenize(Config):
+    """Phase three: kept media become rows of `tokens`."""
+
+    frames: LoadFramesConfig = LoadFramesConfig()
+    tokenize: TokenizeConfig = TokenizeConfig()
+    frames_resources: Pool = Pool()
+    resources: Pool = Pool()
+
+
+class Train(Config):
+    """Phase four: one transformer over the token shards of one pinned version."""
+
+    train: TrainConfig = TrainConfig()
+    tokens_version: int | None = Field(None, description="Null pins the newest version when training starts.", ge=0)
+    resources: TrainResources = TrainResources()
+
+
+class Sample(Config):
+    """How pictures are drawn from the trained model; prompts come from the command line."""
+
+    grid_h: int = Field(8, description="Rows of codes; draw what the model was trained on.", gt=0)
+    grid_w: int = Field(8, description="Columns of codes.", gt=0)
+    top_k: int = Field(2048, description="Small repeats itself, large is noisy. Emu3 draws with 2,048.", gt=0)
+    temperature: float = Field(1.0, description="Small repeats itself, large is noisy.", gt=0)
+    guidance: float = Field(3.0, description="Classifier-free guidance; 1 is none, large burns out. Emu3: 3.0.", ge=0)
+
+
+class Cluster(Resources):
+    """Where Ray runs."""
+
+    address: str | None = Field(None, description="An existing cluster's address, or auto; null starts one here.")
+    num_cpus: int | None = Field(None, description="CPUs of a cluster started here; null: all.", gt=0)
+    commit_every_s: float = Field(30.0, description="Small makes many files, large loses more work at a crash.", gt=0)
+    shard_rows: int = Field(50_000, description="Small makes many files, large takes memory when written.", gt=0)
+
+
+class RunConfig(Config):
+    """A whole run."""
+
+    root: str = Field(description="Folder or s3:// prefix of the tables, checkpoints and models.", min_length=1)
+    sources: list[Source] = Field(min_length=1)
+    curate: Curate = Curate()
+    caption: Caption = Caption()
+    tokenize: Tokenize = Tokenize()
+    train: Train = Train()
+    sample: Sample = Sample()
+    tokenizer: VqTrainConfig = VqTrainConfig()
+    cluster: Cluster = Cluster()
+
+    @field_validator("root")
+    @classmethod
+    def _known_scheme(cls, root: str) -> str:
+        if "://" in root and not root.startswith("s3://"):
+            raise ValueError("use a local path or s3://bucket/prefix")
+        return root
+
+
+def load(path: str | Path, sets: list[str] | None = None) -> RunConfig:
+    """Read a YAML config and apply `--set a.b=value` overrides (values are YAML). Raises ConfigError."""
+    path = Path(path)
+    try:
+        document = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else "; give the path of a YAML config"
+        raise ConfigError(f"{path}: no such file{hint}") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: the top level must be keys and values, such as `root: runs/mine`")
+    for item in sets or []:
+        _override(document, item)
+    try:
+        return RunConfig.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(path, item) for item in error.errors())) from None
+
+
+def _override(document: Any, item: str) -> None:
+    key, separator, text = item.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {item}: write it as key.sub_key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {item}: the value is not YAML: {error}") from None
+    *parents, last = key.split(".")
+    node = document
+    for depth, part in enumerate(parents):
+        if isinstance(node, list):
+            index = _index(item, node, part)
+            node = node[index]
+        else:
+            if node.get(part) is None:
+                node[part] = {}
+            node = node[part]
+        if not isinstance(node, dict | list):
+            raise ConfigError(f"--set {item}: {'.'.join(parents[: depth + 1])} is a value, it has no keys below it")
+    if isinstance(node, list):
+        if last.isdigit() and int(last) == len(node):
+            node.append(value)
+        else:
+            node[_index(item, node, last)] = value
+    else:
+        node[last] = value
+
+
+def _index(item: str, node: list[Any], part: str) -> int:
+    if not part.isdigit() or int(part) >= len(node):
+        raise ConfigError(f"--set {item}: {part!r} is no position in a list of {len(node)} (they count from 0)")
+    return int(part)
+
+
+def _explain(path: Path, error: Any) -> str:
+    location = list(error["loc"])
+    key = ".".join(str(part) for part in location)
+    if error["type"] == "extra_forbidden":
+        known = _keys_at(RunConfig, location[:-1])
+        near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.0)
+        hint = f"nearest valid key: {near[0]!r}" if near else f"valid keys: {', '.join(known)}"
+        return f"{path}: {key}: unknown key; {hint}"
+    if error["type"] == "missing":
+        return f"{path}: {key}: missing; add it"
+    message = error["msg"].removeprefix("Value error, ")
+    given = error.get("input")
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) or given is None else ""
+    return f"{path}: {key or 'config'}: {message}{shown}"
+
+
+def _keys_at(model: Any, location: list[Any]) -> list[str]:
+    """Valid keys of the model that stands at `location` below `model`."""
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part)
+        if field is None:
+            return []
+        model = _inner_model(field.annotation)
+        if model is None:
+            return []
+    return list(model.model_fields)
+
+
+def _inner_model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if get_origin(annotation) in (list, dict, Union, UnionType):
+        for inner in get_args(annotation):
+            if found := _inner_model(inner):
+                return found
+    return None

@@ -1,0 +1,180 @@
+"""The phases of a run over one catalog: curate, caption, tokenize, train.
+
+Each of the first three is the same loop: what the phase before keeps, less what is done with this fingerprint, goes through
+the stages into shards that are committed on the way. All start by looking at what is there, so a second run of an unchanged
+config reads no media, and a run after a kill does the rest.
+"""
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+
+from pipeline import plan, refresh
+from pipeline.catalog import SOURCES, Catalog, Shard, Table
+from pipeline.config import RunConfig
+from pipeline.report import Meter, PhaseReport
+from pipeline.run import Sink, run_flow
+from pipeline.sources import list_sources, with_captions
+from stages.columns import CAPTIONS, MEDIA
+from tokenizer import storage, vq
+from tokenizer.shards import TOKENS
+from training.loop import TrainJob, TrainResult, fit
+
+
+@dataclass
+class Run:
+    """One invocation: the config, its catalog, and what has been done so far."""
+
+    config: RunConfig
+    console: Console
+    command: str
+    reports: list[PhaseReport] = field(default_factory=list)
+    run_id: str = field(default_factory=lambda: f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}")
+
+    def __post_init__(self) -> None:
+        self.catalog = Catalog(self.config.root)
+
+    def record(self) -> None:
+        """Keep what the run did under `<root>/runs`; `status` shows the newest."""
+        document = {
+            "run_id": self.run_id,
+            "command": self.command,
+            "phases": [report.as_dict() for report in self.reports],
+            "versions": {table.name: table.version for table in self.catalog},
+        }
+        storage.write_json(storage.join(self.catalog.root, "runs", f"{self.run_id}.json"), document)
+
+    @contextmanager
+    def phase(self, name: str, total: int, unit: str) -> Iterator[Meter]:
+        """A phase's live progress; its report joins the run's when the phase ends, whichever way."""
+        report = PhaseReport(name)
+        self.reports.append(report)
+        with Meter(self.console, report, total, unit) as meter:
+            yield meter
+
+
+def _rejected(schema: pa.Schema, values: dict[str, Any]) -> pa.Table:
+    names = [f for f in schema if f.name not in ("fingerprint", "run_id")]
+    return pa.table({f.name: pa.array([values.get(f.name)], f.type) for f in names})
+
+
+def curate(run: Run) -> None:
+    """Files of the sources become rows of `media`. Raises ConfigError, PlanError, CatalogError."""
+    config, catalog = run.config, run.catalog
+    print_ = refresh.curate_fingerprint(config)
+    listing = list_sources(config.sources)
+    catalog.create()
+    changes = refresh.source_changes(listing, catalog, print_)
+    known_uris = catalog.sources.scan(["uri"])["uri"].combine_chunks()
+    todo_at = changes.todo.select(["uri", "etag", "size_bytes", "caption_etag"])
+
+    def commit(shard: Shard | None, keys: pa.Table) -> None:
+        note = {"run_id": run.run_id, "phase": "curate"}
+        if shard:
+            catalog.media.commit([shard], [], note)
+        # Media first: a crash in between re-reads these objects, finds their media known, and records them then.
+        read = keys.group_by("uri", use_threads=False).aggregate([("file_id", "first")])
+        at = pc.index_in(read["uri"], value_set=todo_at["uri"].combine_chunks())
+        count = read.num_rows
+        rows = todo_at.take(at)
+        for name, values in (
+            ("status", pa.array(["present"] * count)),
+            ("file_id", read["file_id_first"]),
+            ("fingerprint", pa.array([print_] * count)),
+            ("last_seen_run", pa.array([run.run_id] * count)),
+        ):
+            rows = rows.append_column(name, values)
+        rows = rows.select(SOURCES.names)
+        if pc.any(pc.is_in(rows["uri"], value_set=known_uris)).as_py():
+            where = pc.field("uri").isin(rows["uri"].combine_chunks())
+            catalog.sources.edit(where, None, note, append=rows)
+        else:
+            catalog.sources.append(rows, note)
+
+    def reject(row: pa.Table, reason: str, detail: str) -> pa.Table:
+        uri = row["uri"][0].as_py()
+        values = {"uri": uri, "kind": "unknown", "reject_reason": reason, "reject_detail": detail}
+        identity = refresh.unread_id(uri, todo_at)
+        return _rejected(MEDIA, values | {"media_id": identity, "file_id": identity})
+
+    with run.phase("curate", changes.todo.num_rows, "files") as meter:
+        report = meter.report
+        report.num_read = changes.todo.num_rows
+        report.numbers = {
+            "num_listed": listing.rows.num_rows,
+            "num_new": changes.num_new,
+            "num_changed": changes.num_changed,
+            "num_remeasured": changes.num_remeasured,
+            "num_recaptioned": changes.recaptioned.num_rows,
+            "num_gone": len(changes.gone),
+            "num_unchanged": changes.num_unchanged,
+            "num_redecided": refresh.redecide(catalog, config, run.run_id),
+            "ignored": dict(listing.ignored),
+        }
+        if changes.todo.num_rows:
+            known = catalog.media.scan(["media_id"], pc.field("fingerprint") == print_)["media_id"]
+            keys = ["media_id", "file_id", "uri", "kind", "reject_reason"]
+            sink = Sink(catalog.root, "media", _constants(print_, run), keys, commit, known)
+            flow = plan.groups(plan.curate_plan(config))
+            run_flow(flow, with_captions(changes.todo), "uri", sink, config.cluster, meter, reject)
+        else:
+            meter.note(f"all {listing.rows.num_rows} files are known and unchanged; none was read")
+        refresh.forget_gone(catalog, changes.gone, run.run_id)
+        uses_source = config.caption.caption.captioner == "source"
+        refresh.recaption(catalog, changes.recaptioned, with_captions(changes.recaptioned), uses_source, run.run_id)
+        report.numbers["reconciled"] = refresh.reconcile(catalog, print_, run.run_id)
+
+
+def caption(run: Run) -> None:
+    """Kept media get a caption."""
+    catalog = run.catalog
+    print_ = refresh.caption_fingerprint(run.config)
+    todo = refresh.without_caption(catalog, print_)
+    _simple_phase(run, plan.caption_plan(run.config), catalog.captions, CAPTIONS, todo, print_, ["media_id", "reject_reason"])
+    refresh.drop_stale(catalog, "captions", print_, run.run_id)
+
+
+def tokenize(run: Run) -> None:
+    """Kept, captioned media become rows of `tokens`."""
+    catalog = run.catalog
+    print_ = refresh.tokenize_fingerprint(run.config, vq.identity(run.config.tokenize.tokenize.model))
+    todo = refresh.without_tokens(catalog, print_)
+    keys = ["media_id", "reject_reason", "frames_trimmed"]
+    _simple_phase(run, plan.tokenize_plan(run.config), catalog.tokens, TOKENS, todo, print_, keys)
+    refresh.drop_stale(catalog, "tokens", print_, run.run_id)
+    run.reports[-1].numbers["captions_synced"] = refresh.sync_captions(catalog, run.run_id)
+
+
+def _simple_phase(
+    run: Run, phase: plan.PhasePlan, table: Table, schema: pa.Schema, todo: pa.Table, print_: str, keys: list[str]
+) -> None:
+    def commit(shard: Shard | None, rows: pa.Table) -> None:
+        if shard:
+            table.commit([shard], [], {"run_id": run.run_id, "phase": phase.phase})
+        if "frames_trimmed" in rows.schema.names:
+            trimmed = run.reports[-1].numbers.get("frames_trimmed", 0)
+            run.reports[-1].numbers["frames_trimmed"] = trimmed + (pc.sum(rows["frames_trimmed"]).as_py() or 0)
+
+    def reject(row: pa.Table, reason: str, _detail: str) -> pa.Table:
+        values = {name: row[name][0].as_py() for name in row.schema.names}
+        return _rejected(schema, values | {"reject_reason": reason, "captioner": "none"})
+
+    with run.phase(phase.phase, todo.num_rows, "media") as meter:
+        meter.report.num_read = todo.num_rows
+        if not todo.num_rows:
+            meter.note("nothing new to do; no medium was read")
+            return
+        known = table.scan(["media_id"], pc.field("fingerprint") == print_)["media_id"]
+        sink = Sink(run.catalog.root, table.name, _constants(print_, run), keys, commit, known)
+        run_flow(plan.groups(phase), todo, "media_id", sink, run.config.cluster, meter, reject)
+
+
+def _constants(print_: str, run: Run) -> dict[str, str]:
+    return {"fingerprint": print_, "run_id": run.run_id}

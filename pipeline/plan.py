@@ -1,0 +1,120 @@
+"""The plan: which stages run, whether their columns fit together, whether the cluster can hold their pools at once.
+
+Checked before any worker starts: a missing column is found by name, and pools that could never all start (Ray would wait
+for ever, without an error) are refused with the number to change.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from pipeline.config import Pool, RunConfig
+from pipeline.run import WRITER_CPUS, Group, Stage
+from stages.caption import Caption
+from stages.columns import LISTED
+from stages.decide import Decide
+from stages.frames import LoadFrames
+from stages.read import Read
+from stages.score import ScoreImages
+from stages.split import SplitVideos
+from stages.tokenize import Tokenize
+
+PLACES = pa.schema(
+    [
+        pa.field("media_id", pa.string()),
+        pa.field("kind", pa.string()),
+        pa.field("uri", pa.string()),
+        pa.field("member", pa.string()),
+        pa.field("start_s", pa.float64()),
+        pa.field("end_s", pa.float64()),
+    ]
+)
+TO_CAPTION = PLACES.append(pa.field("source_caption", pa.string()))
+TO_TOKENIZE = PLACES.append(pa.field("caption", pa.string()))
+
+
+class PlanError(Exception):
+    """The plan cannot run; the message names the stage or the pool and what to change."""
+
+
+@dataclass(frozen=True)
+class PhasePlan:
+    """The stages of one phase with their pools."""
+
+    phase: str
+    start: pa.Schema
+    pools: tuple[tuple[tuple[Stage, ...], Pool], ...]
+
+    @property
+    def stages(self) -> list[Stage]:
+        """All stages in order."""
+        return [stage for stages, _ in self.pools for stage in stages]
+
+
+def curate_plan(config: RunConfig) -> PhasePlan:
+    """read, score, split, decide: one pool, one decode per medium."""
+    part = config.curate
+    stages = ((Read, part.read), (ScoreImages, part.score), (SplitVideos, part.split), (Decide, part.decide))
+    return PhasePlan("curate", LISTED, ((stages, part.resources),))
+
+
+def caption_plan(config: RunConfig) -> PhasePlan:
+    """caption."""
+    return PhasePlan("caption", TO_CAPTION, ((((Caption, config.caption.caption),), config.caption.resources),))
+
+
+def tokenize_plan(config: RunConfig) -> PhasePlan:
+    """Load frames, tokenize: one pool on CPUs; on GPUs the frames come from a CPU pool of their own."""
+    part = config.tokenize
+    load, encode = (LoadFrames, part.frames), (Tokenize, part.tokenize)
+    if part.resources.num_gpus == 0:
+        return PhasePlan("tokenize", TO_TOKENIZE, (((load, encode), part.resources),))
+    return PhasePlan("tokenize", TO_TOKENIZE, (((load,), part.frames_resources), ((encode,), part.resources)))
+
+
+def check_columns(plan: PhasePlan, result: pa.Schema) -> None:
+    """Every stage finds the columns that it reads, and the end has those of `result`. Raises PlanError."""
+    columns: dict[str, Any] = {field.name: field.type for field in plan.start}
+    for stage, _ in plan.stages:
+        for field in stage.reads:
+            if field.name not in columns:
+                raise PlanError(f"{plan.phase}: {stage.__name__} reads column {field.name!r}, which no stage before it writes")
+            if columns[field.name] != field.type:
+                raise PlanError(
+                    f"{plan.phase}: {stage.__name__} reads {field.name!r} as {field.type}, but it is {columns[field.name]}"
+                )
+        columns |= {field.name: field.type for field in stage.writes}
+        for name in stage.drops:
+            columns.pop(name, None)
+    for field in result:
+        if field.name not in columns and field.name not in ("fingerprint", "run_id"):
+            raise PlanError(f"{plan.phase}: no stage writes column {field.name!r} of its table")
+
+
+def groups(plan: PhasePlan, resources: dict[str, float] | None = None) -> list[Group]:
+    """Pools with their number of workers on the cluster that Ray is connected to. Raises PlanError when they do not fit."""
+    have = ray.cluster_resources() if resources is None else resources
+    cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
+    made = []
+    share = (cpus - WRITER_CPUS) / len(plan.pools)
+    for stages, pool in plan.pools:
+        workers = pool.workers
+        if workers is None:
+            fits = share // pool.num_cpus
+            workers = max(1, int(min(fits, gpus // pool.num_gpus) if pool.num_gpus else fits))
+        made.append(Group(stages, pool, workers))
+    need_cpus = sum(group.workers * group.pool.num_cpus for group in made) + WRITER_CPUS
+    need_gpus = sum(group.workers * group.pool.num_gpus for group in made)
+    if need_cpus > cpus + 1e-6:
+        raise PlanError(
+            f"{plan.phase}: its pools need {need_cpus:g} CPUs at once, the cluster has {cpus:g}; "
+            f"lower {plan.phase}.resources.workers or .num_cpus"
+        )
+    if need_gpus > gpus + 1e-6:
+        raise PlanError(
+            f"{plan.phase}: its pools need {need_gpus:g} GPUs, the cluster has {gpus:g}; "
+            f"set {plan.phase}.resources.num_gpus=0 to run on CPUs"
+        )
+    return made

@@ -1,0 +1,235 @@
+"""What is left to do: the difference between sources, config and catalog, and the clean-up that follows changes.
+
+Every function is idempotent and reads only ids, etags and fingerprints, so that a run after a crash, a run after a change
+and a run after nothing are the same code. `reconcile` holds the rule that ties the tables together: `media` holds what a
+present source holds, `captions` and `tokens` hold only kept media.
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.catalog import Catalog
+from pipeline.config import RunConfig
+from pipeline.sources import Listing
+from stages.decide import decide
+from tokenizer.identity import content_id, fingerprint
+
+
+def curate_fingerprint(config: RunConfig) -> str:
+    """Of everything that is measured; the rules are not in it, they are applied to stored scores."""
+    return fingerprint("curate", config.curate.read, config.curate.score, config.curate.split)
+
+
+def caption_fingerprint(config: RunConfig) -> str:
+    """Of the captioner."""
+    return fingerprint("caption", config.caption.caption)
+
+
+def tokenize_fingerprint(config: RunConfig, model_identity: str) -> str:
+    """Of the tokenizer's weights (by content, wherever they lie) and the geometry of frames."""
+    what = config.tokenize.tokenize.model_dump(exclude={"model"})
+    return fingerprint("tokenize", config.tokenize.frames, what, model_identity)
+
+
+@dataclass(frozen=True)
+class SourceChanges:
+    """How the sources differ from what `sources` recorded."""
+
+    todo: pa.Table  # rows of LISTING to read: new, changed, or measured by another config
+    num_new: int
+    num_changed: int
+    num_remeasured: int
+    recaptioned: pa.Table  # rows of LISTING whose caption alone changed
+    gone: list[str]  # uris that are no longer listed
+    num_unchanged: int
+
+
+def source_changes(listing: Listing, catalog: Catalog, print_: str) -> SourceChanges:
+    """Compare a listing with the `sources` table; `print_` is the fingerprint that rows should have."""
+    known = catalog.sources.scan(["uri", "etag", "status", "caption_etag", "fingerprint"])
+    present = known.filter(pc.equal(known["status"], "present"))
+    rows = listing.rows
+    at = pc.index_in(rows["uri"], value_set=present["uri"].combine_chunks())
+    old = present.take(at)  # nulls where the uri is not known
+    is_new = pc.is_null(old["uri"])
+    is_changed = pc.fill_null(pc.not_equal(rows["etag"], old["etag"]), False)
+    is_stale = pc.fill_null(pc.not_equal(old["fingerprint"], print_), False)
+    captions_differ = pc.not_equal(pc.fill_null(rows["caption_etag"], ""), pc.fill_null(old["caption_etag"], ""))
+    is_todo = pc.or_(is_new, pc.or_(is_changed, is_stale))
+    only_caption = pc.and_(pc.invert(is_todo), pc.fill_null(captions_differ, False))
+    gone = present.filter(pc.invert(pc.is_in(present["uri"], value_set=rows["uri"].combine_chunks())))
+    todo = rows.filter(is_todo)
+    num_new, num_changed = (pc.sum(mask).as_py() or 0 for mask in (is_new, is_changed))
+    return SourceChanges(
+        todo=todo,
+        num_new=num_new,
+        num_changed=num_changed,
+        num_remeasured=todo.num_rows - num_new - num_changed,
+        recaptioned=rows.filter(only_caption),
+        gone=sorted(gone["uri"].to_pylist()),
+        num_unchanged=rows.num_rows - todo.num_rows,
+    )
+
+
+def forget_gone(catalog: Catalog, uris: list[str], run_id: str) -> None:
+    """Mark objects that are no longer listed."""
+    if not uris:
+        return
+
+    def gone(rows: pa.Table) -> pa.Table:
+        count = rows.num_rows
+        rows = rows.set_column(rows.schema.get_field_index("status"), "status", pa.array(["gone"] * count))
+        return rows.set_column(rows.schema.get_field_index("last_seen_run"), "last_seen_run", pa.array([run_id] * count))
+
+    catalog.sources.edit(pc.field("uri").isin(uris), gone, {"run_id": run_id, "what": "objects gone"})
+
+
+def recaption(catalog: Catalog, rows: pa.Table, texts: pa.Table, uses_source: bool, run_id: str) -> None:
+    """Give media whose source caption alone changed their new one; no medium is read.
+
+    `rows` are rows of LISTING, `texts` the same rows with `source_caption`. The caption rows that derive from the old text
+    go first, so that a crash in between leaves work to redo and nothing wrong.
+    """
+    if not rows.num_rows:
+        return
+    uris = rows["uri"].combine_chunks()
+    media = catalog.media.scan(["media_id", "uri"], pc.field("uri").isin(uris))
+    note = {"run_id": run_id, "what": "source captions changed"}
+    if uses_source:
+        catalog.captions.edit(pc.field("media_id").isin(media["media_id"].combine_chunks()), None, note)
+
+    def set_caption(media_rows: pa.Table) -> pa.Table:
+        at = pc.index_in(media_rows["uri"], value_set=uris)
+        column = media_rows.schema.get_field_index("source_caption")
+        return media_rows.set_column(column, "source_caption", texts["source_caption"].take(at))
+
+    def set_etag(source_rows: pa.Table) -> pa.Table:
+        at = pc.index_in(source_rows["uri"], value_set=uris)
+        column = source_rows.schema.get_field_index("caption_etag")
+        return source_rows.set_column(column, "caption_etag", rows["caption_etag"].take(at))
+
+    catalog.media.edit(pc.field("uri").isin(uris), set_caption, note)
+    catalog.sources.edit(pc.field("uri").isin(uris), set_etag, note)
+
+
+def redecide(catalog: Catalog, config: RunConfig, run_id: str) -> int:
+    """Apply the config's rules to the stored scores; returns how many verdicts changed. Reads no medium."""
+    media = catalog.media.scan()
+    if not media.num_rows:
+        return 0
+    decided = decide(media, config.curate.decide)
+    differs = pc.not_equal(pc.fill_null(media["reject_reason"], ""), pc.fill_null(decided["reject_reason"], ""))
+    changed = decided.filter(differs)
+    if not changed.num_rows:
+        return 0
+    ids = changed["media_id"].combine_chunks()
+
+    def replace(rows: pa.Table) -> pa.Table:
+        return decide(rows, config.curate.decide)
+
+    catalog.media.edit(pc.field("media_id").isin(ids), replace, {"run_id": run_id, "what": "rules changed"})
+    return changed.num_rows
+
+
+def reconcile(catalog: Catalog, print_: str, run_id: str) -> dict[str, int]:
+    """Make the tables agree with the sources that are present; returns the rows moved and removed, by table.
+
+    A medium whose file stands at another place now is moved to the first such place; one that stands nowhere is removed
+    from all tables; a row measured by another config is removed once its file has been measured anew.
+    """
+    sources = catalog.sources.scan(["uri", "file_id", "status", "fingerprint"], pc.field("status") == "present")
+    sources = sources.sort_by("uri")
+    media = catalog.media.scan(["media_id", "file_id", "uri", "fingerprint", "reject_reason"])
+    note = {"run_id": run_id, "what": "reconciled with sources"}
+    done = {"moved": 0, "media": 0, "captions": 0, "tokens": 0}
+
+    renewed = sources.filter(pc.equal(sources["fingerprint"], print_))["file_id"].combine_chunks()
+    is_stale = pc.and_(pc.not_equal(media["fingerprint"], print_), pc.is_in(media["file_id"], value_set=renewed))
+    is_lost = pc.invert(pc.is_in(media["file_id"], value_set=sources["file_id"].combine_chunks()))
+    stale, lost = (media.filter(mask)["file_id"].combine_chunks().unique() for mask in (is_stale, is_lost))
+    if len(stale) or len(lost):
+        old = pc.field("fingerprint") != print_
+        done["media"] = catalog.media.edit((old & pc.field("file_id").isin(stale)) | pc.field("file_id").isin(lost), None, note)
+        media = media.filter(pc.invert(pc.or_(is_stale, is_lost)))
+
+    places = _pair(sources).combine_chunks()
+    moved = media.filter(pc.invert(pc.is_in(_pair(media), value_set=places)))
+    if moved.num_rows:
+        homes, first_uri = sources["file_id"].combine_chunks(), sources["uri"]
+
+        def move(rows: pa.Table) -> pa.Table:
+            at = pc.index_in(rows["file_id"], value_set=homes)  # the first match: sources are sorted by uri
+            return rows.set_column(rows.schema.get_field_index("uri"), "uri", first_uri.take(at))
+
+        done["moved"] = catalog.media.edit(pc.field("media_id").isin(moved["media_id"].combine_chunks()), move, note)
+
+    kept = media.filter(pc.is_null(media["reject_reason"]))["media_id"].combine_chunks()
+    for name, table in (("captions", catalog.captions), ("tokens", catalog.tokens)):
+        ids = table.scan(["media_id"])["media_id"]
+        orphans = ids.filter(pc.invert(pc.is_in(ids, value_set=kept)))
+        if len(orphans):
+            done[name] = table.edit(pc.field("media_id").isin(orphans.combine_chunks()), None, note)
+    return done
+
+
+def _pair(rows: pa.Table) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise(rows["file_id"], rows["uri"], "\n")
+
+
+def without_caption(catalog: Catalog, print_: str) -> pa.Table:
+    """Kept media that have no caption of this fingerprint; the todo of the caption phase."""
+    columns = ["media_id", "kind", "uri", "member", "start_s", "end_s", "source_caption"]
+    done = catalog.captions.scan(["media_id"], pc.field("fingerprint") == print_)["media_id"]
+    media = catalog.media.scan(columns, pc.field("reject_reason").is_null())
+    return media.filter(pc.invert(pc.is_in(media["media_id"], value_set=done.combine_chunks())))
+
+
+def without_tokens(catalog: Catalog, print_: str) -> pa.Table:
+    """Kept, captioned media that have no codes of this fingerprint; the todo of the tokenize phase."""
+    captions = catalog.captions.scan(["media_id", "caption"])
+    done = catalog.tokens.scan(["media_id"], pc.field("fingerprint") == print_)["media_id"]
+    columns = ["media_id", "kind", "uri", "member", "start_s", "end_s"]
+    media = catalog.media.scan(columns, pc.field("reject_reason").is_null())
+    media = media.filter(pc.invert(pc.is_in(media["media_id"], value_set=done.combine_chunks())))
+    at = pc.index_in(media["media_id"], value_set=captions["media_id"].combine_chunks())
+    rows = media.append_column("caption", captions["caption"].take(at))
+    return rows.filter(pc.is_valid(at))
+
+
+def drop_stale(catalog: Catalog, name: str, print_: str, run_id: str) -> int:
+    """Remove rows of another fingerprint from `captions` or `tokens`, once their media have one of this fingerprint."""
+    table = catalog.captions if name == "captions" else catalog.tokens
+    rows = table.scan(["media_id", "fingerprint"])
+    current = rows.filter(pc.equal(rows["fingerprint"], print_))["media_id"].combine_chunks()
+    old = rows.filter(pc.not_equal(rows["fingerprint"], print_))["media_id"].combine_chunks()
+    if not pc.any(pc.is_in(old, value_set=current)).as_py():
+        return 0
+    where = (pc.field("fingerprint") != print_) & pc.field("media_id").isin(current)
+    return table.edit(where, None, {"run_id": run_id, "what": f"{name} of an older config"})
+
+
+def sync_captions(catalog: Catalog, run_id: str) -> int:
+    """Copy captions that changed into the token rows, without encoding anything; returns how many."""
+    tokens = catalog.tokens.scan(["media_id", "caption"])
+    captions = catalog.captions.scan(["media_id", "caption"])
+    ids = captions["media_id"].combine_chunks()
+    at = pc.index_in(tokens["media_id"], value_set=ids)
+    fresh = captions["caption"].take(at)
+    differs = pc.not_equal(pc.fill_null(tokens["caption"], "\0"), pc.fill_null(fresh, "\0"))
+    stale = tokens.filter(pc.and_(differs, pc.is_valid(at)))["media_id"].combine_chunks()
+    if not len(stale):
+        return 0
+
+    def set_caption(rows: pa.Table) -> pa.Table:
+        found = pc.index_in(rows["media_id"], value_set=ids)
+        return rows.set_column(rows.schema.get_field_index("caption"), "caption", captions["caption"].take(found))
+
+    return catalog.tokens.edit(pc.field("media_id").isin(stale), set_caption, {"run_id": run_id, "what": "captions changed"})
+
+
+def unread_id(uri: str, listed: pa.Table) -> str:
+    """Identity of an object whose content no worker survived: its place and state stand for the bytes."""
+    at = pc.index(listed["uri"], uri).as_py()
+    return content_id([f"{uri}\n{listed['etag'][at].as_py()}".encode()])

@@ -1,0 +1,148 @@
+"""What a person sees: the plan, live progress, the closing table, and the text of `status` and `show`.
+
+Text that comes from a corpus (names, captions, a decoder's words) is escaped before it is shown.
+"""
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+_PLAIN_EVERY_S = 5.0
+
+
+def shown(text: str, limit: int = 200) -> str:
+    """Text from a corpus, made harmless: control characters escaped, markup off, cut at `limit` characters."""
+    cut = text if len(text) <= limit else text[: limit - 1] + "…"
+    return escape("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut))
+
+
+@dataclass
+class PhaseReport:
+    """What a phase did: rows seen = kept + rejected by reason, in this run and in the table as it stands."""
+
+    phase: str
+    num_read: int = 0  # objects or media that were read and decoded in this run
+    num_seen: int = 0
+    num_kept: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    num_copies: int = 0  # rows whose content was known already
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the run's record."""
+        return {
+            "phase": self.phase,
+            "num_read": self.num_read,
+            "num_seen": self.num_seen,
+            "num_kept": self.num_kept,
+            "rejected": dict(self.rejected),
+            "num_copies": self.num_copies,
+            "seconds": round(self.seconds, 2),
+            "notes": self.notes,
+            **self.numbers,
+        }
+
+
+class Meter:
+    """Live progress of a phase, a bar in a terminal and a line every few seconds elsewhere; fills a PhaseReport."""
+
+    def __init__(self, console: Console, report: PhaseReport, total: int, unit: str):
+        self.console, self.report, self.total, self.unit = console, report, total, unit
+        self.arrived_rows = 0
+        self._start = self._last = time.monotonic()
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> "Meter":
+        if self.console.is_terminal and self.total:
+            self._bar = Progress(
+                TextColumn(f"{self.report.phase:>9}"), BarColumn(), TextColumn("{task.fields[line]}"), TimeElapsedColumn(),
+                console=self.console, transient=True,
+            )  # fmt: skip
+            self._bar.start()
+            self._task = self._bar.add_task("", total=self.total, line="starting workers")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.report.seconds = time.monotonic() - self._start
+        if self._bar:
+            self._bar.stop()
+
+    def note(self, text: str) -> None:
+        """Something the person should know."""
+        self.report.notes.append(text)
+        self.console.print(f"  {self.report.phase}: {text}", style="yellow", highlight=False)
+
+    def arrived(self, num_rows: int) -> None:
+        """Rows came out of the last stage."""
+        self.arrived_rows += num_rows
+        self._show()
+
+    def settled(self, keys: pa.Table) -> None:
+        """Rows were committed; `keys` has reject_reason and is_fresh."""
+        fresh = keys.filter(keys["is_fresh"])
+        self.report.num_copies += keys.num_rows - fresh.num_rows
+        self.report.num_seen += fresh.num_rows
+        for item in pc.value_counts(fresh["reject_reason"]).to_pylist():
+            if item["values"] is None:
+                self.report.num_kept += item["counts"]
+            else:
+                self.report.rejected[item["values"]] += item["counts"]
+        self._show()
+
+    def _line(self) -> str:
+        elapsed = max(time.monotonic() - self._start, 1e-6)
+        rate = self.arrived_rows / elapsed
+        left = (self.total - self.arrived_rows) / rate if rate and self.total > self.arrived_rows else 0.0
+        rejected = sum(self.report.rejected.values())
+        return (
+            f"{self.arrived_rows}/{self.total} {self.unit}  {rate:.1f}/s  "
+            f"kept {self.report.num_kept}  rejected {rejected}  left {left:.0f} s"
+        )
+
+    def _show(self) -> None:
+        if self._bar:
+            self._bar.update(self._task, completed=min(self.arrived_rows, self.total), line=self._line())
+        elif time.monotonic() - self._last >= _PLAIN_EVERY_S:
+            self._last = time.monotonic()
+            self.console.print(f"  {self.report.phase}: {self._line()}", highlight=False)
+
+
+def table(title: str, *columns: str) -> Table:
+    """An empty table in the house style; columns that end in '#' are right-aligned numbers."""
+    made = Table(title=title, title_justify="left", title_style="bold", header_style="", pad_edge=False)
+    for column in columns:
+        made.add_column(column.rstrip("#"), justify="right" if column.endswith("#") else "left")
+    return made
+
+
+def closing(console: Console, reports: list[PhaseReport]) -> None:
+    """The closing table of a run: seen = kept + rejected, by reason."""
+    made = table("What happened", "phase", "read#", "seen#", "= kept#", "+ rejected#", "copies#", "s#", "rejected by reason")
+    for report in reports:
+        reasons = ", ".join(f"{shown(reason)} {count}" for reason, count in report.rejected.most_common())
+        made.add_row(
+            report.phase, str(report.num_read), str(report.num_seen), str(report.num_kept),
+            str(sum(report.rejected.values())), str(report.num_copies), f"{report.seconds:.1f}", reasons or "-",
+        )  # fmt: skip
+        assert report.num_seen == report.num_kept + sum(report.rejected.values()), "a row went missing in the count"
+    console.print(made)
+    for report in reports:
+        for note in report.notes:
+            console.print(f"  {report.phase}: {shown(note, 400)}", highlight=False)
+
+
+def reasons_of(rows: pa.Table) -> dict[str, int]:
+    """Rejected rows by reason, most first."""
+    counts = pc.value_counts(rows["reject_reason"].drop_null()).to_pylist()
+    return {item["values"]: item["counts"] for item in sorted(counts, key=lambda item: (-item["counts"], item["values"]))}

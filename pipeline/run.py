@@ -1,0 +1,209 @@
+"""One phase on Ray: rows to do go through pools of stage actors, their blocks become shards, shards become commits.
+
+The driver holds references to blocks, not their rows: every `commit_every_s` seconds a task writes the finished blocks as
+one Parquet shard and returns its key columns, from which duplicates are found before the commit. Order is preserved, so
+that which of two equal files becomes the medium does not depend on timing. Neighbouring stages with one pool run in one
+process and hand tables over in memory: a decoded picture never crosses the object store.
+
+A worker that dies takes its block with it; those rows are tried again one by one in a worker of their own, with a time
+limit, and a row that kills or hangs its worker once more is rejected. Everything else goes on.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+
+from pipeline.catalog import Shard, write_shard
+from pipeline.config import Cluster, Pool
+from pipeline.report import Meter
+from tokenizer import storage
+
+WRITER_CPUS = 0.2
+_RETRIES = 1
+_ISOLATED_TIMEOUT_S = 300.0
+
+Stage = tuple[type, Any]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring stages that share a pool of actors."""
+
+    stages: tuple[Stage, ...]
+    pool: Pool
+    workers: int
+
+
+class Chain:
+    """What runs in a worker: stages in order, each called with the table that the one before returned."""
+
+    def __init__(self, stages: tuple[Stage, ...]):
+        self.stages = [stage(config) for stage, config in stages]
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        for stage in self.stages:
+            table = stage(table)
+        return table
+
+
+@contextmanager
+def cluster(config: Cluster) -> Iterator[None]:
+    """Ray for the length of a command: an existing cluster, or one started here and ended with the command."""
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    if ray.is_initialized():
+        yield
+        return
+    local: dict[str, Any] = {} if config.address else {"num_cpus": config.num_cpus, "include_dashboard": False}
+    ray.init(address=config.address, logging_level=logging.ERROR, log_to_driver=False, **local)
+    for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    context.max_errored_blocks = -1
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@ray.remote(num_cpus=WRITER_CPUS)
+def _write(root: str, table: str, constants: dict[str, str], keys: list[str], *blocks: pa.Table) -> tuple[Shard, pa.Table]:
+    rows = pa.concat_tables(blocks, promote_options="permissive")
+    for name, value in constants.items():
+        rows = rows.append_column(name, pa.array([value] * rows.num_rows, pa.string()))
+    return write_shard(root, table, rows), rows.select(keys)
+
+
+@ray.remote(num_cpus=WRITER_CPUS)
+def _rewrite(root: str, table: str, shard: Shard, keep: pa.ChunkedArray) -> Shard:
+    import pyarrow.parquet as pq
+
+    filesystem, path = storage.filesystem(storage.join(root, table, shard.name))
+    rows = pq.read_table(path, filesystem=filesystem).filter(keep)
+    written = write_shard(root, table, rows)
+    filesystem.delete_file(path)
+    return written
+
+
+@dataclass
+class Sink:
+    """Where a phase's rows go: the table, the constant columns, and what the driver does with a finished shard."""
+
+    root: str
+    table: str
+    constants: dict[str, str]
+    keys: list[str]
+    commit: Callable[[Shard | None, pa.Table], None]  # (shard of the new rows, key columns of all rows)
+    known: pa.ChunkedArray  # media_ids that are in the table already
+
+    def take(self, blocks: list[Any]) -> pa.Table:
+        """Write `blocks` (references) as a shard without the rows that are known, commit it, return all keys."""
+        shard, keys = ray.get(_write.remote(self.root, self.table, self.constants, self.keys, *blocks))
+        ids = keys["media_id"].combine_chunks()
+        first = pc.equal(pc.index_in(ids, value_set=ids), pa.array(range(len(ids)), pa.int32()))
+        fresh = pc.and_(first, pc.invert(pc.is_in(ids, value_set=self.known.combine_chunks())))
+        num_fresh = pc.sum(fresh).as_py() or 0
+        if 0 < num_fresh < len(ids):
+            shard = ray.get(_rewrite.remote(self.root, self.table, shard, fresh))
+        self.known = pa.chunked_array([*self.known.chunks, ids.filter(fresh)], pa.string())
+        keys = keys.append_column("is_fresh", fresh)
+        self.commit(shard if num_fresh else None, keys)
+        return keys
+
+
+def blocks_of(todo: pa.Table, batch_rows: int) -> list[pa.Table]:
+    """`todo` cut into the blocks that workers take one at a time."""
+    return [todo.slice(start, batch_rows).combine_chunks() for start in range(0, todo.num_rows, batch_rows)]
+
+
+def run_flow(
+    groups: list[Group],
+    todo: pa.Table,
+    key: str,
+    sink: Sink,
+    config: Cluster,
+    meter: Meter,
+    reject: Callable[[pa.Table, str, str], pa.Table],
+) -> None:
+    """Send `todo` through `groups` into `sink`. `key` names the column that leads a result back to its row of `todo`.
+
+    `reject(row, reason, detail)` makes the rejected row of one that no worker survived. Raises what a stage raised.
+    """
+    if not todo.num_rows:
+        return
+    dataset = ray.data.from_arrow(blocks_of(todo, groups[0].pool.batch_rows))
+    for number, group in enumerate(groups):
+        dataset = dataset.map_batches(
+            Chain,
+            fn_constructor_args=(group.stages,),
+            batch_size=None if number == 0 else group.pool.batch_rows,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=group.workers),
+            num_cpus=group.pool.num_cpus,
+            num_gpus=group.pool.num_gpus,
+            max_task_retries=_RETRIES,
+        )
+    seen: list[pa.ChunkedArray] = []
+    pending: list[Any] = []
+    num_pending, last = 0, time.monotonic()
+
+    def flush() -> None:
+        nonlocal num_pending, last
+        if pending:
+            keys = sink.take(pending)
+            seen.append(keys[key])
+            meter.settled(keys)
+            pending.clear()
+        num_pending, last = 0, time.monotonic()
+
+    for bundle in dataset.iter_internal_ref_bundles():
+        num_rows = bundle.num_rows() or 0
+        if num_rows:
+            pending += list(bundle.block_refs)
+            num_pending += num_rows
+            meter.arrived(num_rows)
+        if num_pending >= config.shard_rows or time.monotonic() - last >= config.commit_every_s:
+            flush()
+    flush()
+    done = pa.chunked_array([chunk for column in seen for chunk in column.chunks], pa.string())
+    lost = todo.filter(pc.invert(pc.is_in(todo[key], value_set=done.combine_chunks())))
+    if lost.num_rows:
+        meter.note(f"{lost.num_rows} rows were lost with a worker that died; trying them one by one")
+        for row in blocks_of(lost, 1):
+            keys = sink.take([ray.put(_isolated(groups, row, reject))])
+            meter.arrived(1)
+            meter.settled(keys)
+
+
+def _isolated(groups: list[Group], row: pa.Table, reject: Callable[[pa.Table, str, str], pa.Table]) -> pa.Table:
+    """One row in workers of its own. A stage's exception is the program's fault and is raised."""
+    table = row
+    for group in groups:
+        worker = ray.remote(Chain).options(num_cpus=group.pool.num_cpus, num_gpus=group.pool.num_gpus).remote(group.stages)
+        try:
+            table = ray.get(worker.__call__.remote(table), timeout=_ISOLATED_TIMEOUT_S)
+        except GetTimeoutError:
+            return reject(row, "timed_out", f"no result after {_ISOLATED_TIMEOUT_S:.0f} s")
+        except RayTaskError:
+            raise
+        except RayActorError as error:
+            return reject(row, "worker_died", str(error).splitlines()[0][:300])
+        finally:
+            ray.kill(worker)
+    return table

@@ -119,6 +119,8 @@ class RunConfig(Config):
     def _known_scheme(cls, root: str) -> str:
         if "://" in root and not root.startswith("s3://"):
             raise ValueError("use a local path or s3://bucket/prefix")
+        if "%" in root:
+            raise ValueError("the table format decodes % in addresses; choose a name without it")
         return root
 
 

@@ -1,0 +1,1 @@
+"""One verb per file: each stage is a class that turns one Arrow table of media into the next."""

@@ -1,0 +1,123 @@
+"""Bytes of an image file -> RGB pixels as a viewer shows them, from a header that was checked first.
+
+Orientation (EXIF, or AVIF's irot) is applied, transparency is composited on white, 16-bit greys are scaled by 257, CMYK
+is converted; colour profiles are not applied. Of a stereo pair (MPO) or a paged TIFF the first picture is taken; an
+animation is rejected. The pixel count is checked before a pixel is decoded: a 44-byte GIF can claim 4.3 gigapixels.
+"""
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from stages.rows import Rejected, words
+
+_ANIMATED_FORMATS = {"GIF", "WEBP", "PNG", "AVIF"}  # elsewhere further frames are pages, stereo partners or sizes
+_WHITE = (255, 255, 255, 255)
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@contextmanager
+def _guarded(max_pixels: int) -> Iterator[None]:
+    """Run PIL with its own bomb check at `max_pixels`, and turn whatever it raises into `Rejected`.
+
+    Its decoders answer damaged bytes with a dozen exception types (SyntaxError, struct.error, KeyError...), hence the
+    broad except around nothing but calls of PIL.
+    """
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Rejected:
+        raise
+    except Image.DecompressionBombError as error:
+        raise Rejected("too_many_pixels", words(error)) from error
+    except Exception as error:
+        raise Rejected("corrupt", words(error)) from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(0x0112, 1)
+    except Exception:  # a damaged EXIF block is no reason to lose the picture
+        return 1
+
+
+class Picture:
+    """An image file whose header has been read; `width_px` and `height_px` are as shown, `num_frames` as stored.
+
+    Raises `Rejected`: corrupt, too_many_pixels, animated.
+    """
+
+    def __init__(self, content: bytes | memoryview, max_pixels: int):
+        self._max_pixels = max_pixels
+        with _guarded(max_pixels):
+            self._image = Image.open(io.BytesIO(content))
+            self._transposition = _TRANSPOSITIONS.get(_orientation(self._image))
+            self.num_frames: int = getattr(self._image, "n_frames", 1)
+        width, height = self._image.size
+        turned = self._transposition is not None and self._transposition not in (
+            Image.Transpose.FLIP_LEFT_RIGHT,
+            Image.Transpose.FLIP_TOP_BOTTOM,
+            Image.Transpose.ROTATE_180,
+        )
+        self.width_px, self.height_px = (height, width) if turned else (width, height)
+        known = {"width_px": self.width_px, "height_px": self.height_px, "num_frames": self.num_frames}
+        if width * height > max_pixels:
+            raise Rejected("too_many_pixels", f"{width} x {height} px; the limit is {max_pixels} px", **known)
+        if self.num_frames > 1 and self._image.format in _ANIMATED_FORMATS:
+            raise Rejected("animated", f"{self.num_frames} frames", **known)
+
+    def rgb(self, at_least_px: int | None = None) -> np.ndarray:
+        """uint8 (H, W, 3) RGB, 0..255. With `at_least_px`, a JPEG is decoded at the smallest of 1/1, 1/2, 1/4, 1/8 of
+        its size whose shorter edge still has that many pixels. Decodes: call it once.
+
+        Raises `Rejected`: corrupt, unsupported_format (pixels without a defined range, such as floats).
+        """
+        image = self._image
+        with _guarded(self._max_pixels):
+            if at_least_px is not None:
+                image.draft(None, (at_least_px, at_least_px))
+            image.load()
+            image = _flattened(image)
+            if self._transposition is not None:
+                image = image.transpose(self._transposition)
+            return np.asarray(image)
+
+
+def _sixteen_bit(image: Image.Image) -> Image.Image:
+    """Mode I;16 (and I, which some 16-bit files open as) -> L or, with a transparent grey, LA."""
+    grey = np.asarray(image)
+    if grey.min(initial=0) < 0 or grey.max(initial=0) > 65535:
+        raise Rejected("unsupported_format", "32-bit pixels have no defined range")
+    narrow = Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        narrow.putalpha(Image.fromarray(np.where(grey == transparent, 0, 255).astype(np.uint8)))
+    return narrow
+
+
+def _flattened(image: Image.Image) -> Image.Image:
+    """Any mode -> RGB; transparent areas become white."""
+    if image.mode == "F":
+        raise Rejected("unsupported_format", "float pixels have no defined range")
+    if image.mode.startswith("I"):
+        image = _sixteen_bit(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image).convert("RGB")
+    return image.convert("RGB")

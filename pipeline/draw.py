@@ -15,7 +15,7 @@ from training.sample import Sampler
 
 def draw(config: RunConfig, prompts: list[str], seeds: list[int]) -> np.ndarray:
     """Pictures for `prompts`, each with its seed: uint8 (len(prompts), H, W, 3). Raises CatalogError without a model."""
-    model = newest(config.root)
+    model = newest(config.root, config.train.train)
     if model is None:
         raise CatalogError(f"{config.root}: no trained model yet; run `tokenmill train CONFIG` first")
     how = config.sample

@@ -6,12 +6,15 @@ animation is rejected. The pixel count is checked before a pixel is decoded: a 4
 """
 
 import io
+import os
+import sys
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from stages.rows import Rejected, words
 
@@ -35,7 +38,8 @@ def _guarded(max_pixels: int) -> Iterator[None]:
     Its decoders answer damaged bytes with a dozen exception types (SyntaxError, struct.error, KeyError...), hence the
     broad except around nothing but calls of PIL.
     """
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels
+    # PIL warns at its limit and refuses at twice that.
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, -(-max_pixels // 2)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -48,6 +52,33 @@ def _guarded(max_pixels: int) -> Iterator[None]:
         raise Rejected("corrupt", words(error)) from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+
+
+@contextmanager
+def _mute_stderr() -> Iterator[None]:
+    """Send file descriptor 2 nowhere: libtiff prints its complaints about damaged files straight to it."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _check_png(content: memoryview) -> None:
+    """Reject a PNG with damaged pixel data: PIL stops at it without a word, and the rest of the picture is black."""
+    offset = 8
+    while offset + 12 <= len(content):
+        length = int.from_bytes(content[offset : offset + 4], "big")
+        end = offset + 8 + length
+        stored = int.from_bytes(content[end : end + 4], "big")
+        if content[offset + 4 : offset + 8] == b"IDAT" and zlib.crc32(content[offset + 4 : end]) != stored:
+            raise Rejected("corrupt", "wrong checksum of the pixel data (IDAT)")
+        offset = end + 4
 
 
 def _orientation(image: Image.Image) -> int:
@@ -65,6 +96,9 @@ class Picture:
 
     def __init__(self, content: bytes | memoryview, max_pixels: int):
         self._max_pixels = max_pixels
+        content = memoryview(content).cast("B")
+        if content[:8] == b"\x89PNG\r\n\x1a\n":
+            _check_png(content)
         with _guarded(max_pixels):
             self._image = Image.open(io.BytesIO(content))
             self._transposition = _TRANSPOSITIONS.get(_orientation(self._image))
@@ -92,7 +126,11 @@ class Picture:
         with _guarded(self._max_pixels):
             if at_least_px is not None:
                 image.draft(None, (at_least_px, at_least_px))
-            image.load()
+            if image.format == "TIFF":
+                with _mute_stderr():
+                    image.load()
+            else:
+                image.load()
             image = _flattened(image)
             if self._transposition is not None:
                 image = image.transpose(self._transposition)
@@ -120,4 +158,4 @@ def _flattened(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,0 +1,152 @@
+"""Config: strict before any work; a mistake is named with file, key and the nearest valid key; identity is what, not how."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from pipeline.config import ConfigError, RunConfig, load
+from tokenizer.identity import Config, Resources, fingerprint
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(yaml.safe_dump({"root": "r", "sources": [{"uri": "photos"}], **changes}))
+    return path
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_shipped_config_loads(path):
+    assert load(path).sources
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_a_misspelt_key_names_its_neighbour(path, tmp_path):
+    document = yaml.safe_load(path.read_text())
+    document["curate"]["decide"]["image_rule"] = {}
+    broken = tmp_path / path.name
+    broken.write_text(yaml.safe_dump(document))
+    with pytest.raises(ConfigError, match=rf"{path.name}: curate.decide.image_rule: unknown key.*'image_rules'"):
+        load(broken)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"sorces": []}, r"sorces: unknown key; nearest valid key: 'sources'"),
+        ({"curate": {"split": {"max_clip": 3}}}, r"curate.split.max_clip: unknown key; nearest valid key: 'max_clip_s'"),
+        ({"sources": [{"url": "x"}]}, r"sources.0.url: unknown key; nearest valid key: 'uri'"),
+        ({"sources": []}, r"sources: .*at least 1"),
+        ({"sources": [{"uri": "x", "kind": "tape"}]}, r"sources.0.kind: .*'files'"),
+        ({"cluster": {"shard_rows": "many"}}, r"cluster.shard_rows: .*integer.*'many'"),
+        ({"cluster": {"shard_rows": 0}}, r"cluster.shard_rows: .*greater than 0"),
+        ({"root": "gs://bucket"}, r"root: use a local path or s3://"),
+        ({"curate": {"decide": {"image_rules": {"big": "widht_px > 3"}}}}, r"widht_px.*width_px"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, changes, expected):
+    with pytest.raises(ConfigError, match=expected) as caught:
+        load(write(tmp_path, **changes))
+    assert "mine.yaml" in str(caught.value)
+
+
+def test_all_mistakes_are_named_at_once(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load(write(tmp_path, extra=1, cluster={"shard_rows": -1}))
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_missing_file_names_its_neighbour(tmp_path):
+    path = write(tmp_path)
+    with pytest.raises(ConfigError, match=r"did you mean .*mine.yaml"):
+        load(path.with_name("mime.yaml"))
+
+
+def test_sets_override(tmp_path):
+    path = write(tmp_path)
+    sets = ["sources.0.uri=~/Pictures", "sources.1={uri: more}", "cluster.commit_every_s=2.5", "curate.resources.workers=3"]
+    config = load(path, sets)
+    assert [source.uri for source in config.sources] == ["~/Pictures", "more"]
+    assert config.cluster.commit_every_s == 2.5
+    assert config.curate.resources.workers == 3
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        ("root", "key.sub_key=value"),
+        ("sources.7.uri=x", "position"),
+        ("root.deep.er=1", "is a value"),
+        ("clustr.num_cpus=2", "nearest valid key: 'cluster'"),
+    ],
+)
+def test_wrong_sets_are_named(tmp_path, item, expected):
+    with pytest.raises(ConfigError, match=expected):
+        load(write(tmp_path), [item])
+
+
+def leaves(model: type[BaseModel]) -> list[type[BaseModel]]:
+    """All config models below `model`."""
+    found = [model]
+    for field in model.model_fields.values():
+        for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                found += leaves(inner)
+    return found
+
+
+def changed(value: Any) -> Any:
+    """Another value of the same type."""
+    match value:
+        case bool():
+            return not value
+        case int() | float():
+            return value + 1
+        case str():
+            return value + "x"
+        case None:
+            return 12345
+        case dict():
+            return {**value, "another": "1"}
+        case list() | tuple():
+            return [*value, 1]
+    return None
+
+
+def test_every_config_field_changes_the_fingerprint_and_no_resource_can():
+    for model in leaves(RunConfig):
+        if issubclass(model, Resources):
+            with pytest.raises(TypeError, match="how, not what"):
+                fingerprint(model())
+            continue
+        assert issubclass(model, Config)
+        if any(field.is_required() for field in model.model_fields.values()):
+            continue
+        base = model()
+        for name in model.model_fields:
+            if isinstance(getattr(base, name), BaseModel):
+                continue
+            other = base.model_copy(update={name: changed(getattr(base, name))})
+            assert fingerprint(_plain(other)) != fingerprint(_plain(base)), f"{model.__name__}.{name}"
+
+
+def _plain(config: BaseModel) -> dict[str, Any]:
+    return {n: getattr(config, n) for n in type(config).model_fields if not isinstance(getattr(config, n), BaseModel)}
+
+
+def test_configs_are_small():
+    for model in leaves(RunConfig):
+        assert len(model.model_fields) <= 12, f"{model.__name__} knows too much; split it"
+        for name, field in model.model_fields.items():
+            inner = field.annotation
+            if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+                assert field.description or name in ("sources", "kind"), f"{model.__name__}.{name} lacks its line"
+
+
+def test_the_fingerprint_refuses_what_it_does_not_know():
+    with pytest.raises(TypeError, match="object"):
+        fingerprint(object())

@@ -1,0 +1,293 @@
+"""Pixels <-> codes with Emu3's vision tokenizer (`transformers`' Emu3VQVAE), at a quarter of the work on stills.
+
+The reference repeats a still 4 times and runs all copies through the 2-D trunk. Here the trunk sees it once and its
+4-channel latent is expanded before the temporal convolutions; decoding keeps one frame before the trunk. Both give the
+reference's codes and pixels exactly (the trunk never looks across frames) at 0.25 of its FLOPs. Clips are coded in
+independent groups of 4 frames, the authors' convention (Emu3 code, autoencode.py), so any group can be read alone.
+
+Shapes: B batch, T frames, t groups, H W pixels, h w codes, C channels, D dimensions of a code, K codes, N vectors.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import Emu3VQVAE
+from transformers.utils import logging as transformers_logging
+
+from tokenizer import vq_published
+from tokenizer.identity import weights_id
+
+BUILTIN = "builtin"
+BUILTIN_FOLDER = Path(__file__).resolve().parent / "builtin"
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_DISTANCE_ELEMENTS = 1 << 23  # 32 MiB of fp32 distances at a time; all of a 720x720 image would be 1 GiB
+
+
+class TokenizerLoadError(ValueError):
+    """The named vision tokenizer cannot be loaded; the message says from where, why, and what to do."""
+
+
+def folder_of(name: str) -> Path:
+    """The local folder of a tokenizer: the built-in one, `name` itself, or the hub's snapshot (downloaded once).
+
+    Raises TokenizerLoadError when there is none.
+    """
+    folder = BUILTIN_FOLDER if name == BUILTIN else Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+            raise TokenizerLoadError(
+                f"{folder}: holds no config.json with .safetensors beside it; pass a hub name or a folder written by "
+                "Emu3VQVAE.save_pretrained()"
+            )
+        return folder
+    if name == BUILTIN or not _HUB_NAME.fullmatch(name):
+        raise TokenizerLoadError(f"{folder}: no such folder; pass a hub name, a local path, or {BUILTIN!r}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["config.json", "*.safetensors"]))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TokenizerLoadError(
+            f"{name}: no such folder, and the hub did not give it ({reason}); pass a local path or {BUILTIN!r}"
+        ) from error
+
+
+def identity(name: str) -> str:
+    """Digest of the tokenizer's weights, wherever they lie. Raises TokenizerLoadError."""
+    return weights_id(folder_of(name))
+
+
+def load_model(folder: Path) -> Emu3VQVAE:
+    """The weights in `folder`, fp32 on the CPU, from transformers' layout or the one BAAI published.
+
+    Raises TokenizerLoadError when they are not those of an Emu3 vision tokenizer.
+    """
+    kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    if kind not in ("emu3_vqgan", vq_published.MODEL_TYPE):
+        raise TokenizerLoadError(
+            f"{folder}: model_type is {kind!r}, not 'emu3_vqgan'; of a whole Emu3 model, save `model.vqmodel` with "
+            "save_pretrained() and pass that folder"
+        )
+    transformers_logging.disable_progress_bar()
+    try:
+        if kind == vq_published.MODEL_TYPE:
+            return vq_published.load_published(folder)
+        return Emu3VQVAE.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise TokenizerLoadError(f"{folder}: cannot be loaded: {error}; save it again with save_pretrained()") from error
+
+
+def encode_trunk(model: Emu3VQVAE, pixels_NCHW: Tensor) -> Tensor:
+    """The 2-D half of the encoder, frame by frame: pixels in -1..1 -> latent (N, C, h, w)."""
+    encoder = model.encoder
+    x = encoder.conv_in(pixels_NCHW)
+    x = encoder.middle_block(encoder.down_block(x))
+    x = encoder.norm_out(x)
+    return encoder.conv_out(x * torch.sigmoid(x))
+
+
+def encode_time(model: Emu3VQVAE, latent_BCTHW: Tensor) -> Tensor:
+    """The temporal half of the encoder: 4 frames of latents -> one vector a place (B, D, t, h, w), not yet a code."""
+    x = latent_BCTHW
+    for conv in model.encoder.time_conv:
+        x = conv(x)
+        x = x * torch.sigmoid(x)
+    for layer in model.encoder.time_res_stack:
+        x = layer(x)
+    return model.quant_conv(x)
+
+
+def decode_time(model: Emu3VQVAE, quant_BDTHW: Tensor) -> tuple[Tensor, Tensor]:
+    """The temporal half of the decoder: code vectors -> (hidden, guide), each (B, D, 4t, h, w)."""
+    x = torch.cat((model.post_quant_conv(quant_BDTHW), quant_BDTHW))
+    for layer in model.decoder.time_res_stack:
+        x = layer(x)
+    for conv in model.decoder.time_conv:
+        x = conv(x)
+        x = x * torch.sigmoid(x)
+    hidden, guide = x.chunk(2)
+    return hidden, guide
+
+
+def decode_trunk(model: Emu3VQVAE, hidden_NDHW: Tensor, guide_NDHW: Tensor) -> Tensor:
+    """The 2-D half of the decoder, frame by frame -> pixels in about -1..1, (N, 3, H, W)."""
+    decoder = model.decoder
+    x = decoder.conv_in(hidden_NDHW)
+    x = decoder.up_block(decoder.middle_block(x, guide_NDHW), guide_NDHW)
+    x = decoder.norm_out(x, guide_NDHW)
+    return decoder.conv_out(x * torch.sigmoid(x))
+
+
+def nearest_codes(z_ND: Tensor, codebook_KD: Tensor, norms_K: Tensor) -> Tensor:
+    """Index of the nearest code (L2; the first of equals), int64 (N,), in chunks. `norms_K` = (codebook ** 2).sum(1)."""
+    rows = max(1, _DISTANCE_ELEMENTS // len(codebook_KD))
+    codes = torch.empty(len(z_ND), dtype=torch.int64, device=z_ND.device)
+    for start in range(0, len(z_ND), rows):
+        z = z_ND[start : start + rows]
+        # The reference's order of operations: another one would settle near-ties differently.
+        distances = (z**2).sum(1, keepdim=True) + norms_K
+        distances -= 2 * (z @ codebook_KD.T)
+        codes[start : start + rows] = distances.argmin(1)
+    return codes
+
+
+def to_pixels(frames: Tensor) -> Tensor:
+    """uint8 (..., H, W, 3) -> fp32 (..., 3, H, W) in -1..1: x / 255, then mean = std = 0.5."""
+    return ((frames.float() / 255 - 0.5) / 0.5).movedim(-1, -3).contiguous()
+
+
+def to_frames(pixels: Tensor) -> Tensor:
+    """fp (..., 3, H, W) in about -1..1 -> uint8 (..., H, W, 3), rounded to the nearest."""
+    return ((pixels.float() * 0.5 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1).contiguous()
+
+
+class VisionTokenizer:
+    """Images and clips <-> codes. Frozen, in eval mode (train mode would let BatchNorm statistics drift).
+
+    Arrays in and out are NumPy. Work is cut so that one pass holds at most `max_batch_px` pixels (but at least one image
+    or group); every norm is per sample, so the cut changes no code. 2^20 px need about 4 GB with Emu3's own weights.
+    """
+
+    def __init__(
+        self, model: Emu3VQVAE, identity: str, device: str = "cpu", dtype: str = "float32", max_batch_px: int = 1 << 20
+    ) -> None:
+        self.identity = identity
+        self._device = torch.device(device)
+        self._dtype = getattr(torch, dtype)
+        self._max_batch_px = max_batch_px
+        # The nearest code is searched in fp32 whatever `dtype` is: in bf16 codes next to a border flip.
+        self._codebook_KD = model.quantize.embedding.weight.detach().to(self._device, torch.float32)
+        self._norms_K = (self._codebook_KD**2).sum(1)
+        self.model = model.to(self._device, self._dtype).eval().requires_grad_(False)
+
+    @classmethod
+    def load(
+        cls, name: str, device: str = "cpu", dtype: str = "float32", max_batch_px: int = 1 << 20
+    ) -> "VisionTokenizer":
+        """`name`: a hub name, a local path, or `builtin`. Raises TokenizerLoadError."""
+        folder = folder_of(name)
+        return cls(load_model(folder), weights_id(folder), device, dtype, max_batch_px)
+
+    @property
+    def codebook_size(self) -> int:
+        """How many codes there are; codes are 0..codebook_size - 1."""
+        return len(self._codebook_KD)
+
+    @property
+    def spatial_factor(self) -> int:
+        """Pixels of a side that become one code."""
+        return 2 ** (len(self.model.config.channel_multiplier) - 1)
+
+    @property
+    def temporal_factor(self) -> int:
+        """Frames that become one grid of codes."""
+        return self.model.config.temporal_downsample_factor
+
+    @torch.inference_mode()
+    def encode_images(self, frames: np.ndarray) -> np.ndarray:
+        """uint8 (B, H, W, 3) RGB -> codes int64 (B, h, w). Raises ValueError for other shapes or types."""
+        self._check_frames(frames, 4)
+        codes = []
+        for part in self._parts(frames, frames.shape[1] * frames.shape[2]):
+            latent = encode_trunk(self.model, self._pixels(part))
+            repeated = latent.unsqueeze(2).expand(-1, -1, self.temporal_factor, -1, -1)
+            codes.append(self._quantize(encode_time(self.model, repeated))[:, 0])
+        return self._gathered(codes, frames)
+
+    @torch.inference_mode()
+    def encode_clips(self, frames: np.ndarray) -> np.ndarray:
+        """uint8 (B, T, H, W, 3) RGB, T a multiple of 4 -> codes int64 (B, T / 4, h, w), each group coded alone.
+
+        Raises ValueError for other shapes or types.
+        """
+        self._check_frames(frames, 5)
+        num_clips, num_frames, height, width = frames.shape[:4]
+        if num_frames % self.temporal_factor:
+            raise ValueError(
+                f"{num_frames} frames are no multiple of {self.temporal_factor}; trim with geometry.trim_to_groups()"
+            )
+        groups = np.ascontiguousarray(frames).reshape(-1, self.temporal_factor, height, width, 3)
+        codes = []
+        for part in self._parts(groups, self.temporal_factor * height * width):
+            pixels = self._pixels(part)
+            latent = encode_trunk(self.model, pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
+            codes.append(self._quantize(encode_time(self.model, latent.transpose(1, 2))))
+        gathered = self._gathered(codes, groups)
+        return gathered.reshape(num_clips, num_frames // self.temporal_factor, *gathered.shape[2:])
+
+    @torch.inference_mode()
+    def decode_images(self, codes: np.ndarray) -> np.ndarray:
+        """Codes (B, h, w) -> uint8 (B, H, W, 3) RGB. Raises ValueError for codes that the codebook lacks."""
+        self._check_codes(codes, 3)
+        side_px = self.spatial_factor
+        frames = []
+        for part in self._parts(codes, codes.shape[1] * codes.shape[2] * side_px**2):
+            hidden, guide = decode_time(self.model, self._vectors(part[:, None]))
+            pixels = decode_trunk(self.model, hidden[:, :, 0].contiguous(), guide[:, :, 0].contiguous())
+            frames.append(to_frames(pixels).cpu().numpy())
+        return np.concatenate(frames) if frames else np.zeros((0, *self._size_px(codes), 3), np.uint8)
+
+    @torch.inference_mode()
+    def decode_clips(self, codes: np.ndarray) -> np.ndarray:
+        """Codes (B, t, h, w) -> uint8 (B, 4t, H, W, 3) RGB, each group alone. Raises ValueError as decode_images."""
+        self._check_codes(codes, 4)
+        num_clips, num_groups = codes.shape[:2]
+        height, width = self._size_px(codes)
+        groups = np.ascontiguousarray(codes).reshape(-1, 1, *codes.shape[2:])
+        frames = []
+        for part in self._parts(groups, self.temporal_factor * height * width):
+            halves = decode_time(self.model, self._vectors(part))
+            hidden, guide = (half.transpose(1, 2).flatten(0, 1) for half in halves)
+            frames.append(to_frames(decode_trunk(self.model, hidden, guide)).cpu().numpy())
+        gathered = np.concatenate(frames) if frames else np.zeros(0, np.uint8)
+        return gathered.reshape(num_clips, num_groups * self.temporal_factor, height, width, 3)
+
+    def _parts(self, items: np.ndarray, px_each: int) -> list[np.ndarray]:
+        count = max(1, self._max_batch_px // max(1, px_each))
+        return [items[start : start + count] for start in range(0, len(items), count)]
+
+    def _pixels(self, frames: np.ndarray) -> Tensor:
+        return to_pixels(torch.from_numpy(np.ascontiguousarray(frames)).to(self._device)).to(self._dtype)
+
+    def _quantize(self, z_BDTHW: Tensor) -> Tensor:
+        z_BTHWD = z_BDTHW.movedim(1, -1).float()
+        codes = nearest_codes(z_BTHWD.reshape(-1, z_BTHWD.shape[-1]), self._codebook_KD, self._norms_K)
+        return codes.view(z_BTHWD.shape[:-1])
+
+    def _vectors(self, codes_BTHW: np.ndarray) -> Tensor:
+        codes = torch.from_numpy(codes_BTHW.astype(np.int64)).to(self._device)
+        return self._codebook_KD[codes].movedim(-1, 1).to(self._dtype).contiguous()
+
+    def _gathered(self, codes: list[Tensor], frames: np.ndarray) -> np.ndarray:
+        if codes:
+            return torch.cat(codes).cpu().numpy()
+        height, width = frames.shape[-3] // self.spatial_factor, frames.shape[-2] // self.spatial_factor
+        return np.zeros((0, *frames.shape[1:-3], height, width), np.int64)
+
+    def _size_px(self, codes: np.ndarray) -> tuple[int, int]:
+        return codes.shape[-2] * self.spatial_factor, codes.shape[-1] * self.spatial_factor
+
+    def _check_frames(self, frames: np.ndarray, num_dims: int) -> None:
+        if frames.dtype != np.uint8 or frames.ndim != num_dims or frames.shape[-1] != 3:
+            wanted = "(B, H, W, 3)" if num_dims == 4 else "(B, T, H, W, 3)"
+            raise ValueError(f"frames are {frames.dtype} {frames.shape}; give uint8 RGB {wanted}")
+        if frames.shape[-3] % self.spatial_factor or frames.shape[-2] % self.spatial_factor:
+            raise ValueError(
+                f"{frames.shape[-2]}x{frames.shape[-3]} px: sides must be multiples of {self.spatial_factor}; resize "
+                "to geometry.fit_area() first (padding would change the codes of the whole image)"
+            )
+
+    def _check_codes(self, codes: np.ndarray, num_dims: int) -> None:
+        if codes.dtype.kind not in "iu" or codes.ndim != num_dims:
+            wanted = "(B, h, w)" if num_dims == 3 else "(B, t, h, w)"
+            raise ValueError(f"codes are {codes.dtype} {codes.shape}; give integers {wanted}")
+        if codes.size and not 0 <= int(codes.min()) <= int(codes.max()) < self.codebook_size:
+            raise ValueError(
+                f"codes span {codes.min()}..{codes.max()}, the codebook 0..{self.codebook_size - 1}; take the language "
+                "model's offset off, and decode with the tokenizer that encoded"
+            )

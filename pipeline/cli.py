@@ -23,7 +23,8 @@ app = typer.Typer(
 tokenizer_app = typer.Typer(help="The vision tokenizer.", no_args_is_help=True)
 app.add_typer(tokenizer_app, name="tokenizer")
 
-console = Console()
+_PLAIN_WIDTH = 120
+console = Console(width=None if Console().is_terminal else _PLAIN_WIDTH)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the run.")]
 Sets = Annotated[
@@ -108,12 +109,13 @@ def sample(
 @app.command()
 def demo(
     config: Annotated[Path | None, typer.Option("--config", help="Default: the demo config that comes with tokenmill.")] = None,
+    images: Annotated[int, typer.Option("--images", min=24, help="How many scenes to draw.")] = 600,
     sets: Sets = None,
 ) -> None:
     """Make a corpus of drawn scenes, run every phase on it, draw unseen captions, and leave a contact sheet."""
     from pipeline.demo import run_demo
 
-    run_demo(config, sets or [], console)
+    run_demo(config, sets or [], images, console)
 
 
 @tokenizer_app.command("train")

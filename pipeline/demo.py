@@ -34,11 +34,11 @@ _SHOWN_SAMPLES = 16
 _STRIP_FRAMES = 4
 
 
-def run_demo(path: Path | None, sets: list[str], console: Console) -> None:
+def run_demo(path: Path | None, sets: list[str], num_images: int, console: Console) -> None:
     """The whole line on drawn scenes; leaves contact_sheet.png and loss.png under the root. Raises ConfigError."""
     start = time.monotonic()
     config = load(path or CONFIG, sets)
-    corpus = make_corpus(config)
+    corpus = make_corpus(config, num_images)
     console.print(
         f"Corpus: {corpus.num_images} drawn scenes, {corpus.num_videos} videos, {len(corpus.bad)} files spoiled on purpose, "
         f"in {config.sources[0].uri}",
@@ -56,13 +56,13 @@ def run_demo(path: Path | None, sets: list[str], console: Console) -> None:
     console.print(f"Look at {sheet}\n    and {curve}\n{time.monotonic() - start:.0f} s in all.", highlight=False)
 
 
-def make_corpus(config: RunConfig) -> Corpus:
+def make_corpus(config: RunConfig, num_images: int) -> Corpus:
     """Write the corpus where the config's first source is; an existing one is written again, byte for byte."""
     uri = storage.absolute(config.sources[0].uri)
     if not storage.is_remote(uri):
-        return write_corpus(Path(uri))
+        return write_corpus(Path(uri), num_images)
     with tempfile.TemporaryDirectory(prefix="tokenmill-") as folder:
-        corpus = write_corpus(Path(folder))
+        corpus = write_corpus(Path(folder), num_images)
         storage.upload_folder(Path(folder), uri)
     return corpus
 

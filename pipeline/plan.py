@@ -11,7 +11,8 @@ import pyarrow as pa
 import ray
 
 from pipeline.config import Pool, RunConfig
-from pipeline.run import WRITER_CPUS, Group, Stage
+from pipeline.run import Group, Stage
+from pipeline.writer import NUM_CPUS as WRITER_CPUS
 from stages.caption import Caption
 from stages.columns import LISTED
 from stages.decide import Decide

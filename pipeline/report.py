@@ -84,8 +84,8 @@ class Meter:
         self.console.print(f"  {self.report.phase}: {text}", style="yellow", highlight=False)
 
     def arrived(self, num_rows: int) -> None:
-        """Rows came out of the last stage."""
-        self.arrived_rows += num_rows
+        """The results of `num_rows` rows of the todo came out of the last stage; the last block may be shorter."""
+        self.arrived_rows = min(self.arrived_rows + num_rows, self.total)
         self._show()
 
     def settled(self, keys: pa.Table) -> None:

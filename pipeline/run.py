@@ -12,6 +12,7 @@ limit, and a row that kills or hangs its worker once more is rejected. Everythin
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,13 +24,14 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.annotations import RayDeprecationWarning
 
-from pipeline.catalog import Shard, write_shard
+from pipeline import writer
+from pipeline.catalog import Shard
 from pipeline.config import Cluster, Pool
 from pipeline.report import Meter
-from tokenizer import storage
+from stages.chain import Chain
 
-WRITER_CPUS = 0.2
 _RETRIES = 1
 _ISOLATED_TIMEOUT_S = 300.0
 
@@ -45,18 +47,6 @@ class Group:
     workers: int
 
 
-class Chain:
-    """What runs in a worker: stages in order, each called with the table that the one before returned."""
-
-    def __init__(self, stages: tuple[Stage, ...]):
-        self.stages = [stage(config) for stage, config in stages]
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        for stage in self.stages:
-            table = stage(table)
-        return table
-
-
 @contextmanager
 def cluster(config: Cluster) -> Iterator[None]:
     """Ray for the length of a command: an existing cluster, or one started here and ended with the command."""
@@ -64,11 +54,15 @@ def cluster(config: Cluster) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if ray.is_initialized():
         yield
         return
     local: dict[str, Any] = {} if config.address else {"num_cpus": config.num_cpus, "include_dashboard": False}
-    ray.init(address=config.address, logging_level=logging.ERROR, log_to_driver=False, **local)
+    with _silent_stderr():
+        ray.init(address=config.address, logging_level=logging.ERROR, log_to_driver=False, **local)
+    # No named parameter sets the retries of a task yet, and without a limit a deadly file would be tried for ever.
+    warnings.filterwarnings("ignore", category=RayDeprecationWarning)
     for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     context = DataContext.get_current()
@@ -80,25 +74,6 @@ def cluster(config: Cluster) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-@ray.remote(num_cpus=WRITER_CPUS)
-def _write(root: str, table: str, constants: dict[str, str], keys: list[str], *blocks: pa.Table) -> tuple[Shard, pa.Table]:
-    rows = pa.concat_tables(blocks, promote_options="permissive")
-    for name, value in constants.items():
-        rows = rows.append_column(name, pa.array([value] * rows.num_rows, pa.string()))
-    return write_shard(root, table, rows), rows.select(keys)
-
-
-@ray.remote(num_cpus=WRITER_CPUS)
-def _rewrite(root: str, table: str, shard: Shard, keep: pa.ChunkedArray) -> Shard:
-    import pyarrow.parquet as pq
-
-    filesystem, path = storage.filesystem(storage.join(root, table, shard.name))
-    rows = pq.read_table(path, filesystem=filesystem).filter(keep)
-    written = write_shard(root, table, rows)
-    filesystem.delete_file(path)
-    return written
 
 
 @dataclass
@@ -114,17 +89,34 @@ class Sink:
 
     def take(self, blocks: list[Any]) -> pa.Table:
         """Write `blocks` (references) as a shard without the rows that are known, commit it, return all keys."""
-        shard, keys = ray.get(_write.remote(self.root, self.table, self.constants, self.keys, *blocks))
+        shard, keys = ray.get(writer.write.remote(self.root, self.table, self.constants, self.keys, *blocks))
         ids = keys["media_id"].combine_chunks()
         first = pc.equal(pc.index_in(ids, value_set=ids), pa.array(range(len(ids)), pa.int32()))
         fresh = pc.and_(first, pc.invert(pc.is_in(ids, value_set=self.known.combine_chunks())))
         num_fresh = pc.sum(fresh).as_py() or 0
         if 0 < num_fresh < len(ids):
-            shard = ray.get(_rewrite.remote(self.root, self.table, shard, fresh))
+            shard = ray.get(writer.rewrite.remote(self.root, self.table, shard, fresh))
         self.known = pa.chunked_array([*self.known.chunks, ids.filter(fresh)], pa.string())
         keys = keys.append_column("is_fresh", fresh)
         self.commit(shard if num_fresh else None, keys)
         return keys
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Ray's C++ core writes about its own log level to file descriptor 2; errors of ray.init are Python exceptions."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _worker_options() -> dict[str, Any]:
+    return {"max_task_retries": _RETRIES}
 
 
 def blocks_of(todo: pa.Table, batch_rows: int) -> list[pa.Table]:
@@ -147,17 +139,18 @@ def run_flow(
     """
     if not todo.num_rows:
         return
-    dataset = ray.data.from_arrow(blocks_of(todo, groups[0].pool.batch_rows))
+    blocks = blocks_of(todo, groups[0].pool.batch_rows)
+    dataset = ray.data.from_arrow(blocks)
     for number, group in enumerate(groups):
         dataset = dataset.map_batches(
             Chain,
             fn_constructor_args=(group.stages,),
             batch_size=None if number == 0 else group.pool.batch_rows,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=group.workers),
+            compute=ActorPoolStrategy(size=min(group.workers, len(blocks))),
             num_cpus=group.pool.num_cpus,
             num_gpus=group.pool.num_gpus,
-            max_task_retries=_RETRIES,
+            ray_remote_args_fn=_worker_options,
         )
     seen: list[pa.ChunkedArray] = []
     pending: list[Any] = []
@@ -177,7 +170,7 @@ def run_flow(
         if num_rows:
             pending += list(bundle.block_refs)
             num_pending += num_rows
-            meter.arrived(num_rows)
+        meter.arrived(groups[-1].pool.batch_rows)
         if num_pending >= config.shard_rows or time.monotonic() - last >= config.commit_every_s:
             flush()
     flush()

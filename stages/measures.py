@@ -5,6 +5,7 @@ are left as they are. Colourfulness is M3 of Hasler & Suesstrunk 2003; the hash 
 luma, the 8 x 8 lowest frequencies, each above or below their median.
 """
 
+import math
 from typing import NamedTuple
 
 import cv2
@@ -49,7 +50,7 @@ def colourfulness(rgb: np.ndarray) -> float:
         mean, deviation = cv2.meanStdDev(opponent)
         means.append(scale * mean.item())
         deviations.append(scale * deviation.item())
-    return float(np.hypot(*deviations) + 0.3 * np.hypot(*means))
+    return math.hypot(*deviations) + 0.3 * math.hypot(*means)
 
 
 def measure(rgb: np.ndarray) -> PictureScores:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
-from stages.rows import Rejected, words
+from stages.rows import RowError, words
 
 _ANIMATED_FORMATS = {"GIF", "WEBP", "PNG", "AVIF"}  # elsewhere further frames are pages, stereo partners or sizes
 _WHITE = (255, 255, 255, 255)
@@ -30,10 +30,12 @@ _TRANSPOSITIONS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_TURNING = {_TRANSPOSITIONS[orientation] for orientation in (5, 6, 7, 8)}
+
 
 @contextmanager
 def _guarded(max_pixels: int) -> Iterator[None]:
-    """Run PIL with its own bomb check at `max_pixels`, and turn whatever it raises into `Rejected`.
+    """Run PIL with its own bomb check at `max_pixels`, and turn whatever it raises into `RowError`.
 
     Its decoders answer damaged bytes with a dozen exception types (SyntaxError, struct.error, KeyError...), hence the
     broad except around nothing but calls of PIL.
@@ -44,25 +46,26 @@ def _guarded(max_pixels: int) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except Rejected:
+    except RowError:
         raise
     except Image.DecompressionBombError as error:
-        raise Rejected("too_many_pixels", words(error)) from error
+        raise RowError("too_many_pixels", words(error)) from error
     except Exception as error:
-        raise Rejected("corrupt", words(error)) from error
+        raise RowError("corrupt", words(error)) from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
 
 @contextmanager
-def _mute_stderr() -> Iterator[None]:
-    """Send file descriptor 2 nowhere: libtiff prints its complaints about damaged files straight to it."""
+def _muted(max_pixels: int) -> Iterator[None]:
+    """`_guarded`, with file descriptor 2 sent nowhere: libtiff prints its complaints about damage straight to it."""
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
-        yield
+        with _guarded(max_pixels):
+            yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
@@ -75,9 +78,11 @@ def _check_png(content: memoryview) -> None:
     while offset + 12 <= len(content):
         length = int.from_bytes(content[offset : offset + 4], "big")
         end = offset + 8 + length
+        if end + 4 > len(content):
+            return  # truncated: PIL says so itself
         stored = int.from_bytes(content[end : end + 4], "big")
         if content[offset + 4 : offset + 8] == b"IDAT" and zlib.crc32(content[offset + 4 : end]) != stored:
-            raise Rejected("corrupt", "wrong checksum of the pixel data (IDAT)")
+            raise RowError("corrupt", "wrong checksum of the pixel data (IDAT)")
         offset = end + 4
 
 
@@ -91,57 +96,59 @@ def _orientation(image: Image.Image) -> int:
 class Picture:
     """An image file whose header has been read; `width_px` and `height_px` are as shown, `num_frames` as stored.
 
-    Raises `Rejected`: corrupt, too_many_pixels, animated.
+    Raises `RowError`: corrupt, too_many_pixels, animated.
     """
 
     def __init__(self, content: bytes | memoryview, max_pixels: int):
-        self._max_pixels = max_pixels
         content = memoryview(content).cast("B")
+        self._max_pixels = max_pixels
+        self._transposition: Image.Transpose | None = None
+        self._guard = _muted if content[:2] in (b"II", b"MM") else _guarded  # TIFF
         if content[:8] == b"\x89PNG\r\n\x1a\n":
             _check_png(content)
-        with _guarded(max_pixels):
+        with self._guard(max_pixels):
             self._image = Image.open(io.BytesIO(content))
-            self._transposition = _TRANSPOSITIONS.get(_orientation(self._image))
             self.num_frames: int = getattr(self._image, "n_frames", 1)
-        width, height = self._image.size
-        turned = self._transposition is not None and self._transposition not in (
-            Image.Transpose.FLIP_LEFT_RIGHT,
-            Image.Transpose.FLIP_TOP_BOTTOM,
-            Image.Transpose.ROTATE_180,
-        )
-        self.width_px, self.height_px = (height, width) if turned else (width, height)
+        self.width_px, self.height_px = self._image.size
         known = {"width_px": self.width_px, "height_px": self.height_px, "num_frames": self.num_frames}
-        if width * height > max_pixels:
-            raise Rejected("too_many_pixels", f"{width} x {height} px; the limit is {max_pixels} px", **known)
+        if self.width_px * self.height_px > max_pixels:
+            detail = f"{self.width_px} x {self.height_px} px; the limit is {max_pixels} px"
+            raise RowError("too_many_pixels", detail, **known)
         if self.num_frames > 1 and self._image.format in _ANIMATED_FORMATS:
-            raise Rejected("animated", f"{self.num_frames} frames", **known)
+            raise RowError("animated", f"{self.num_frames} frames", **known)
+        try:
+            with self._guard(max_pixels):
+                if self._image.format == "PNG":
+                    self._image.load()  # a PNG's orientation may stand behind its pixels
+                self._transposition = _TRANSPOSITIONS.get(_orientation(self._image))
+        except RowError as rejected:
+            rejected.columns.update(known)
+            raise
+        if self._transposition in _TURNING:
+            self.width_px, self.height_px = self.height_px, self.width_px
 
     def rgb(self, at_least_px: int | None = None) -> np.ndarray:
         """uint8 (H, W, 3) RGB, 0..255. With `at_least_px`, a JPEG is decoded at the smallest of 1/1, 1/2, 1/4, 1/8 of
         its size whose shorter edge still has that many pixels. Decodes: call it once.
 
-        Raises `Rejected`: corrupt, unsupported_format (pixels without a defined range, such as floats).
+        Raises `RowError`: corrupt, unsupported_format (pixels without a defined range, such as floats).
         """
         image = self._image
-        with _guarded(self._max_pixels):
+        with self._guard(self._max_pixels):
             if at_least_px is not None:
                 image.draft(None, (at_least_px, at_least_px))
-            if image.format == "TIFF":
-                with _mute_stderr():
-                    image.load()
-            else:
-                image.load()
-            image = _flattened(image)
+            image.load()
+            shown = _flattened(image)
             if self._transposition is not None:
-                image = image.transpose(self._transposition)
-            return np.asarray(image)
+                shown = shown.transpose(self._transposition)
+            return np.asarray(shown)
 
 
 def _sixteen_bit(image: Image.Image) -> Image.Image:
     """Mode I;16 (and I, which some 16-bit files open as) -> L or, with a transparent grey, LA."""
     grey = np.asarray(image)
     if grey.min(initial=0) < 0 or grey.max(initial=0) > 65535:
-        raise Rejected("unsupported_format", "32-bit pixels have no defined range")
+        raise RowError("unsupported_format", "32-bit pixels have no defined range")
     narrow = Image.fromarray(((grey.astype(np.uint32) + 128) // 257).astype(np.uint8))
     transparent = image.info.get("transparency")
     if isinstance(transparent, int):
@@ -152,7 +159,7 @@ def _sixteen_bit(image: Image.Image) -> Image.Image:
 def _flattened(image: Image.Image) -> Image.Image:
     """Any mode -> RGB; transparent areas become white."""
     if image.mode == "F":
-        raise Rejected("unsupported_format", "float pixels have no defined range")
+        raise RowError("unsupported_format", "float pixels have no defined range")
     if image.mode.startswith("I"):
         image = _sixteen_bit(image)
     if image.has_transparency_data:

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from stages.columns import LISTED, MEDIA
 from stages.formats import HEAD_BYTES, UNSUPPORTED, extension_fits, sniff
-from stages.rows import Rejected, replace, without, words
+from stages.rows import RowError, replace, without, words
 from tokenizer import storage
 from tokenizer.identity import Config, content_id
 
@@ -27,13 +27,13 @@ class ReadConfig(Config):
     """What is read at all."""
 
     max_image_bytes: int = Field(
-        1 << 26,
+        default=1 << 26,
         gt=0,
         description="too small: large scans are rejected as too_many_bytes; too large: a batch of them, held at once, "
         "fills the worker's memory",
     )
     max_video_bytes: int = Field(
-        1 << 36,
+        default=1 << 36,
         gt=0,
         description="too small: long videos are rejected as too_many_bytes; too large: one remote video fills the "
         "worker's disk",
@@ -81,7 +81,7 @@ class Read:
             return self._identify(uri)
         except (OSError, ValueError, pa.ArrowException) as error:
             nameless = content_id([b"unreadable:", uri.encode()])
-            return Rejected("unreadable", words(error), media_id=nameless, file_id=nameless, kind="unknown").columns
+            return RowError("unreadable", words(error), media_id=nameless, file_id=nameless, kind="unknown").columns
 
     def _identify(self, uri: str) -> dict:
         chunks = storage.read_chunks(uri)
@@ -149,13 +149,13 @@ class _OnePass:
             yield chunk
 
 
-def _refusal(kind: str, name: str | None, read: _OnePass) -> Rejected | None:
+def _refusal(kind: str, name: str | None, read: _OnePass) -> RowError | None:
     if read.size_bytes == 0:
-        return Rejected("empty_file", "zero bytes")
+        return RowError("empty_file", "zero bytes")
     if kind == "unknown":
-        return Rejected("unknown_format", "the first bytes are those of no known image or video format")
+        return RowError("unknown_format", "the first bytes are those of no known image or video format")
     if name in UNSUPPORTED:
-        return Rejected("unsupported_format", f"no decoder for {name}")
+        return RowError("unsupported_format", f"no decoder for {name}")
     if read.size_bytes > read.limit_bytes:
-        return Rejected("too_many_bytes", f"{read.size_bytes} bytes; the limit is {read.limit_bytes}")
+        return RowError("too_many_bytes", f"{read.size_bytes} bytes; the limit is {read.limit_bytes}")
     return None

@@ -12,7 +12,7 @@ import pyarrow as pa
 MAX_DETAIL_CHARS = 300
 
 
-class Rejected(Exception):
+class RowError(Exception):
     """Raised inside a stage to reject the row at hand; never leaves the stage.
 
     `reason` is a short stable code, `detail` says what happened, `found` holds column values known all the same.

@@ -5,6 +5,8 @@ scoring size (512 px on the shorter edge); then all pictures are area-averaged t
 score does not depend on the resolution. Emu3 2.1 drops below 512 x 512 and on aesthetics; rules read these columns.
 """
 
+from typing import Any
+
 import cv2
 import pyarrow as pa
 from pydantic import Field
@@ -12,7 +14,7 @@ from pydantic import Field
 from stages.columns import MEDIA
 from stages.measures import SCORING_PX, measure, shrink
 from stages.pixels import Picture
-from stages.rows import Rejected, pick, replace, values_of
+from stages.rows import RowError, pick, replace, values_of
 from tokenizer.identity import Config
 
 
@@ -20,7 +22,7 @@ class ScoreImagesConfig(Config):
     """What is measured of still images."""
 
     max_pixels: int = Field(
-        100_000_000,
+        default=100_000_000,
         gt=0,
         description="too small: large scans are rejected as too_many_pixels; too large: one file can take 7 bytes of "
         "memory per pixel",
@@ -56,19 +58,23 @@ class ScoreImages:
                 continue
             try:
                 found = self._score(memoryview(content.as_buffer()))
-            except Rejected as rejected:
+            except RowError as rejected:
                 found = rejected.columns
             for name, value in found.items():
                 values[name][i] = value
         return replace(table, self.writes, values, self.drops)
 
-    def _score(self, content: memoryview) -> dict:
+    def _score(self, content: memoryview) -> dict[str, Any]:
         picture = Picture(content, self._config.max_pixels)
-        size = {"width_px": picture.width_px, "height_px": picture.height_px, "num_frames": picture.num_frames}
+        size: dict[str, Any] = {
+            "width_px": picture.width_px,
+            "height_px": picture.height_px,
+            "num_frames": picture.num_frames,
+        }
         size["aspect"] = max(picture.width_px, picture.height_px) / min(picture.width_px, picture.height_px)
         try:
             rgb = picture.rgb(at_least_px=2 * SCORING_PX)
-        except Rejected as rejected:
+        except RowError as rejected:
             rejected.columns.update(size)
             raise
         return {**size, **measure(shrink(rgb))._asdict()}

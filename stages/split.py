@@ -1,19 +1,17 @@
 """Split videos into clips and score them: one sequential decode per file -> one row per clip.
 
-Emu3 2.1 and A.1: PySceneDetect's ContentDetector (threshold 27) and ThresholdDetector (12, fades) find the scenes; flow
-is measured at 2 FPS with the shorter edge at 256 px, its mean magnitude divided by the shorter edge. Here one decoding
-pass feeds all of it: every frame is shrunk to a shorter edge of 144 px (256 x 144 for 16:9, the size at which
-PySceneDetect itself works) for cuts and flicker, and only the frames sampled at 2 FPS to 256 px for the scores. Flow is
-OpenCV's DIS (preset FAST): 3 ms a pair at 455 x 256, within 1 % of shifts up to 20 px; Farneback takes 30 ms and
-finds 70 to 90 %.
+Emu3 2.1 and A.1: PySceneDetect's ContentDetector (threshold 27) and ThresholdDetector (12, fades) find the scenes, and
+flow is measured at 2 FPS. Here one decoding pass feeds all of it: every frame is shrunk to a shorter edge of 144 px
+(256 x 144 for 16:9, the size at which PySceneDetect itself works) for cuts and flicker, and only the frames sampled at
+2 FPS to 256 px for the scores.
 """
 
 import os
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import av
 import cv2
 import numpy as np
 import pyarrow as pa
@@ -22,13 +20,12 @@ from scenedetect.common import FrameTimecode
 from scenedetect.detectors import ContentDetector, ThresholdDetector
 
 from stages.columns import MEDIA
-from stages.measures import SCORING_PX, PictureScores, measure
-from stages.rows import Rejected, pick, replace, values_of, words
-from stages.video import Broken, Video
+from stages.rows import RowError, pick, replace, values_of
+from stages.samples import Sample, Sampler
+from stages.video import BrokenVideoError, Video
 from tokenizer.identity import Config, clip_id
 
 _SCAN_PX = 144
-_MIN_FLOW_PX = 32  # OpenCV's DIS reads out of bounds on elongated frames below this
 _ANY_FPS = 25.0  # the detectors get frame numbers as time, and count frames only
 _MAX_MISSING_S = 1.0  # headers are wrong by less than this without a frame missing
 _MAX_MISSING_SHARE = 0.05
@@ -38,38 +35,39 @@ class SplitVideosConfig(Config):
     """How scenes are found and clips are scored."""
 
     cut_threshold: float = Field(
-        27.0, gt=0, description="too small: motion becomes cuts; too large: scenes run into each other (Emu3: 27)"
+        default=27.0,
+        gt=0,
+        description="too small: motion becomes cuts; too large: scenes run into each other (Emu3: 27)",
     )
     fade_threshold: int = Field(
-        12,
+        default=12,
         ge=0,
         le=255,
         description="too small: dark fades are no scene ends; too large: dark scenes fall apart (Emu3: 12)",
     )
     min_scene_frames: int = Field(
-        15, ge=0, description="too small: flashes become scenes; too large: fast cutting runs into one scene"
+        default=15, ge=0, description="too small: flashes become scenes; too large: fast cutting runs into one scene"
     )
     max_clip_s: float = Field(
-        20.0, gt=0, description="too small: actions are torn apart; too large: clips no longer fit into a sequence"
+        default=20.0,
+        gt=0,
+        description="too small: actions are torn apart; too large: clips no longer fit into a sequence",
     )
     score_fps: float = Field(
-        2.0, gt=0, description="too small: motion between samples is missed; too large: scoring costs more than decoding"
+        default=2.0,
+        gt=0,
+        description="too small: motion between samples is missed; too large: scoring costs more than decoding",
     )
     max_pixels: int = Field(
-        8192 * 4320, gt=0, description="too small: large videos are rejected; too large: one fills the worker's memory"
+        default=8192 * 4320,
+        gt=0,
+        description="too small: large videos are rejected; too large: one fills the worker's memory",
     )
     max_duration_s: float = Field(
-        4 * 3600.0, gt=0, description="too small: the rest of long videos is rejected; too large: one file holds a worker"
+        default=4 * 3600.0,
+        gt=0,
+        description="too small: the rest of long videos is rejected; too large: one file holds a worker",
     )
-
-
-@dataclass
-class _Sample:
-    """Scores of one sampled frame; `flow` is that since the sample before it (null: there is none to compare with)."""
-
-    time_s: float
-    scores: PictureScores
-    flow: float | None
 
 
 @dataclass
@@ -78,14 +76,15 @@ class _Scan:
 
     times_s: list[float] = field(default_factory=list)
     lumas: list[float] = field(default_factory=list)
-    samples: list[_Sample] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
     content_cuts: list[int] = field(default_factory=list)
     fade_cuts: list[int] = field(default_factory=list)
-    ended: Rejected | None = None  # why it ended before the file did
+    last_frame_s: float = 0.0  # how long the last frame is shown, by the container
+    ended: RowError | None = None  # why it ended before the file did
 
 
 class SplitVideos:
-    """Videos with `path` -> one row per clip [start_s, end_s), with its scores. `path` is dropped, a temporary file deleted.
+    """Videos with `path` -> one row per clip [start_s, end_s), with its scores. A temporary file is deleted.
 
     Nothing disappears: scenes longer than max_clip_s are split evenly, short ones stay as short rows, and what cannot
     be decoded is one more row for the remaining span, rejected as broken_tail (the clips before it are kept) or
@@ -112,7 +111,6 @@ class SplitVideos:
     def __init__(self, config: SplitVideosConfig):
         self._config = config
         cv2.setNumThreads(1)  # one worker is one core; OpenCV would take them all
-        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         before = values_of(table, self.writes)
@@ -134,7 +132,7 @@ class SplitVideos:
         try:
             with Video(path, self._config.max_pixels) as video:
                 return self._clips(file_id, video, self._scan(video))
-        except Rejected as rejected:
+        except RowError as rejected:
             return [rejected.columns]
         finally:
             if is_temporary:
@@ -143,12 +141,12 @@ class SplitVideos:
     def _scan(self, video: Video) -> _Scan:
         content = ContentDetector(self._config.cut_threshold, self._config.min_scene_frames)
         fades = ThresholdDetector(self._config.fade_threshold, self._config.min_scene_frames)
-        scan, sampler = _Scan(), _Sampler(video, self._config.score_fps, self._flow)
+        scan, sampler = _Scan(), Sampler(video, self._config.score_fps)
         to_scan_size = video.shrinker(_SCAN_PX)
         try:
             for time_s, frame in video.frames():
                 if time_s >= self._config.max_duration_s:
-                    scan.ended = Rejected("too_long", f"not read beyond {self._config.max_duration_s:g} s")
+                    scan.ended = RowError("too_long", f"not read beyond {self._config.max_duration_s:g} s")
                     break
                 small = to_scan_size(frame)
                 number = FrameTimecode(len(scan.times_s), _ANY_FPS)
@@ -156,25 +154,27 @@ class SplitVideos:
                 scan.content_cuts += [cut.frame_num for cut in cuts]
                 scan.fade_cuts += [cut.frame_num for cut in fades.process_frame(number, small)]
                 scan.times_s.append(time_s)
+                scan.last_frame_s = video.shown_s(frame)
                 scan.lumas.append(cv2.mean(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY))[0])
                 scan.samples += sampler.take(time_s, frame, is_cut=bool(cuts))
-        except Broken as broken:
-            scan.ended = Rejected("broken_tail", str(broken))
-        except (av.FFmpegError, ValueError) as error:  # of the conversion: pixels in a form that no scaler takes
-            scan.ended = Rejected("broken_tail", words(error))
+        except BrokenVideoError as broken:
+            scan.ended = RowError("broken_tail", str(broken))
         if not scan.times_s:
             reason = "no frame decodes" if scan.ended is None else scan.ended.columns["reject_detail"]
-            raise Rejected("no_frames", reason, format=video.codec)
+            raise RowError("no_frames", reason, format=video.codec)
         return scan
 
     def _clips(self, file_id: str, video: Video, scan: _Scan) -> list[dict[str, Any]]:
         times_s = np.array(scan.times_s)
         interval_s = float(np.median(np.diff(times_s))) if len(times_s) > 1 else video.interval_s
         end_s = round(float(times_s[-1]) + interval_s, 6)
+        last_s = round(float(times_s[-1]) + scan.last_frame_s, 6)
+        if video.declared_s is not None and end_s < last_s <= video.declared_s + interval_s:
+            end_s = last_s  # a slide show ends on a long frame
         shared = {
             "width_px": video.width_px,
             "height_px": video.height_px,
-            "fps": (len(times_s) - 1) / float(times_s[-1]) if len(times_s) > 1 else 1 / interval_s,
+            "fps": (len(times_s) - 1) / float(times_s[-1]) if len(times_s) > 1 else None,
             "format": video.codec,
             "aspect": max(video.width_px, video.height_px) / min(video.width_px, video.height_px),
         }
@@ -186,7 +186,7 @@ class SplitVideos:
             clips[-1].update(_clip_scores(scan, first, last, start, end))
         missing_s = 0.0 if video.declared_s is None else video.declared_s - end_s
         if scan.ended is None and missing_s > max(_MAX_MISSING_S, _MAX_MISSING_SHARE * end_s):
-            scan.ended = Rejected("broken_tail", f"frames end at {end_s:.3f} s of {video.declared_s:.3f} s")
+            scan.ended = RowError("broken_tail", f"frames end at {end_s:.3f} s of {video.declared_s:.3f} s")
         if scan.ended is not None:
             rest_s = end_s + missing_s if missing_s > 0 else None
             clips.append({**shared, **_span(file_id, end_s, rest_s), **scan.ended.columns})
@@ -194,45 +194,20 @@ class SplitVideos:
 
     def _bounds(self, scan: _Scan, edges_s: np.ndarray) -> Iterator[int]:
         """First frames of the clips. Long scenes are cut evenly, at the first frame at or after each even point."""
-        near = self._config.min_scene_frames  # a fade that is also a cut is one scene end
-        fades = [fade for fade in scan.fade_cuts if all(abs(fade - cut) >= near for cut in scan.content_cuts)]
-        scenes = sorted({0, *scan.content_cuts, *fades})
+        near = self._config.min_scene_frames
+        cuts = sorted({0, *scan.content_cuts})
+        # A fade that is also a cut is one scene end.
+        fades = {fade for fade in scan.fade_cuts if bisect_left(cuts, fade + near) == bisect_right(cuts, fade - near)}
+        scenes = sorted(fades.union(cuts))
         for first, last in zip(scenes, [*scenes[1:], len(edges_s) - 1], strict=True):
             num_parts = int(np.ceil((edges_s[last] - edges_s[first]) / self._config.max_clip_s - 1e-6))
             points = np.linspace(edges_s[first], edges_s[last], max(1, num_parts), endpoint=False)
-            yield from np.unique(np.searchsorted(edges_s, points - 1e-6)).tolist()
+            starts = np.unique(np.searchsorted(edges_s, points - 1e-6))
+            yield from starts[starts < last].tolist()  # a gap in time can hold several even points, and no frame
 
 
-class _Sampler:
-    """Scores frames at `fps` by presentation time, starting anew at each cut so that every scene has a sample."""
-
-    def __init__(self, video: Video, fps: float, flow: cv2.DISOpticalFlow):
-        self._shrink, self._turns = video.shrinker(SCORING_PX), video.quarter_turns
-        self._fps, self._flow = fps, flow
-        self._anchor_s = self._next_s = self._last_s = 0.0
-        self._last_luma: np.ndarray | None = None
-
-    def take(self, time_s: float, frame: av.VideoFrame, is_cut: bool) -> list[_Sample]:
-        """The sample of this frame, if one is due."""
-        if is_cut:
-            self._anchor_s, self._last_luma = time_s, None
-        elif time_s < self._next_s:
-            return []
-        steps = np.floor((time_s - self._anchor_s) * self._fps + 1e-6) + 1
-        self._next_s = float(self._anchor_s + steps / self._fps) - 1e-6
-        bgr = np.ascontiguousarray(np.rot90(self._shrink(frame), self._turns))
-        luma = cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)
-        sample = _Sample(time_s, measure(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)), self._flow_since_last(time_s, luma))
-        self._last_luma, self._last_s = luma, time_s
-        return [sample]
-
-    def _flow_since_last(self, time_s: float, luma: np.ndarray) -> float | None:
-        """Mean magnitude / shorter edge, per sampling period: frames do not fall on the sampling grid."""
-        if self._last_luma is None or min(luma.shape) < _MIN_FLOW_PX:
-            return None
-        vectors = self._flow.calc(self._last_luma, luma, None)
-        magnitude = float(cv2.magnitude(vectors[..., 0], vectors[..., 1]).mean())
-        return magnitude / min(luma.shape) / ((time_s - self._last_s) * self._fps)
+def _first_at(samples: list[Sample], time_s: float) -> int:
+    return bisect_left(samples, time_s, key=lambda sample: sample.time_s)
 
 
 def _span(file_id: str, start_s: float, end_s: float | None) -> dict[str, Any]:
@@ -247,7 +222,7 @@ def _span(file_id: str, start_s: float, end_s: float | None) -> dict[str, Any]:
 def _clip_scores(scan: _Scan, first: int, last: int, start_s: float, end_s: float) -> dict[str, Any]:
     lumas = scan.lumas[first:last]
     found: dict[str, Any] = {"flicker": float(np.abs(np.diff(lumas)).mean()) if len(lumas) > 1 else None}
-    samples = [sample for sample in scan.samples if start_s <= sample.time_s < end_s]
+    samples = scan.samples[_first_at(scan.samples, start_s) : _first_at(scan.samples, end_s)]
     if not samples:
         return found
     for name in ("sharpness", "luminance", "contrast", "colourfulness"):

@@ -1,7 +1,7 @@
 """A video file as frames with presentation times: in one sequential pass, or at chosen times.
 
-Times are the file's own presentation times in seconds from its first frame, rounded to the microsecond, so that variable
-frame rates and wrong headers do not matter: the pass that finds a clip and the pass that loads it agree on every frame.
+Times are the file's own presentation times in seconds from its first frame, rounded to the microsecond, so that
+variable frame rates and wrong headers do not matter: finding a clip and loading it agree on every frame.
 Rotation and non-square pixels are those of the first frame. PyAV decodes, on one thread (a worker is one core). Frames
 at chosen times come from a seek to the key frame before them in MP4 and Matroska, where that is exact; other containers
 are decoded from their start. Measured on 40 real files against full sequential decoding, this returned every frame
@@ -10,6 +10,7 @@ right; decord2 took 2.2 times as long and got the frames of edit-listed MP4 and 
 
 import math
 from collections.abc import Iterator
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -17,7 +18,7 @@ from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
-from stages.rows import Rejected, words
+from stages.rows import RowError, words
 
 _EXACT_SEEK = ("mov,", "matroska,")  # containers with an index of key frames
 _SEEK_GAP_S = 5.0  # decoding on is cheaper than a seek, which decodes half a group of pictures for nothing
@@ -26,12 +27,12 @@ _TICK_S = 1e-6
 _MAX_GLITCH_S = 1.0
 
 
-class Broken(Exception):
+class BrokenVideoError(Exception):
     """The video ends here: its decoder failed, or its time ran backwards. The message says which."""
 
 
 class Video:
-    """An open video. Raises `Rejected`: corrupt, no_video_stream, unsupported_codec, too_many_pixels, no_frames.
+    """An open video. Raises `RowError`: corrupt, no_video_stream, unsupported_codec, too_many_pixels, no_frames.
 
     `codec` is the codec's name; `width_px`, `height_px` are as shown; `quarter_turns` counter-clockwise bring a stored
     frame upright; `interval_s` is the nominal time between frames and `declared_s` the duration that the header
@@ -45,7 +46,7 @@ class Video:
         self._open()
         if self._ahead is None:
             self.close()
-            raise Rejected("no_frames", self._error, format=self.codec)
+            raise RowError("no_frames", self._error, format=self.codec)
         frame = self._ahead[1]
         pixel_aspect = float(self._stream.sample_aspect_ratio or 1)
         self._stored_px = (round(frame.width * (pixel_aspect if 0.1 < pixel_aspect < 10 else 1)), frame.height)
@@ -57,10 +58,10 @@ class Video:
             # Only local files: a crafted container must not make the decoder fetch addresses.
             self._container = av.open(self._path, options={"protocol_whitelist": "file"}, metadata_errors="replace")
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise Rejected("corrupt", words(error)) from error
+            raise RowError("corrupt", words(error)) from error
         try:
             self._stream = self._video_stream()
-        except Rejected:
+        except RowError:
             self._container.close()
             raise
         self._frames = self._decode()
@@ -69,22 +70,30 @@ class Video:
 
     def _video_stream(self) -> av.VideoStream:
         stream = self._container.streams.best("video")
-        if stream is None or stream.disposition & Disposition.attached_pic:
-            raise Rejected("no_video_stream", f"{len(self._container.streams)} streams, none of them video")
+        if not isinstance(stream, av.VideoStream) or stream.disposition & Disposition.attached_pic:
+            raise RowError("no_video_stream", f"{len(self._container.streams)} streams, none of them video")
         context = stream.codec_context
-        if context is None:
-            raise Rejected("unsupported_codec", "no decoder for the video stream")
+        if not isinstance(context, av.VideoCodecContext):
+            raise RowError("unsupported_codec", "no decoder for the video stream")
         self.codec: str = context.codec.canonical_name
         if context.width * context.height > self._max_pixels:
             size = f"{context.width} x {context.height} px; the limit is {self._max_pixels} px"
-            raise Rejected("too_many_pixels", size, format=self.codec, width_px=context.width, height_px=context.height)
+            raise RowError("too_many_pixels", size, format=self.codec, width_px=context.width, height_px=context.height)
         context.options = {"max_pixels": str(self._max_pixels)}
         context.thread_count = 1
-        rate = stream.average_rate or stream.guessed_rate
-        self.interval_s = float(1 / rate) if rate else 0.04
-        self.declared_s = float(stream.duration * stream.time_base) if stream.duration and stream.time_base else None
+        rate = float(stream.average_rate or 0)
+        self.interval_s = 1 / rate if 1 <= rate <= 240 else 0.04  # some headers say 1,000 per second
+        self._time_base = stream.time_base or Fraction(1, 90_000)
+        self.declared_s = self._declared_s(stream)
         self._seekable = self._container.format.name.startswith(_EXACT_SEEK)
         return stream
+
+    def _declared_s(self, stream: av.VideoStream) -> float | None:
+        if stream.duration:
+            return float(stream.duration * self._time_base)
+        if self._container.duration and len(self._container.streams) == 1:  # else it may be that of the sound
+            return self._container.duration / av.time_base
+        return None
 
     def __enter__(self) -> "Video":
         return self
@@ -98,7 +107,7 @@ class Video:
 
     def _decode(self) -> Iterator[tuple[float, VideoFrame]]:
         """(time_s, frame) from where the container stands. Damage before the first good frame is skipped (a recording
-        may start between key frames); damage after it raises `Broken`."""
+        may start between key frames); damage after it raises `BrokenVideoError`."""
         last_s: float | None = None
         packets = self._container.demux(self._stream)
         while True:
@@ -109,18 +118,18 @@ class Video:
                 self._error = words(error)
                 if last_s is None:
                     continue
-                raise Broken(self._error) from error
+                raise BrokenVideoError(self._error) from error
             if packet is None:
                 return
             for frame in frames:
                 if frame.is_corrupt:
                     if last_s is None:
                         continue
-                    raise Broken("the decoder marks a picture as damaged")
+                    raise BrokenVideoError("the decoder marks a picture as damaged")
                 time_s = self._time_s(frame, last_s)
                 if last_s is not None and time_s <= last_s:
                     if last_s - time_s > _MAX_GLITCH_S:
-                        raise Broken(f"presentation time jumps back from {last_s:.3f} s to {time_s:.3f} s")
+                        raise BrokenVideoError(f"presentation time jumps back from {last_s:.3f} s to {time_s:.3f} s")
                     continue  # no player would show it
                 last_s = time_s
                 yield time_s, frame
@@ -130,10 +139,10 @@ class Video:
             return 0.0 if last_s is None else round(last_s + self.interval_s, 6)
         if self._first_pts is None:
             self._first_pts = frame.pts
-        return round(float((frame.pts - self._first_pts) * self._stream.time_base), 6)
+        return round(float((frame.pts - self._first_pts) * self._time_base), 6)
 
     def frames(self) -> Iterator[tuple[float, VideoFrame]]:
-        """Every (time_s, frame) from the start, times rising. Call once, on a fresh Video. Raises `Broken`."""
+        """Every (time_s, frame) from the start, times rising; once, on a fresh Video. Raises `BrokenVideoError`."""
         assert self._ahead is not None and self._held is None
         yield self._ahead
         yield from self._frames
@@ -149,6 +158,10 @@ class Video:
         assert self._held is not None
         return self._held[1]
 
+    def shown_s(self, frame: VideoFrame) -> float:
+        """How long the container says that `frame` is shown; 0 when it does not say."""
+        return float((frame.duration or 0) * self._time_base)
+
     def upright(self, frame: VideoFrame) -> np.ndarray:
         """uint8 (H, W, 3) RGB of a stored frame at its stored size, turned as shown."""
         return np.rot90(frame.to_ndarray(format="rgb24"), self.quarter_turns)
@@ -160,16 +173,16 @@ class Video:
     def _advance(self) -> tuple[float, VideoFrame] | None:
         try:
             return next(self._frames, None)
-        except Broken:
+        except BrokenVideoError:
             return None
 
     def _go_to(self, limit_s: float) -> None:
         for back_s in _SEEK_BACK_S if self._seekable else ():
             target_s = limit_s - back_s
-            if target_s <= 0 or self._first_pts is None or self._stream.time_base is None:
+            if target_s <= 0 or self._first_pts is None:
                 break
             try:
-                target = self._first_pts + math.floor(target_s / self._stream.time_base)
+                target = self._first_pts + math.floor(target_s / self._time_base)
                 self._container.seek(target, stream=self._stream)
             except av.FFmpegError:
                 break
@@ -190,7 +203,11 @@ class Shrinker:
         self._reformatter = VideoReformatter()  # keeps its scaler between frames of one size
 
     def __call__(self, frame: VideoFrame) -> np.ndarray:
-        small = self._reformatter.reformat(
-            frame, width=self._width, height=self._height, format="bgr24", interpolation="AREA", threads=1
-        )
+        """Raises `BrokenVideoError` when the frame's pixels are in a form that no scaler takes."""
+        try:
+            small = self._reformatter.reformat(
+                frame, width=self._width, height=self._height, format="bgr24", interpolation="AREA", threads=1
+            )
+        except (av.FFmpegError, ValueError) as error:
+            raise BrokenVideoError(words(error)) from error
         return small.to_ndarray()

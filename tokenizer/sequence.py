@@ -1,17 +1,18 @@
 """Codes and caption -> one token sequence in Emu3's layout, and back.
 
-Generation order      BOS caption SOV meta SOT  row EOL row EOL ... EOF  EOV EOS
-Understanding order   BOS SOV meta SOT  row EOL ... EOF  EOV caption EOS      (Emu3 paper 3.1: the caption comes last)
+    generation order      BOS caption SOV meta SOT  row EOL ... row EOL EOF  EOV EOS
+    understanding order   BOS SOV meta SOT  row EOL ... row EOL EOF  EOV caption EOS
 
-An EOL follows every row, the last one too, and an EOF every latent frame (Emu3 code; 4,169 tokens for 64x64 codes without
-the caption). `meta` is plain text: "h*w" for an image, in codes. For video the paper names resolution, frame rate and
-duration but no string was ever published; ours is "h*w*t 8fps 2s": rows, columns and latent frames of codes, frames and
-seconds that they stand for. A null caption makes an unconditional sequence, for classifier-free guidance.
+An EOL follows every row, the last one too, and an EOF every latent frame (Emu3 code; 64x64 codes make 4,169 tokens from
+SOV to EOV). Understanding moves the caption behind the medium (Emu3 paper 3.1). `meta` is plain text: "h*w", in codes,
+for an image. For video the paper names resolution, frame rate and duration, but no string was ever published; ours is
+"h*w*t 8fps 2s": rows, columns and latent frames of codes, then frame rate and duration of the frames behind them.
+Without a caption a sequence is unconditional, which classifier-free guidance needs.
 
-Every token has a kind. The loss reports caption, image and video apart, and gives the caption weight 1 and everything
-else the vision weight (Emu3: 0.5; which tokens it covered is unpublished): BOS to EOS minus the caption belongs to the
-medium, and EOL, EOF and meta follow from the grid, so they deserve no more than the codes. They are a kind of their own
-so that their loss of almost zero does not flatter the codes' loss.
+Every token has a kind. The loss reports captions, images and videos apart, and gives captions weight 1 and all else
+the vision weight (Emu3: 0.5; which tokens it covered is unpublished): what is not caption belongs to the medium or
+follows from its grid, so it deserves no more than the codes. What is neither caption nor code is a kind of its own,
+structure, because its loss is almost zero and would flatter that of the codes.
 """
 
 import re
@@ -50,7 +51,7 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a sequence says: `codes` int64, (h, w) or (t, h, w); `fps` None for an image; the caption's ids and place."""
+    """What a sequence says: `codes` int64, (h, w) or (t, h, w), with `fps` for video; the caption's ids and place."""
 
     codes: np.ndarray
     fps: float | None
@@ -158,6 +159,8 @@ class SequenceLayout:
         if len(before) and len(after):
             raise ValueError("there is text before SOV and after EOV; a sequence has one caption")
         caption_ids = np.concatenate([before, after]).astype(np.int32)
+        if (caption_ids >= v.vision_offset).any() or np.isin(caption_ids, v.special_ids).any():
+            raise ValueError("there are codes or structural tokens in the caption")
         return Parsed(codes if grid_t else codes[0], fps, caption_ids, len(after) > 0)
 
     def _only(self, ids: np.ndarray, role: str) -> int:

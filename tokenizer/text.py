@@ -1,11 +1,13 @@
 """Captions -> text ids: a `transformers` tokenizer by name or path, or a byte-level BPE trained on the corpus.
 
-Whichever it is, it ends up with Emu3's eight structural tokens under Emu3's names (Emu3 code, 3.1), so that one sequence
-layout serves a toy vocabulary and the published one. Text of a corpus is data: a caption that spells "<|image end|>" is
-encoded as ordinary characters, never as the token.
+Whichever it is, it ends up with Emu3's eight structural tokens under Emu3's names, so that one sequence layout serves a
+toy vocabulary of 512 ids and the published one of 151,854. Text of a corpus is data: a caption that spells
+"<|image end|>" is encoded as ordinary characters, never as the token.
 """
 
+import re
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +25,10 @@ SPECIAL_STRINGS = {
     "sov": "<|image start|>",
     "eov": "<|image end|>",
 }
+_BAR_AFTER_BRACKET = re.compile(r"(?<=<)(?=\|)")
 
 
-def train_text_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def train_text_tokenizer(captions: Iterable[str], vocab_size: int) -> PreTrainedTokenizerBase:
     """A byte-level BPE of at most `vocab_size` ids, the specials included. The same captions give the same ids.
 
     Every digit stays a token of its own, as in Emu3's vocabulary: "64*64" is five tokens, so a sequence's length
@@ -76,5 +79,8 @@ def encode_captions(tokenizer: PreTrainedTokenizerBase, captions: Sequence[str])
     """int32 ids of each caption, without BOS or EOS; special strings in a caption are plain text."""
     if not captions:
         return []
-    encoded = tokenizer(list(captions), add_special_tokens=False, split_special_tokens=True)
-    return [np.array(ids, np.int32) for ids in encoded["input_ids"]]
+    # split_special_tokens leaves added tokens alone that are not marked special, such as Emu3's visual tokens
+    pieces = [_BAR_AFTER_BRACKET.split(caption) for caption in captions]
+    flat = list(chain.from_iterable(pieces))
+    encoded = iter(tokenizer(flat, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+    return [np.array(list(chain.from_iterable(next(encoded) for _ in parts)), np.int32) for parts in pieces]

@@ -1,8 +1,8 @@
 """One id space for text and vision: the ids of the structural tokens, and where the codes begin.
 
-With Emu3's own tokenizer the codes are its `<|visual token 000000|>` ... (151,854 to 184,621 of 184,622); with any other
-they follow the text ids. Either way an id is `code + vision_offset`: no string is ever made of a code, which costs
-Emu3's loader 20 ms for an image (Emu3 code, datasets.py).
+With Emu3's own tokenizer the codes are its `<|visual token 000000|>` and so on (ids 151,854 to 184,621 of 184,622);
+with any other they follow the text ids. Either way an id is `code + vision_offset`: no string is ever made of a code,
+which costs Emu3's loader 20 ms for an image (Emu3 code, datasets.py).
 """
 
 from pathlib import Path
@@ -37,7 +37,7 @@ class Vocabulary(Config):
 
     @model_validator(mode="after")
     def _apart(self) -> "Vocabulary":
-        ids = [getattr(self, role) for role in SPECIAL_STRINGS]
+        ids = self.special_ids
         if len(set(ids)) < len(ids) or max(ids) >= self.vision_offset:
             raise ValueError(
                 f"special ids {ids} must differ from each other and from the codes; rebuild the vocabulary"
@@ -63,6 +63,11 @@ class Vocabulary(Config):
                 )
         specials = {role: known[text] for role, text in SPECIAL_STRINGS.items()}
         return cls(**specials, vision_offset=offset, codebook_size=codebook_size)
+
+    @property
+    def special_ids(self) -> list[int]:
+        """Ids of the structural tokens."""
+        return [getattr(self, role) for role in SPECIAL_STRINGS]
 
     @property
     def size(self) -> int:

@@ -1,0 +1,68 @@
+"""The command line: its commands and options are this literal list, each with help; errors are one clear message."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import typer
+import yaml
+
+from pipeline.cli import app
+
+COMMANDS = {
+    "run": ["CONFIG", "--set"],
+    "curate": ["CONFIG", "--set"],
+    "caption": ["CONFIG", "--set"],
+    "tokenize": ["CONFIG", "--set"],
+    "train": ["CONFIG", "--set"],
+    "status": ["CONFIG", "--set", "--json"],
+    "show": ["CONFIG", "MEDIA_ID", "--set"],
+    "sample": ["CONFIG", "--prompt", "--out", "--seed", "--set"],
+    "demo": ["--config", "--images", "--set"],
+    "tokenizer train": ["CONFIG", "--set", "--out"],
+}
+
+
+def commands(group, prefix: str = "") -> dict[str, list[str]]:
+    found = {}
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            found |= commands(command, f"{prefix}{name} ")
+        else:
+            names = [p.metavar if p.param_type_name == "argument" else p.opts[0] for p in command.params]
+            found[prefix + name] = [each for each in names if each != "--help"]
+            assert command.help, f"{name} has no help"
+            assert all(p.help for p in command.params), f"an option of {name} has no help"
+    return found
+
+
+def test_the_command_line_is_this():
+    assert commands(typer.main.get_command(app)) == COMMANDS
+
+
+def test_every_command_is_in_the_readme():
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    missing = [name for name in COMMANDS if f"tokenmill {name}" not in readme]
+    assert not missing
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "pipeline.cli", *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_a_mistake_is_one_message_and_exit_code_1(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"root": str(tmp_path / "root"), "sources": [{"uri": "photos"}], "curat": {}}))
+    result = call("run", str(path))
+    assert result.returncode == 1
+    assert "mine.yaml: curat: unknown key; nearest valid key: 'curate'" in result.stderr.replace("\n", "")
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "root").exists(), "work began before the config was known to be right"
+
+
+def test_status_without_a_catalog_says_what_to_do(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"root": str(tmp_path / "root"), "sources": [{"uri": "photos"}]}))
+    result = call("status", str(path))
+    assert result.returncode == 1
+    assert "tokenmill run" in result.stderr

@@ -1,0 +1,42 @@
+"""Images and clips in memory -> batches of random crops and flips, a pure function of the generator given."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tokenizer.geometry import resize
+
+
+def image_batch(images: Sequence[np.ndarray], count: int, crop_px: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` random crops, mirrored half of the time: uint8 (count, crop_px, crop_px, 3)."""
+    chosen = rng.integers(len(images), size=count)
+    return np.stack([_crop(images[index][None], crop_px, rng)[0] for index in chosen])
+
+
+def clip_batch(
+    clips: Sequence[np.ndarray], count: int, crop_px: int, num_frames: int, rng: np.random.Generator
+) -> np.ndarray:
+    """`count` crops of neighbouring frames: uint8 (count, num_frames, crop_px, crop_px, 3)."""
+    taken = []
+    for index in rng.integers(len(clips), size=count):
+        start = rng.integers(len(clips[index]) - num_frames + 1)
+        taken.append(_crop(clips[index][start : start + num_frames], crop_px, rng))
+    return np.stack(taken)
+
+
+def _crop(frames: np.ndarray, crop_px: int, rng: np.random.Generator) -> np.ndarray:
+    frames = large_enough(frames, crop_px)
+    top = rng.integers(frames.shape[1] - crop_px + 1)
+    left = rng.integers(frames.shape[2] - crop_px + 1)
+    crop = frames[:, top : top + crop_px, left : left + crop_px]
+    return crop[:, :, ::-1] if rng.random() < 0.5 else crop
+
+
+def large_enough(frames: np.ndarray, side_px: int) -> np.ndarray:
+    """Frames (T, H, W, 3), scaled up where a side is shorter than `side_px`."""
+    height, width = frames.shape[1:3]
+    if min(height, width) >= side_px:
+        return frames
+    scale = side_px / min(height, width)
+    size = max(side_px, round(width * scale)), max(side_px, round(height * scale))
+    return np.stack([resize(frame, size) for frame in frames])

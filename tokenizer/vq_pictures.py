@@ -1,0 +1,60 @@
+"""A trained tokenizer and its log -> the two pictures to look at: reconstructions beside originals, and the loss curve."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tokenizer.vq import VisionTokenizer
+from tokenizer.vq_batches import large_enough
+
+_NUM_COLUMNS = 8
+_SMOOTHING_STEPS = 25
+
+
+def draw_reconstructions(
+    tokenizer: VisionTokenizer, images: Sequence[np.ndarray], clips: Sequence[np.ndarray], side_px: int, path: Path
+) -> None:
+    """A PNG of up to eight images (centre crops) over their reconstructions, and two clips of four frames likewise."""
+    rows = []
+    if images:
+        picks = np.linspace(0, len(images) - 1, _NUM_COLUMNS).astype(int)
+        originals = np.stack([_centre(images[index][None], side_px)[0] for index in picks])
+        rows += [originals, tokenizer.decode_images(tokenizer.encode_images(originals))]
+    if clips:
+        picks = np.linspace(0, len(clips) - 1, _NUM_COLUMNS // tokenizer.temporal_factor).astype(int)
+        originals = np.stack([_centre(clips[index][: tokenizer.temporal_factor], side_px) for index in picks])
+        decoded = tokenizer.decode_clips(tokenizer.encode_clips(originals))
+        rows += [originals.reshape(-1, *originals.shape[2:]), decoded.reshape(-1, *decoded.shape[2:])]
+    Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows])).save(path)
+
+
+def draw_curve(log: Path, path: Path) -> None:
+    """A PNG of PSNR by step, smoothed over 25 steps, images and clips apart."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    figure, axes = pyplot.subplots(figsize=(6, 3.5))
+    for kind in ("images", "clips"):
+        steps = [record["step"] for record in records if record["kind"] == kind]
+        values = [record["psnr"] for record in records if record["kind"] == kind]
+        width = min(_SMOOTHING_STEPS, len(values))
+        if width:
+            axes.plot(steps[width - 1 :], np.convolve(values, np.ones(width) / width, "valid"), label=kind)
+    axes.set_xlabel("step")
+    axes.set_ylabel("PSNR of training crops, dB")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _centre(frames: np.ndarray, side_px: int) -> np.ndarray:
+    frames = large_enough(frames, side_px)
+    top, left = (frames.shape[1] - side_px) // 2, (frames.shape[2] - side_px) // 2
+    return frames[:, top : top + side_px, left : left + side_px]

@@ -1,0 +1,124 @@
+"""What is trained (`TrainConfig`, part of every fingerprint) and how (`TrainResources`, never part of one).
+
+Emu3's published values stand in the descriptions; the defaults train on a laptop. Optimizer, batch and steps of Emu3
+were never published; betas, decay and clipping are those of its fine-tuning code and of Emu3.5.
+"""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from tokenizer.identity import Config, Resources
+
+
+class ModelConfig(Config):
+    """A decoder-only transformer of the class `Emu3ForCausalLM`."""
+
+    hidden_size: int = Field(256, description="Small cannot hold the data, large is slow. Emu3: 4,096.", gt=0)
+    num_layers: int = Field(4, description="Few cannot relate far tokens, many are slow. Emu3: 32.", gt=0)
+    num_heads: int = Field(4, description="Must divide hidden_size into heads of an even size. Emu3: 32.", gt=0)
+    num_kv_heads: int = Field(4, description="Fewer save cache when sampling; must divide num_heads. Emu3: 8.", gt=0)
+    intermediate_size: int = Field(768, description="Small cannot hold the data, large is slow. Emu3: 14,336.", gt=0)
+    dropout: float = Field(0.1, description="0 collapsed Emu3's training, much learns slowly. Emu3: 0.1.", ge=0, lt=1)
+    rope_theta: float = Field(1e6, description="Small blurs far positions. Emu3: 1e6.", gt=1)
+    init_from: str | None = Field(
+        None, description="Hub name or folder of a model to continue from; its sizes then replace those above."
+    )
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "ModelConfig":
+        if self.hidden_size % self.num_heads or self.hidden_size // self.num_heads % 2:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} / num_heads {self.num_heads} must be an even whole number, such as 64"
+            )
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_kv_heads {self.num_kv_heads} must divide num_heads {self.num_heads}")
+        return self
+
+
+class DataConfig(Config):
+    """How rows of the token table become sequences and packs."""
+
+    context_tokens: int = Field(
+        5_120, description="A longer document is left out and counted. Emu3: 5,120, then 131,072 with video.", gt=16
+    )
+    pack_tokens: int = Field(
+        40_960, description="Documents share packs of this length; below 8 contexts packs stay part empty.", gt=16
+    )
+    batch_packs: int = Field(1, description="Packs per optimizer step: small is noisy, large learns slowly.", gt=0)
+    window_documents: int = Field(
+        100_000, description="Documents packed together: small leaves gaps, large reads shards more at random.", gt=0
+    )
+    understanding_share: float = Field(
+        0.2, description="Share with the caption after the medium; 1 never learns to draw. Unpublished.", ge=0, le=1
+    )
+    null_caption_share: float = Field(
+        0.1, description="Share without caption; 0 leaves nothing to guide against. Emu3's code: 0.05.", ge=0, le=1
+    )
+    text_tokenizer: str | None = Field(
+        None, description="Hub name or folder; null trains a byte-level BPE on the captions."
+    )
+    text_vocab_size: int = Field(
+        1_024,
+        description="Size of the trained BPE: small makes captions long, large leaves rare ids untrained.",
+        ge=264,
+    )
+
+    @model_validator(mode="after")
+    def _pack_holds_context(self) -> "DataConfig":
+        if self.pack_tokens < self.context_tokens:
+            raise ValueError(
+                f"pack_tokens {self.pack_tokens} must hold a document of context_tokens {self.context_tokens}"
+            )
+        return self
+
+
+class OptimizerConfig(Config):
+    """AdamW, linear warm-up, cosine to zero."""
+
+    steps: int | None = Field(None, description="Optimizer steps; give either steps or epochs.", gt=0)
+    epochs: int | None = Field(None, description="Passes over the data; give either steps or epochs.", gt=0)
+    lr: float = Field(1e-3, description="Small learns slowly, large diverges. Emu3: 5e-5.", gt=0)
+    warmup_steps: int = Field(50, description="Few diverge early, many waste steps. Emu3.5: 700.", ge=0)
+    beta1: float = Field(0.9, description="Small is noisy, large overshoots.", ge=0, lt=1)
+    beta2: float = Field(0.95, description="Small is noisy, large reacts late to a change.", ge=0, lt=1)
+    weight_decay: float = Field(0.1, description="Small overfits, large underfits; matrices only.", ge=0)
+    clip_norm: float = Field(1.0, description="Small slows, large lets one batch spoil the weights. Emu3.5: 5.", gt=0)
+    vision_weight: float = Field(
+        0.5, description="Loss weight of all but captions: small draws badly, large drowns captions. Emu3: 0.5.", gt=0
+    )
+
+    @model_validator(mode="after")
+    def _steps_or_epochs(self) -> "OptimizerConfig":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give either steps or epochs, and not both")
+        return self
+
+
+class TrainConfig(Config):
+    """One training run."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig(epochs=1)
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "bfloat16", description="Of the matrix products; weights, sums and loss stay float32. float32 is slower."
+    )
+    seed: int = Field(0, description="Of weights, order and dropout.", ge=0)
+
+
+class TrainResources(Resources):
+    """How a run is spread over machines. Never changes what is computed."""
+
+    num_workers: int = Field(1, description="Too many wait for CPUs or GPUs; each holds the whole model.", gt=0)
+    use_gpu: bool = Field(False, description="One GPU per worker; false trains on the CPU.")
+    cpus_per_worker: float = Field(1.0, description="CPUs that each worker reserves.", gt=0)
+    threads: int | None = Field(
+        None, description="CPU threads per worker; more than there are CPUs is slow. Null: cpus_per_worker.", gt=0
+    )
+    recompute: bool = Field(False, description="True computes activations twice and needs far less memory.")
+    cache_mb: int = Field(1_024, description="Shard data that a worker keeps; too little reads it again.", gt=0)
+    log_every_steps: int = Field(1, description="Often writes many lines, rarely shows nothing for long.", gt=0)
+    checkpoint_every_steps: int = Field(500, description="Often costs time, rarely loses more at a crash.", gt=0)
+    keep_checkpoints: int = Field(2, description="Newest checkpoints that stay; each is three times the model.", gt=0)
+    max_failures: int = Field(0, description="Crashes after which workers restart from the newest checkpoint.", ge=0)

@@ -1,12 +1,12 @@
 """The catalog: four Delta tables under the config's `root`, each change one atomic table version.
 
-Workers write Parquet shards; the driver commits them. A row is visible if and only if its shard was committed, so a killed
-run leaves orphan files and nothing else. Changing rows is copy-on-write with our own shard writer (`edit`): the files that
-hold such rows are written anew and old and new are exchanged in one commit, which keeps the codes' encoding, and is
-atomic on S3 by conditional put (delta-rs, no lock service). The driver of a run is the only writer.
+Workers write Parquet shards; the driver commits them. A row is visible if and only if its shard was committed, so a
+killed run leaves orphan files and nothing else. Changing rows is copy-on-write with our own shard writer (`edit`): the
+files that hold such rows are written anew and old and new are exchanged in one commit, which keeps the codes'
+encoding, and is atomic on S3 by conditional put (delta-rs, no lock service). The driver of a run is the only writer.
 
-Delta has no unsigned types: `codes` is declared `array<integer>` in the log and stored as uint16 in the files; any reader
-widens it. Sources: the Delta protocol's add and remove actions; ARCHITECTURE.md's tables.
+Delta has no unsigned types: `codes` is declared `array<integer>` in the log and stored as uint16 in the files; any
+reader widens it. Sources: the Delta protocol's add and remove actions; ARCHITECTURE.md's tables.
 """
 
 import json

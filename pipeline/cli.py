@@ -72,7 +72,9 @@ def train(config: ConfigPath, sets: Sets = None) -> None:
 
 @app.command()
 def status(
-    config: ConfigPath, sets: Sets = None, as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False
+    config: ConfigPath,
+    sets: Sets = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
 ) -> None:
     """Counts of every table, rejections by reason, versions, fingerprints, and what the last run did."""
     from pipeline.status import print_status
@@ -97,7 +99,9 @@ def sample(
     config: ConfigPath,
     prompt: Annotated[list[str], typer.Option("--prompt", help="What to draw; repeatable.")],
     out: Annotated[Path, typer.Option("--out", help="The PNG to write.")] = Path("sample.png"),
-    seed: Annotated[list[int] | None, typer.Option("--seed", help="Repeatable; every prompt is drawn with each.")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option("--seed", help="Repeatable; every prompt is drawn with each.")
+    ] = None,
     sets: Sets = None,
 ) -> None:
     """Draw pictures from the trained model; several prompts or seeds give a grid."""
@@ -108,7 +112,9 @@ def sample(
 
 @app.command()
 def demo(
-    config: Annotated[Path | None, typer.Option("--config", help="Default: the demo config that comes with tokenmill.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="Default: the demo config that comes with tokenmill.")
+    ] = None,
     images: Annotated[int, typer.Option("--images", min=24, help="How many scenes to draw.")] = 600,
     sets: Sets = None,
 ) -> None:

@@ -1,12 +1,13 @@
 """`tokenmill demo`: draw a corpus, run every phase on it, draw captions that it never held, and leave two pictures.
 
-The corpus (pipeline/scenes.py) says in words exactly what its pictures show, so how well samples follow their prompts is
-counted, not judged by eye: decode, classify colours and shapes by pixels (pipeline/judge.py), compare with the same
+The corpus (pipeline/scenes.py) says in words exactly what its pictures show, so how well samples follow their prompts
+is counted, not judged by eye: decode, classify colours and shapes by pixels (pipeline/judge.py), compare with the same
 pictures judged against other prompts, which is chance.
 """
 
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from tokenizer.vq import VisionTokenizer
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
 PHASES = ("curate", "caption", "tokenize", "train")
+_NOTE = ".corpus.json"  # a hidden file: not listed as a medium
 _SHOWN_PER_ROW = 8
 _SHOWN_SAMPLES = 16
 _STRIP_FRAMES = 4
@@ -40,8 +42,8 @@ def run_demo(path: Path | None, sets: list[str], num_images: int, console: Conso
     config = load(path or CONFIG, sets)
     corpus = make_corpus(config, num_images)
     console.print(
-        f"Corpus: {corpus.num_images} drawn scenes, {corpus.num_videos} videos, {len(corpus.bad)} files spoiled on purpose, "
-        f"in {config.sources[0].uri}",
+        f"Corpus: {corpus.num_images} drawn scenes, {corpus.num_videos} videos, {len(corpus.bad)} files spoiled on "
+        f"purpose, in {config.sources[0].uri}",
         highlight=False,
     )
     run_phases(config, PHASES, "demo", console)
@@ -57,13 +59,17 @@ def run_demo(path: Path | None, sets: list[str], num_images: int, console: Conso
 
 
 def make_corpus(config: RunConfig, num_images: int) -> Corpus:
-    """Write the corpus where the config's first source is; an existing one is written again, byte for byte."""
+    """The corpus at the config's first source: written there, or, when it stands there already, left alone."""
     uri = storage.absolute(config.sources[0].uri)
-    if not storage.is_remote(uri):
-        return write_corpus(Path(uri), num_images)
+    note = storage.join(uri, _NOTE)
+    if storage.exists(note):
+        known = storage.read_json(note)
+        if known["num_images"] == num_images:
+            return Corpus(**known | {"held_out": tuple(Scene(**scene) for scene in known["held_out"])})
     with tempfile.TemporaryDirectory(prefix="tokenmill-") as folder:
         corpus = write_corpus(Path(folder), num_images)
         storage.upload_folder(Path(folder), uri)
+    storage.write_json(note, asdict(corpus))  # last: its presence says that all is there
     return corpus
 
 

@@ -3,7 +3,7 @@
 from rich.console import Console
 
 from pipeline import phases as phase_functions
-from pipeline import plan, refresh, report
+from pipeline import plan, report
 from pipeline.config import RunConfig
 from pipeline.phases import Run
 from pipeline.run import cluster

@@ -1,8 +1,8 @@
 """The phases of a run over one catalog: curate, caption, tokenize, train.
 
-Each of the first three is the same loop: what the phase before keeps, less what is done with this fingerprint, goes through
-the stages into shards that are committed on the way. All start by looking at what is there, so a second run of an unchanged
-config reads no media, and a run after a kill does the rest.
+Each of the first three is the same loop: what the phase before keeps, less what is done with this fingerprint, goes
+through the stages into shards that are committed on the way. All start by looking at what is there, so a second run of
+an unchanged config reads no media, and a run after a kill does the rest.
 """
 
 import secrets
@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
-from pipeline import plan, refresh
-from pipeline.catalog import SOURCES, Catalog, Shard, Table
+from pipeline import plan, refresh, trained
+from pipeline.catalog import SOURCES, Catalog, CatalogError, Shard, Table
 from pipeline.config import RunConfig
 from pipeline.report import Meter, PhaseReport
 from pipeline.run import Sink, run_flow
@@ -25,7 +25,9 @@ from pipeline.sources import list_sources, with_captions
 from stages.columns import CAPTIONS, MEDIA
 from tokenizer import storage, vq
 from tokenizer.shards import TOKENS
-from training.loop import TrainJob, TrainResult, fit
+from training.curves import draw_curves
+from training.loop import fit
+from training.prepare import TrainJob
 
 
 @dataclass
@@ -36,7 +38,9 @@ class Run:
     console: Console
     command: str
     reports: list[PhaseReport] = field(default_factory=list)
-    run_id: str = field(default_factory=lambda: f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}")
+    run_id: str = field(
+        default_factory=lambda: f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    )
 
     def __post_init__(self) -> None:
         self.catalog = Catalog(self.config.root)
@@ -137,19 +141,26 @@ def caption(run: Run) -> None:
     catalog = run.catalog
     print_ = refresh.caption_fingerprint(run.config)
     todo = refresh.without_caption(catalog, print_)
-    _simple_phase(run, plan.caption_plan(run.config), catalog.captions, CAPTIONS, todo, print_, ["media_id", "reject_reason"])
+    _simple_phase(
+        run, plan.caption_plan(run.config), catalog.captions, CAPTIONS, todo, print_, ["media_id", "reject_reason"]
+    )
     refresh.drop_stale(catalog, "captions", print_, run.run_id)
 
 
 def tokenize(run: Run) -> None:
     """Kept, captioned media become rows of `tokens`."""
     catalog = run.catalog
-    print_ = refresh.tokenize_fingerprint(run.config, vq.identity(run.config.tokenize.tokenize.model))
+    print_ = tokenize_print(run.config)
     todo = refresh.without_tokens(catalog, print_)
     keys = ["media_id", "reject_reason", "frames_trimmed"]
     _simple_phase(run, plan.tokenize_plan(run.config), catalog.tokens, TOKENS, todo, print_, keys)
     refresh.drop_stale(catalog, "tokens", print_, run.run_id)
     run.reports[-1].numbers["captions_synced"] = refresh.sync_captions(catalog, run.run_id)
+
+
+def tokenize_print(config: RunConfig) -> str:
+    """Fingerprint of token rows made with this config and the weights that its model name stands for now."""
+    return refresh.tokenize_fingerprint(config, vq.identity(config.tokenize.tokenize.model))
 
 
 def _simple_phase(
@@ -178,3 +189,42 @@ def _simple_phase(
 
 def _constants(print_: str, run: Run) -> dict[str, str]:
     return {"fingerprint": print_, "run_id": run.run_id}
+
+
+def train(run: Run) -> None:
+    """One transformer over the shards of one pinned version of `tokens`; resumed from its checkpoint when there is
+    one.
+    """
+    part, tokens = run.config.train, run.catalog.tokens
+    version = tokens.version if part.tokens_version is None else part.tokens_version
+    uri = trained.run_uri(run.catalog.root, part.train, version)
+    job = TrainJob(
+        config=part.train,
+        shard_uris=tokens.files(version),
+        codebook_size=vq.codebook_size(run.config.tokenize.tokenize.model),
+        run_uri=uri,
+        tokens_version=version,
+        tokens_fingerprint=tokenize_print(run.config),
+    )
+    is_done = storage.exists(storage.join(uri, "done.json"))
+    with run.phase("train", 0, "steps") as meter:
+
+        def show(step: int, total: int, losses: dict[str, float], tokens_per_s: float) -> None:
+            meter.total = total
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in losses.items() if name != "structure")
+            meter.at(step, f"{shown}  {tokens_per_s:,.0f} tokens/s")
+
+        if not job.shard_uris:
+            raise CatalogError(
+                f"{tokens.uri}: version {version} holds no rows to train on; `tokenmill status` says why"
+            )
+        result = fit(job, part.resources, show)
+        draw_curves(uri, storage.join(uri, "loss.png"))
+        report = meter.report
+        report.num_read = 0 if is_done else result.num_documents
+        report.numbers = {"run_uri": uri, "tokens_version": version, "plan": result.plan, "losses": result.losses}
+        losses = ", ".join(f"{name} {value:.3f}" for name, value in result.losses.items())
+        state = "already trained" if is_done else f"trained in {result.num_steps} steps"
+        meter.note(f"{state} on tokens version {version}: {result.num_documents} documents; {losses}")
+        if result.excluded:
+            meter.note("not used: " + ", ".join(f"{reason} {count}" for reason, count in result.excluded.items()))

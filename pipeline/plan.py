@@ -1,7 +1,7 @@
 """The plan: which stages run, whether their columns fit together, whether the cluster can hold their pools at once.
 
-Checked before any worker starts: a missing column is found by name, and pools that could never all start (Ray would wait
-for ever, without an error) are refused with the number to change.
+Checked before any worker starts: a missing column is found by name, and pools that could never all start (Ray would
+wait for ever, without an error) are refused with the number to change.
 """
 
 from dataclasses import dataclass
@@ -11,9 +11,10 @@ import pyarrow as pa
 import ray
 
 from pipeline.config import Pool, RunConfig
-from pipeline.run import Group, Stage
+from pipeline.run import Group
 from pipeline.writer import NUM_CPUS as WRITER_CPUS
 from stages.caption import Caption
+from stages.chain import StageSpec
 from stages.columns import LISTED
 from stages.decide import Decide
 from stages.frames import LoadFrames
@@ -46,10 +47,10 @@ class PhasePlan:
 
     phase: str
     start: pa.Schema
-    pools: tuple[tuple[tuple[Stage, ...], Pool], ...]
+    pools: tuple[tuple[tuple[StageSpec, ...], Pool], ...]
 
     @property
-    def stages(self) -> list[Stage]:
+    def stages(self) -> list[StageSpec]:
         """All stages in order."""
         return [stage for stages, _ in self.pools for stage in stages]
 
@@ -81,10 +82,13 @@ def check_columns(plan: PhasePlan, result: pa.Schema) -> None:
     for stage, _ in plan.stages:
         for field in stage.reads:
             if field.name not in columns:
-                raise PlanError(f"{plan.phase}: {stage.__name__} reads column {field.name!r}, which no stage before it writes")
+                raise PlanError(
+                    f"{plan.phase}: {stage.__name__} reads column {field.name!r}, which no stage before it writes"
+                )
             if columns[field.name] != field.type:
                 raise PlanError(
-                    f"{plan.phase}: {stage.__name__} reads {field.name!r} as {field.type}, but it is {columns[field.name]}"
+                    f"{plan.phase}: {stage.__name__} reads {field.name!r} as {field.type}, "
+                    f"but it is {columns[field.name]}"
                 )
         columns |= {field.name: field.type for field in stage.writes}
         for name in stage.drops:
@@ -95,7 +99,9 @@ def check_columns(plan: PhasePlan, result: pa.Schema) -> None:
 
 
 def groups(plan: PhasePlan, resources: dict[str, float] | None = None) -> list[Group]:
-    """Pools with their number of workers on the cluster that Ray is connected to. Raises PlanError when they do not fit."""
+    """Pools with their number of workers on the cluster that Ray is connected to. Raises PlanError when they do not
+    fit.
+    """
     have = ray.cluster_resources() if resources is None else resources
     cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
     made = []

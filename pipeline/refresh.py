@@ -1,8 +1,8 @@
 """What is left to do: the difference between sources, config and catalog, and the clean-up that follows changes.
 
-Every function is idempotent and reads only ids, etags and fingerprints, so that a run after a crash, a run after a change
-and a run after nothing are the same code. `reconcile` holds the rule that ties the tables together: `media` holds what a
-present source holds, `captions` and `tokens` hold only kept media.
+Every function is idempotent and reads only ids, etags and fingerprints, so that a run after a crash, a run after a
+change and a run after nothing are the same code. `reconcile` holds the rule that ties the tables together: `media`
+holds what a present source holds, `captions` and `tokens` hold only kept media.
 """
 
 from dataclasses import dataclass
@@ -81,7 +81,9 @@ def forget_gone(catalog: Catalog, uris: list[str], run_id: str) -> None:
     def gone(rows: pa.Table) -> pa.Table:
         count = rows.num_rows
         rows = rows.set_column(rows.schema.get_field_index("status"), "status", pa.array(["gone"] * count))
-        return rows.set_column(rows.schema.get_field_index("last_seen_run"), "last_seen_run", pa.array([run_id] * count))
+        return rows.set_column(
+            rows.schema.get_field_index("last_seen_run"), "last_seen_run", pa.array([run_id] * count)
+        )
 
     catalog.sources.edit(pc.field("uri").isin(uris), gone, {"run_id": run_id, "what": "objects gone"})
 
@@ -89,8 +91,8 @@ def forget_gone(catalog: Catalog, uris: list[str], run_id: str) -> None:
 def recaption(catalog: Catalog, rows: pa.Table, texts: pa.Table, uses_source: bool, run_id: str) -> None:
     """Give media whose source caption alone changed their new one; no medium is read.
 
-    `rows` are rows of LISTING, `texts` the same rows with `source_caption`. The caption rows that derive from the old text
-    go first, so that a crash in between leaves work to redo and nothing wrong.
+    `rows` are rows of LISTING, `texts` the same rows with `source_caption`. The caption rows that derive from the old
+    text go first, so that a crash in between leaves work to redo and nothing wrong.
     """
     if not rows.num_rows:
         return
@@ -151,7 +153,9 @@ def reconcile(catalog: Catalog, print_: str, run_id: str) -> dict[str, int]:
     stale, lost = (media.filter(mask)["file_id"].combine_chunks().unique() for mask in (is_stale, is_lost))
     if len(stale) or len(lost):
         old = pc.field("fingerprint") != print_
-        done["media"] = catalog.media.edit((old & pc.field("file_id").isin(stale)) | pc.field("file_id").isin(lost), None, note)
+        done["media"] = catalog.media.edit(
+            (old & pc.field("file_id").isin(stale)) | pc.field("file_id").isin(lost), None, note
+        )
         media = media.filter(pc.invert(pc.or_(is_stale, is_lost)))
 
     places = _pair(sources).combine_chunks()
@@ -226,7 +230,9 @@ def sync_captions(catalog: Catalog, run_id: str) -> int:
         found = pc.index_in(rows["media_id"], value_set=ids)
         return rows.set_column(rows.schema.get_field_index("caption"), "caption", captions["caption"].take(found))
 
-    return catalog.tokens.edit(pc.field("media_id").isin(stale), set_caption, {"run_id": run_id, "what": "captions changed"})
+    return catalog.tokens.edit(
+        pc.field("media_id").isin(stale), set_caption, {"run_id": run_id, "what": "captions changed"}
+    )
 
 
 def unread_id(uri: str, listed: pa.Table) -> str:

@@ -62,18 +62,20 @@ class Meter:
         self.arrived_rows = 0
         self._start = self._last = time.monotonic()
         self._bar: Progress | None = None
+        self._text = ""
 
     def __enter__(self) -> "Meter":
-        if self.console.is_terminal and self.total:
-            self._bar = Progress(
-                TextColumn(f"{self.report.phase:>9}"), BarColumn(), TextColumn("{task.fields[line]}"), TimeElapsedColumn(),
-                console=self.console, transient=True,
-            )  # fmt: skip
+        if self.console.is_terminal:
+            name = TextColumn(f"{self.report.phase:>9}")
+            line = TextColumn("{task.fields[line]}")
+            self._bar = Progress(name, BarColumn(), line, TimeElapsedColumn(), console=self.console, transient=True)
             self._bar.start()
-            self._task = self._bar.add_task("", total=self.total, line="starting workers")
+            self._task = self._bar.add_task("", total=self.total or None, line="starting workers")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.report.seconds = time.monotonic() - self._start
         if self._bar:
             self._bar.stop()
@@ -86,6 +88,12 @@ class Meter:
     def arrived(self, num_rows: int) -> None:
         """The results of `num_rows` rows of the todo came out of the last stage; the last block may be shorter."""
         self.arrived_rows = min(self.arrived_rows + num_rows, self.total)
+        self._show()
+
+    def at(self, done: int, text: str) -> None:
+        """`done` of `total` units are through; `text` says how it goes."""
+        self.arrived_rows = done
+        self._text = text
         self._show()
 
     def settled(self, keys: pa.Table) -> None:
@@ -104,15 +112,12 @@ class Meter:
         elapsed = max(time.monotonic() - self._start, 1e-6)
         rate = self.arrived_rows / elapsed
         left = (self.total - self.arrived_rows) / rate if rate and self.total > self.arrived_rows else 0.0
-        rejected = sum(self.report.rejected.values())
-        return (
-            f"{self.arrived_rows}/{self.total} {self.unit}  {rate:.1f}/s  "
-            f"kept {self.report.num_kept}  rejected {rejected}  left {left:.0f} s"
-        )
+        text = self._text or f"kept {self.report.num_kept}  rejected {sum(self.report.rejected.values())}"
+        return f"{self.arrived_rows}/{self.total} {self.unit}  {rate:.1f}/s  {text}  left {left:.0f} s"
 
     def _show(self) -> None:
         if self._bar:
-            self._bar.update(self._task, completed=min(self.arrived_rows, self.total), line=self._line())
+            self._bar.update(self._task, total=self.total or None, completed=self.arrived_rows, line=self._line())
         elif time.monotonic() - self._last >= _PLAIN_EVERY_S:
             self._last = time.monotonic()
             self.console.print(f"  {self.report.phase}: {self._line()}", highlight=False)
@@ -126,23 +131,9 @@ def table(title: str, *columns: str) -> Table:
     return made
 
 
-def closing(console: Console, reports: list[PhaseReport]) -> None:
-    """The closing table of a run: seen = kept + rejected, by reason."""
-    made = table("What happened", "phase", "read#", "seen#", "= kept#", "+ rejected#", "copies#", "s#", "rejected by reason")
-    for report in reports:
-        reasons = ", ".join(f"{shown(reason)} {count}" for reason, count in report.rejected.most_common())
-        made.add_row(
-            report.phase, str(report.num_read), str(report.num_seen), str(report.num_kept),
-            str(sum(report.rejected.values())), str(report.num_copies), f"{report.seconds:.1f}", reasons or "-",
-        )  # fmt: skip
-        assert report.num_seen == report.num_kept + sum(report.rejected.values()), "a row went missing in the count"
-    console.print(made)
-    for report in reports:
-        for note in report.notes:
-            console.print(f"  {report.phase}: {shown(note, 400)}", highlight=False)
-
-
 def reasons_of(rows: pa.Table) -> dict[str, int]:
     """Rejected rows by reason, most first."""
     counts = pc.value_counts(rows["reject_reason"].drop_null()).to_pylist()
-    return {item["values"]: item["counts"] for item in sorted(counts, key=lambda item: (-item["counts"], item["values"]))}
+    return {
+        item["values"]: item["counts"] for item in sorted(counts, key=lambda item: (-item["counts"], item["values"]))
+    }

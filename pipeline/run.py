@@ -1,9 +1,9 @@
 """One phase on Ray: rows to do go through pools of stage actors, their blocks become shards, shards become commits.
 
-The driver holds references to blocks, not their rows: every `commit_every_s` seconds a task writes the finished blocks as
-one Parquet shard and returns its key columns, from which duplicates are found before the commit. Order is preserved, so
-that which of two equal files becomes the medium does not depend on timing. Neighbouring stages with one pool run in one
-process and hand tables over in memory: a decoded picture never crosses the object store.
+The driver holds references to blocks, not their rows: every `commit_every_s` seconds a task writes the finished blocks
+as one Parquet shard and returns its key columns, from which duplicates are found before the commit. Order is
+preserved, so that which of two equal files becomes the medium does not depend on timing. Neighbouring stages with one
+pool run in one process and hand tables over in memory: a decoded picture never crosses the object store.
 
 A worker that dies takes its block with it; those rows are tried again one by one in a worker of their own, with a time
 limit, and a row that kills or hangs its worker once more is rejected. Everything else goes on.
@@ -30,19 +30,17 @@ from pipeline import writer
 from pipeline.catalog import Shard
 from pipeline.config import Cluster, Pool
 from pipeline.report import Meter
-from stages.chain import Chain
+from stages.chain import Chain, StageSpec
 
 _RETRIES = 1
 _ISOLATED_TIMEOUT_S = 300.0
-
-Stage = tuple[type, Any]
 
 
 @dataclass(frozen=True)
 class Group:
     """Neighbouring stages that share a pool of actors."""
 
-    stages: tuple[Stage, ...]
+    stages: tuple[StageSpec, ...]
     pool: Pool
     workers: int
 
@@ -140,7 +138,7 @@ def run_flow(
     if not todo.num_rows:
         return
     blocks = blocks_of(todo, groups[0].pool.batch_rows)
-    dataset = ray.data.from_arrow(blocks)
+    dataset: ray.data.Dataset = ray.data.from_arrow(blocks)
     for number, group in enumerate(groups):
         dataset = dataset.map_batches(
             Chain,
@@ -188,7 +186,8 @@ def _isolated(groups: list[Group], row: pa.Table, reject: Callable[[pa.Table, st
     """One row in workers of its own. A stage's exception is the program's fault and is raised."""
     table = row
     for group in groups:
-        worker = ray.remote(Chain).options(num_cpus=group.pool.num_cpus, num_gpus=group.pool.num_gpus).remote(group.stages)
+        needs = {"num_cpus": group.pool.num_cpus, "num_gpus": group.pool.num_gpus}
+        worker: Any = ray.remote(**needs)(Chain).remote(group.stages)
         try:
             table = ray.get(worker.__call__.remote(table), timeout=_ISOLATED_TIMEOUT_S)
         except GetTimeoutError:

@@ -1,8 +1,9 @@
 """What the sources hold now: one row per object, with the text or the etag of its caption.
 
-Listing reads names, sizes and etags only (locally: mtime and size). Captions come from a `.txt` of the same stem beside a
-file, or from a `captions.jsonl` (`file`, and `caption` or a list `captions`) in the same folder or above it; the sidecar
-wins. Files that serve as captions and hidden files are no media; they are counted, everything else becomes a row.
+Listing reads names, sizes and etags only (locally: mtime and size). Captions come from a `.txt` of the same stem
+beside a file, or from a `captions.jsonl` (`file`, and `caption` or a list `captions`) in the same folder or above it;
+the sidecar wins. Files that serve as captions and hidden files are no media; they are counted, everything else becomes
+a row.
 """
 
 import json
@@ -58,7 +59,9 @@ def list_sources(sources: list[Source]) -> Listing:
         try:
             objects = list(_list(storage.absolute(source.uri)))
         except (ClientError, BotoCoreError, OSError, ValueError) as error:
-            raise ConfigError(f"sources.{number}.uri: {source.uri}: {error}; check the address and your permissions") from None
+            raise ConfigError(
+                f"sources.{number}.uri: {source.uri}: {error}; check the address and your permissions"
+            ) from None
         for row in _rows(objects, source, ignored):
             found.setdefault(str(row["uri"]), row)
     ordered = [found[uri] for uri in sorted(found)]
@@ -84,8 +87,10 @@ def _list_local(folder: str) -> Iterator[_Object]:
 
 def _list_s3(uri: str) -> Iterator[_Object]:
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    pages = boto3.client("s3").get_paginator("list_objects_v2").paginate(
-        Bucket=bucket, Prefix=f"{prefix}/" if prefix else ""
+    pages = (
+        boto3.client("s3")
+        .get_paginator("list_objects_v2")
+        .paginate(Bucket=bucket, Prefix=f"{prefix}/" if prefix else "")
     )
     empty = True
     for page in pages:

@@ -1,4 +1,6 @@
-"""What the catalog holds, in words and numbers: `status`, `show`, and the closing table of a run. Reads, never writes."""
+"""What the catalog holds, in words and numbers: `status`, `show`, and the closing table of a run. Reads, never
+writes.
+"""
 
 import json
 from typing import Any
@@ -58,9 +60,8 @@ def closing(run: Run) -> None:
     made = table("This run", "phase", "read#", "new rows#", "copies#", "seconds#", "notes")
     for report in run.reports:
         notes = "; ".join(shown(note, 300) for note in report.notes)
-        made.add_row(
-            report.phase, str(report.num_read), str(report.num_seen), str(report.num_copies), f"{report.seconds:.1f}", notes
-        )  # fmt: skip
+        numbers = (str(number) for number in (report.num_read, report.num_seen, report.num_copies))
+        made.add_row(report.phase, *numbers, f"{report.seconds:.1f}", notes)
     run.console.print(made)
     _print_accounts(run.catalog, run.console)
 

@@ -1,8 +1,8 @@
 """`tokenmill tokenizer train`: a vision tokenizer trained on the kept media of the catalog.
 
-Curates first (a known corpus is not read again), then holds kept images and clips in memory at the size at which they are
-to be tokenized, at most `_MAX_BYTES` of them in the order of their ids, which is random; see tokenizer/vq_train.py for the
-recipe. Runs in this process, on its GPU when it has one. An interrupted training goes on from its checkpoint.
+Curates first (a known corpus is not read again), then holds kept images and clips in memory at the size at which they
+are to be tokenized, at most `_MAX_BYTES` of them in the order of their ids, which is random; see tokenizer/vq_train.py
+for the recipe. Runs in this process, on its GPU when it has one. An interrupted training goes on from its checkpoint.
 """
 
 import tempfile
@@ -29,11 +29,15 @@ _SHOW_EVERY_S = 5.0
 
 
 def train_tokenizer(config: RunConfig, out: str | None, console: Console) -> None:
-    """Train on the catalog's kept media and save under `out` (default ROOT/tokenizer). Raises CatalogError without media."""
+    """Train on the catalog's kept media and save under `out` (default ROOT/tokenizer). Raises CatalogError without
+    media.
+    """
     run = run_phases(config, ("curate",), "tokenizer train", console)
     images, clips = _load(run)
     if not images and not clips:
-        raise CatalogError(f"{run.catalog.root}: no kept media to train on; `tokenmill status` shows why they were rejected")
+        raise CatalogError(
+            f"{run.catalog.root}: no kept media to train on; `tokenmill status` shows why they were rejected"
+        )
     console.print(f"Training on {len(images)} images and {len(clips)} clips", highlight=False)
     torch.set_num_threads(max(1, config.cluster.num_cpus or torch.get_num_threads()))
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -89,6 +93,7 @@ class _Progress:
             self._last = now
             left_s = (now - self._start) / (step - self._first) * (self._steps - step)
             self._console.print(
-                f"  step {step}/{self._steps}  loss {record['loss']:.4f}  PSNR {record['psnr']:.1f} dB  left {left_s:.0f} s",
+                f"  step {step}/{self._steps}  loss {record['loss']:.4f}  PSNR {record['psnr']:.1f} dB  "
+                f"left {left_s:.0f} s",
                 highlight=False,
             )

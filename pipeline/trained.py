@@ -1,4 +1,6 @@
-"""Where trained models stand: `<root>/training/<key>`, one folder for each pair of train config and pinned tokens version."""
+"""Where trained models stand: `<root>/training/<key>`, one folder for each pair of train config and pinned tokens
+version.
+"""
 
 from tokenizer import storage
 from tokenizer.identity import fingerprint

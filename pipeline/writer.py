@@ -1,4 +1,6 @@
-"""Ray tasks that turn finished blocks into a Parquet shard. Imports little: workers start in the time of their imports."""
+"""Ray tasks that turn finished blocks into a Parquet shard. Imports little: workers start in the time of their
+imports.
+"""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +13,9 @@ NUM_CPUS = 0.2
 
 
 @ray.remote(num_cpus=NUM_CPUS)
-def write(root: str, table: str, constants: dict[str, str], keys: list[str], *blocks: pa.Table) -> tuple[Shard, pa.Table]:
+def write(
+    root: str, table: str, constants: dict[str, str], keys: list[str], *blocks: pa.Table
+) -> tuple[Shard, pa.Table]:
     """Blocks -> one shard of `table` with the constant columns added, and the key columns of its rows."""
     rows = pa.concat_tables(blocks, promote_options="permissive")
     for name, value in constants.items():

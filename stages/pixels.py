@@ -9,7 +9,6 @@ import io
 import os
 import sys
 import warnings
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -72,20 +71,6 @@ def _muted(max_pixels: int) -> Iterator[None]:
         os.close(nowhere)
 
 
-def _check_png(content: memoryview) -> None:
-    """Reject a PNG with damaged pixel data: PIL stops at it without a word, and the rest of the picture is black."""
-    offset = 8
-    while offset + 12 <= len(content):
-        length = int.from_bytes(content[offset : offset + 4], "big")
-        end = offset + 8 + length
-        if end + 4 > len(content):
-            return  # truncated: PIL says so itself
-        stored = int.from_bytes(content[end : end + 4], "big")
-        if content[offset + 4 : offset + 8] == b"IDAT" and zlib.crc32(content[offset + 4 : end]) != stored:
-            raise RowError("corrupt", "wrong checksum of the pixel data (IDAT)")
-        offset = end + 4
-
-
 def _orientation(image: Image.Image) -> int:
     try:
         return image.getexif().get(0x0112, 1)
@@ -104,8 +89,6 @@ class Picture:
         self._max_pixels = max_pixels
         self._transposition: Image.Transpose | None = None
         self._guard = _muted if content[:2] in (b"II", b"MM") else _guarded  # TIFF
-        if content[:8] == b"\x89PNG\r\n\x1a\n":
-            _check_png(content)
         with self._guard(max_pixels):
             self._image = Image.open(io.BytesIO(content))
             self.num_frames: int = getattr(self._image, "n_frames", 1)
@@ -119,7 +102,9 @@ class Picture:
         try:
             with self._guard(max_pixels):
                 if self._image.format == "PNG":
-                    self._image.load()  # a PNG's orientation may stand behind its pixels
+                    # Its orientation may stand behind the pixels, so PIL decodes them to find it; a failure in there
+                    # would pass for a bad EXIF block, and the next load() returns the half picture without a word.
+                    self._image.load()
                 self._transposition = _TRANSPOSITIONS.get(_orientation(self._image))
         except RowError as rejected:
             rejected.columns.update(known)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from stages.columns import MEDIA
-from stages.measures import SCORING_PX, measure, shrink
+from stages.measures import SCORING_PX, measure
 from stages.pixels import Picture
 from stages.rows import RowError, pick, replace, values_of
 from tokenizer.identity import Config
@@ -77,4 +77,4 @@ class ScoreImages:
         except RowError as rejected:
             rejected.columns.update(size)
             raise
-        return {**size, **measure(shrink(rgb))._asdict()}
+        return {**size, **measure(rgb)._asdict()}

@@ -1,8 +1,16 @@
 """Fixtures that several test folders use."""
 
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -14,3 +22,39 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real media not present: {folder}")
     return folder
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket of a fresh moto server on loopback, as an s3:// URI; the AWS variables point to it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    endpoint = f"http://127.0.0.1:{port}"
+    for name, value in {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ALLOW_HTTP": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=dict(os.environ),
+    )
+    try:
+        client = boto3.client("s3")
+        for _ in range(120):
+            try:
+                client.create_bucket(Bucket="bucket")
+                break
+            except EndpointConnectionError:
+                time.sleep(0.25)
+        yield "s3://bucket"
+    finally:
+        server.kill()
+        server.wait()

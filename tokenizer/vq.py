@@ -62,6 +62,11 @@ def identity(name: str) -> str:
     return weights_id(folder_of(name))
 
 
+def codebook_size(name: str) -> int:
+    """How many codes the tokenizer has, from its config alone. Raises TokenizerLoadError."""
+    return int(json.loads((folder_of(name) / "config.json").read_text())["codebook_size"])
+
+
 def load_model(folder: Path) -> Emu3VQVAE:
     """The weights in `folder`, fp32 on the CPU, from transformers' layout or the one BAAI published.
 

@@ -34,6 +34,7 @@ from tokenizer.vq_losses import (
     generator_loss,
 )
 from tokenizer.vq_pictures import draw_curve, draw_reconstructions
+from tokenizer.vq_start import start
 
 TEMPORAL_FACTOR = 4
 _WARM_UP_STEPS = 100
@@ -129,11 +130,8 @@ class _Trainee(nn.Module):
 
 
 def new_model(config: VqModelConfig) -> Emu3VQVAE:
-    """An untrained Emu3VQVAE in eval mode whose temporal convolutions start by handing latents through.
-
-    Their channels are few and random ones would first have to be unlearnt.
-    """
-    model = Emu3VQVAE(
+    """An untrained Emu3VQVAE in eval mode."""
+    return start(
         Emu3VQVAEConfig(
             codebook_size=config.codebook_size,
             embed_dim=config.embed_dim,
@@ -146,32 +144,6 @@ def new_model(config: VqModelConfig) -> Emu3VQVAE:
             hidden_size=config.base_channels * config.channel_multiplier[-1],
         )
     )
-    offset = 2.0  # swish is nearly the identity around +2, and flat around 0
-    after = offset * torch.sigmoid(torch.tensor(offset)).item()
-    for conv, taps in [(layer.conv.conv, 2) for layer in model.encoder.time_conv] + [
-        (layer.conv.conv, 1) for layer in model.decoder.time_conv
-    ]:
-        _pass_through(conv, taps)
-        conv.bias.data.fill_(offset - after)
-    for stack in (model.encoder.time_conv, model.decoder.time_conv):
-        stack[0].conv.conv.bias.data.fill_(offset)
-    for layer in (*model.encoder.time_res_stack, *model.decoder.time_res_stack):
-        nn.init.zeros_(layer.conv2.conv.weight)
-        nn.init.zeros_(layer.conv2.conv.bias)
-    for conv in (model.quant_conv.conv, model.post_quant_conv.conv):
-        _pass_through(conv, 1)
-    model.quant_conv.conv.bias.data.fill_(-after)
-    model.post_quant_conv.conv.bias.data.zero_()
-    model.quantize.embedding.requires_grad_(False)
-    return model.eval()
-
-
-def _pass_through(conv: nn.Conv3d, num_taps: int) -> None:
-    """Make a causal convolution the mean of its newest `num_taps` frames, channel by channel."""
-    nn.init.zeros_(conv.weight)
-    rows, columns = conv.kernel_size[1] // 2, conv.kernel_size[2] // 2
-    for channel in range(conv.out_channels):
-        conv.weight.data[channel, channel, -num_taps:, rows, columns] = 1 / num_taps
 
 
 def train(

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenizer import storage
-from tokenizer.sequence import Sequence, SequenceLayout
+from tokenizer.sequence import Kind, Sequence, SequenceLayout
 from training.index import Index
 from training.plan import Plan
 
@@ -29,6 +29,17 @@ class Pack:
     kinds: np.ndarray  # uint8, Kind
     positions: np.ndarray  # int32, from 0 in each document
     documents: np.ndarray  # int32, 0, 1, ... in the pack; PADDING behind the last
+
+    @classmethod
+    def empty(cls) -> "Pack":
+        """One token of padding: what a worker computes when the others have a pack more."""
+        return cls(np.zeros(1, np.int32), np.zeros(1, np.uint8), np.zeros(1, np.int32), np.full(1, PADDING, np.int32))
+
+    def loss_weight(self, vision_weight: float) -> float:
+        """Sum of the loss weights: 1 for captions, `vision_weight` for all else, none for BOS and padding."""
+        predicted = (self.documents != PADDING) & (self.positions > 0)
+        num_captions = int((predicted & (self.kinds == Kind.TEXT)).sum())
+        return num_captions + vision_weight * (int(predicted.sum()) - num_captions)
 
     @property
     def num_tokens(self) -> int:

@@ -108,16 +108,17 @@ def make_plan(index: Index, config: DataConfig, seed: int, steps: int | None, ep
     )
 
 
-def sequence_tokens(index: Index, is_null_caption: np.ndarray) -> np.ndarray:
-    """Exact length of every document's sequence, int64 (N,), with or without its caption."""
-    return index.medium_tokens.astype(np.int64) + np.where(is_null_caption, 0, index.caption_tokens)
+def sequence_tokens(index: Index, documents: np.ndarray, is_null_caption: np.ndarray) -> np.ndarray:
+    """Exact lengths of the sequences of `documents`, positions in the index: int64, of the same shape."""
+    caption_tokens = np.where(is_null_caption, 0, index.caption_tokens[documents])
+    return index.medium_tokens[documents].astype(np.int64) + caption_tokens
 
 
 def _epoch(index: Index, config: DataConfig, seed: int, epoch: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """Packs of one epoch as positions in the index; per document of the index: caption last, no caption."""
     is_null = (index.caption_tokens == 0) | (draw(index.media, seed, epoch, 1) < config.null_caption_share)
     is_last = ~is_null & (draw(index.media, seed, epoch, 2) < config.understanding_share)
-    num_tokens = sequence_tokens(index, is_null)
+    num_tokens = sequence_tokens(index, np.arange(len(index)), is_null)
 
     rng = np.random.default_rng([seed, epoch])
     groups = np.unique(index.shard.astype(np.int64) << 32 | index.row_group, return_inverse=True)[1]

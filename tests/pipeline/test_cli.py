@@ -47,7 +47,9 @@ def test_every_command_is_in_the_readme():
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "pipeline.cli", *arguments], capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *arguments], capture_output=True, text=True, timeout=120
+    )
 
 
 def test_a_mistake_is_one_message_and_exit_code_1(tmp_path):

@@ -1,4 +1,6 @@
-"""Config: strict before any work; a mistake is named with file, key and the nearest valid key; identity is what, not how."""
+"""Config: strict before any work; a mistake is named with file, key and the nearest valid key; identity is what, not
+how.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,10 @@ def test_a_misspelt_key_names_its_neighbour(path, tmp_path):
     ("changes", "expected"),
     [
         ({"sorces": []}, r"sorces: unknown key; nearest valid key: 'sources'"),
-        ({"curate": {"split": {"max_clip": 3}}}, r"curate.split.max_clip: unknown key; nearest valid key: 'max_clip_s'"),
+        (
+            {"curate": {"split": {"max_clip": 3}}},
+            r"curate.split.max_clip: unknown key; nearest valid key: 'max_clip_s'",
+        ),
         ({"sources": [{"url": "x"}]}, r"sources.0.url: unknown key; nearest valid key: 'uri'"),
         ({"sources": []}, r"sources: .*at least 1"),
         ({"sources": [{"uri": "x", "kind": "tape"}]}, r"sources.0.kind: .*'files'"),
@@ -68,7 +73,12 @@ def test_a_missing_file_names_its_neighbour(tmp_path):
 
 def test_sets_override(tmp_path):
     path = write(tmp_path)
-    sets = ["sources.0.uri=~/Pictures", "sources.1={uri: more}", "cluster.commit_every_s=2.5", "curate.resources.workers=3"]
+    sets = [
+        "sources.0.uri=~/Pictures",
+        "sources.1={uri: more}",
+        "cluster.commit_every_s=2.5",
+        "curate.resources.workers=3",
+    ]
     config = load(path, sets)
     assert [source.uri for source in config.sources] == ["~/Pictures", "more"]
     assert config.cluster.commit_every_s == 2.5

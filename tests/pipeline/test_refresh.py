@@ -43,8 +43,12 @@ def fill(catalog: Catalog, places: dict[str, str], print_: str = PRINT, reject: 
     kinds = ["image"] * len(ids)
     media = rows(MEDIA, **same, file_id=ids, kind=kinds, uri=list(homes.values()), reject_reason=reasons)
     catalog.media.append(media, {})
-    catalog.captions.append(rows(CAPTIONS, **same, caption=[f"of {i}" for i in ids], captioner=["source"] * len(ids)), {})
-    catalog.tokens.append(rows(TOKENS, **same, kind=kinds, caption=[f"of {i}" for i in ids], codes=[[7]] * len(ids)), {})
+    catalog.captions.append(
+        rows(CAPTIONS, **same, caption=[f"of {i}" for i in ids], captioner=["source"] * len(ids)), {}
+    )
+    catalog.tokens.append(
+        rows(TOKENS, **same, kind=kinds, caption=[f"of {i}" for i in ids], codes=[[7]] * len(ids)), {}
+    )
 
 
 @pytest.fixture
@@ -130,10 +134,14 @@ def test_a_changed_source_caption_redoes_the_caption_and_keeps_the_codes(catalog
     changed = rows(LISTING, uri=["a"], etag=["etag a"], size_bytes=[1], caption=["new words"], caption_etag=["c2"])
     texts = pa.table({"uri": ["a"], "source_caption": ["new words"]})
     refresh.recaption(catalog, changed, texts, uses_source=True, run_id="run")
-    assert catalog.media.scan(["source_caption"], pc.field("media_id") == "A")["source_caption"].to_pylist() == ["new words"]
+    assert catalog.media.scan(["source_caption"], pc.field("media_id") == "A")["source_caption"].to_pylist() == [
+        "new words"
+    ]
     todo = refresh.without_caption(catalog, PRINT)
     assert todo["source_caption"].to_pylist() == ["new words"]
-    fixed = rows(CAPTIONS, media_id=["A"], caption=["new words"], captioner=["source"], fingerprint=[PRINT], run_id=["r"])
+    fixed = rows(
+        CAPTIONS, media_id=["A"], caption=["new words"], captioner=["source"], fingerprint=[PRINT], run_id=["r"]
+    )
     catalog.captions.append(fixed, {})
     assert refresh.sync_captions(catalog, "run") == 1
     assert refresh.sync_captions(catalog, "run") == 0

@@ -24,7 +24,9 @@ def captions_of(folder, **options) -> dict[str, str | None]:
 
 
 def test_every_file_is_listed_or_counted(tmp_path):
-    make(tmp_path, {"a.jpg": "x", "deep/b.PNG": "y", "notes.md": "n", "a.txt": "cap", "lonely.txt": "t", ".hidden": "h"})
+    make(
+        tmp_path, {"a.jpg": "x", "deep/b.PNG": "y", "notes.md": "n", "a.txt": "cap", "lonely.txt": "t", ".hidden": "h"}
+    )
     make(tmp_path, {"captions.jsonl": json.dumps({"file": "deep/b.PNG", "caption": "bee"})})
     listing = list_sources([Source(uri=str(tmp_path))])
     names = [os.path.relpath(uri, tmp_path) for uri in listing.rows["uri"].to_pylist()]
@@ -34,10 +36,13 @@ def test_every_file_is_listed_or_counted(tmp_path):
 
 
 def test_sidecar_before_deep_jsonl_before_shallow_jsonl(tmp_path):
-    make(tmp_path, {name: "x" for name in ("s/one.jpg", "s/two.jpg", "s/three.jpg")})
+    make(tmp_path, dict.fromkeys(("s/one.jpg", "s/two.jpg", "s/three.jpg"), "x"))
     top = [{"file": f"s/{name}.jpg", "captions": [f"top {name}", "second"]} for name in ("one", "two", "three")]
     make(tmp_path, {"captions.jsonl": "\n".join(json.dumps(row) for row in top)})
-    make(tmp_path, {"s/captions.jsonl": json.dumps({"file": "two.jpg", "caption": "deep two"}), "s/three.txt": "side three"})
+    make(
+        tmp_path,
+        {"s/captions.jsonl": json.dumps({"file": "two.jpg", "caption": "deep two"}), "s/three.txt": "side three"},
+    )
     assert captions_of(tmp_path) == {"s/one.jpg": "top one", "s/two.jpg": "deep two", "s/three.jpg": "side three"}
 
 

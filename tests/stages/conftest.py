@@ -11,6 +11,13 @@ import pyarrow as pa
 import pytest
 
 from stages.columns import LISTED
+from tokenizer import storage
+
+
+@pytest.fixture(autouse=True)
+def fresh_s3() -> None:
+    """The S3 client of an earlier test would still talk to that test's server."""
+    storage._s3.cache_clear()
 
 
 @pytest.fixture
@@ -42,7 +49,8 @@ def texture() -> Callable[..., np.ndarray]:
 
 @pytest.fixture
 def write_video(tmp_path: Path) -> Callable[..., Path]:
-    """Encode uint8 (H, W, 3) frames; `ticks` are presentation times in 1/1000 s, else 25 frames per second; `options` are the container's."""
+    """Encode uint8 (H, W, 3) frames. `ticks` are presentation times in ms, else 25 frames per second; `options` the
+    container's."""
 
     def write(
         name: str, frames: list[np.ndarray], ticks: list[int] | None = None, codec: str = "libx264", **options: str

@@ -1,13 +1,14 @@
+import gc
 import os
 from pathlib import Path
 
-import boto3
 import pyarrow as pa
 import pytest
 from PIL import Image
 
 from stages.columns import MEDIA
 from stages.read import Read, ReadConfig
+from tokenizer import storage
 from tokenizer.identity import content_id
 
 
@@ -64,35 +65,18 @@ def test_forbidden_file(files: list[Path], listed) -> None:
     assert Read(ReadConfig())(listed(files[0]))["reject_reason"].to_pylist() == ["unreadable"]
 
 
-def test_remote_files_are_read_once_and_videos_spooled(
-    files: list[Path], listed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    try:
-        for name, value in {
-            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }.items():
-            monkeypatch.setenv(name, value)
-        from tokenizer import storage
-
-        storage._s3.cache_clear()
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="corpus")
-        client.put_object(Bucket="corpus", Key="a.jpg", Body=files[0].read_bytes())
-        client.put_object(Bucket="corpus", Key="b.mp4", Body=files[6].read_bytes())
-        read = Read(ReadConfig())
-        rows = read(listed("s3://corpus/a.jpg", "s3://corpus/b.mp4", "s3://corpus/gone.jpg")).to_pylist()
-    finally:
-        server.stop()
-        storage._s3.cache_clear()
+def test_remote_videos_are_spooled(files: list[Path], listed, s3: str) -> None:
+    storage.write_bytes(f"{s3}/a.jpg", files[0].read_bytes())
+    storage.write_bytes(f"{s3}/b.mp4", files[6].read_bytes())
+    read = Read(ReadConfig())
+    rows = read(listed(f"{s3}/a.jpg", f"{s3}/b.mp4", f"{s3}/gone.jpg")).to_pylist()
     assert rows[0]["content"] == files[0].read_bytes()
-    assert rows[1]["path_is_temporary"] and Path(rows[1]["path"]).read_bytes() == files[6].read_bytes()
+    spooled = Path(rows[1]["path"])
+    assert rows[1]["path_is_temporary"] and spooled.read_bytes() == files[6].read_bytes()
     assert rows[1]["media_id"] == content_id([files[6].read_bytes()])
     assert rows[2]["reject_reason"] == "unreadable"
+    small = Read(ReadConfig(max_video_bytes=100))(listed(f"{s3}/b.mp4")).to_pylist()
+    assert small[0]["reject_reason"] == "too_many_bytes" and small[0]["path"] is None
+    del read
+    gc.collect()
+    assert not spooled.exists()

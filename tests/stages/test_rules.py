@@ -17,9 +17,9 @@ SCHEMA = pa.schema(
 )
 TABLE = pa.Table.from_pylist(
     [
-        dict(width_px=640, height_px=480, aspect=4 / 3, flow=0.1, format="jpeg", extension_fits=True),
-        dict(width_px=100, height_px=700, aspect=7.0, flow=None, format="png", extension_fits=False),
-        dict(width_px=0, height_px=512, aspect=None, flow=0.0, format=None, extension_fits=None),
+        {"width_px": 640, "height_px": 480, "aspect": 4 / 3, "flow": 0.1, "format": "jpeg", "extension_fits": True},
+        {"width_px": 100, "height_px": 700, "aspect": 7.0, "flow": None, "format": "png", "extension_fits": False},
+        {"width_px": 0, "height_px": 512, "aspect": None, "flow": 0.0, "format": None, "extension_fits": None},
     ],
     schema=SCHEMA,
 )

@@ -1,0 +1,63 @@
+"""A VQ config -> an untrained Emu3VQVAE that learns from its first step.
+
+As transformers initializes it, the class was made to be loaded, not trained: latents come out at ten times the
+lattice's width, random 4-channel temporal convolutions scramble them, and 300 steps later 7 codes of 4,096 are in use.
+Here every residual branch starts at zero, latents at unit scale, and time hands them through.
+"""
+
+import math
+
+import torch
+from torch import nn
+from transformers import Emu3VQVAE, Emu3VQVAEConfig
+from transformers.models.emu3.modeling_emu3 import (
+    Emu3VQVAEAttentionBlock,
+    Emu3VQVAEResnetBlock,
+    Emu3VQVAESpatialNorm,
+    Emu3VQVAETemporalResnetBlock,
+)
+
+_OFFSET = 2.0  # swish is nearly the identity around +2, and flat around 0
+_AFTER = _OFFSET / (1 + math.exp(-_OFFSET))
+_SWISH_POWER = 0.36  # mean square of swish of a unit normal
+
+
+def start(config: Emu3VQVAEConfig) -> Emu3VQVAE:
+    """A new model in eval mode, its weights drawn from torch's global generator; the codebook takes no gradient."""
+    model = Emu3VQVAE(config)
+    for module in model.modules():
+        if isinstance(module, Emu3VQVAEResnetBlock):
+            _zero(module.conv2)
+        elif isinstance(module, Emu3VQVAETemporalResnetBlock):
+            _zero(module.conv2.conv)
+        elif isinstance(module, Emu3VQVAEAttentionBlock):
+            _zero(module.out_proj)
+        elif isinstance(module, Emu3VQVAESpatialNorm):
+            nn.init.ones_(module.conv_y.bias)
+            nn.init.zeros_(module.conv_b.bias)
+    for conv in (model.encoder.conv_out, model.decoder.conv_out):
+        nn.init.normal_(conv.weight, std=1 / math.sqrt(_SWISH_POWER * conv.weight[0].numel()))
+        nn.init.zeros_(conv.bias)
+    for layers, num_taps in ((model.encoder.time_conv, 2), (model.decoder.time_conv, 1)):
+        for index, layer in enumerate(layers):
+            _pass_through(layer.conv.conv, num_taps, bias=_OFFSET if index == 0 else _OFFSET - _AFTER)
+    _pass_through(model.quant_conv.conv, 1, bias=-_AFTER)
+    _pass_through(model.post_quant_conv.conv, 1, bias=0.0)
+    model.quantize.embedding.requires_grad_(False)
+    return model.eval()
+
+
+@torch.no_grad()
+def _pass_through(conv: nn.Conv3d, num_taps: int, bias: float) -> None:
+    """Make a causal convolution the mean of its newest `num_taps` frames, channel by channel, plus `bias`."""
+    nn.init.zeros_(conv.weight)
+    row, column = conv.kernel_size[1] // 2, conv.kernel_size[2] // 2
+    for channel in range(conv.out_channels):
+        conv.weight[channel, channel, -num_taps:, row, column] = 1 / num_taps
+    assert conv.bias is not None
+    nn.init.constant_(conv.bias, bias)
+
+
+def _zero(layer: nn.Conv2d | nn.Conv3d | nn.Linear) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)

@@ -1,0 +1,29 @@
+"""log.jsonl of a run -> a picture of its loss curves, one for captions, images and videos each."""
+
+import io
+
+from matplotlib.figure import Figure
+
+from tokenizer import storage
+from training.log import read_log
+
+_NAMES = {"text": "captions", "image": "images", "video": "videos"}
+
+
+def draw_curves(run_uri: str, png_uri: str) -> None:
+    """Write the loss (nats per token) over the steps as PNG. Raises ValueError for a run that logged nothing."""
+    records = read_log(run_uri)
+    if not records:
+        raise ValueError(f"{run_uri}: no log.jsonl yet; train first")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, label in _NAMES.items():
+        points = [(record["step"], record[name]) for record in records if name in record]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, linewidth=1)
+    axes.set(xlabel="step", ylabel="loss, nats per token", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=120)
+    storage.write_bytes(png_uri, png.getvalue())

@@ -1,0 +1,240 @@
+"""One worker of a training: plan, shards and checkpoints in, checkpoints, log and model out. Runs with Ray or without.
+
+A step sums the gradients of its packs, one pack per forward pass, and divides by the loss weight of all packs on all
+workers. Dropout is seeded by pack. So a step computes the same whatever the number of workers, and a resumed run equals
+the uninterrupted one bit for bit (tests/training/test_worker.py). Each worker holds the whole model (DDP).
+"""
+
+import hashlib
+import math
+import tempfile
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tokenizer import storage
+from tokenizer.sequence import Kind
+from training import checkpoint
+from training.config import OptimizerConfig, TrainResources
+from training.loader import Loader, Pack
+from training.log import Record, TrainLog, read_log
+from training.model import PackLoss, build_model
+from training.prepare import Prepared, TrainJob, load_prepared, prepare
+
+DONE = "done.json"
+_REPORTED_LINES = 20  # of the log: the final losses are their mean
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run made; also stands in its folder as done.json."""
+
+    run_uri: str
+    model_uri: str  # a transformers model, its text tokenizer and vocabulary.json
+    plan: str  # hash of the plan
+    tokens_version: int | None
+    num_steps: int
+    num_documents: int
+    num_tokens: int  # trained on, with repetitions
+    excluded: dict[str, int]  # rows of the shards that were not used, by reason
+    fill: float  # share of the packs that documents take
+    losses: dict[str, float]  # of the last steps: loss (weighted), text, image, video
+    seconds: float
+    resumed_from: int  # step at which the last of its starts began
+
+
+def train_worker(
+    job: TrainJob,
+    resources: TrainResources | None = None,
+    rank: int = 0,
+    world: int = 1,
+    device: torch.device | None = None,
+) -> None:
+    """Train from the newest checkpoint to the end. With `world` > 1 a process group must be up.
+
+    Raises ValueError for a folder of another job, RuntimeError when the loss is no longer finite.
+    """
+    resources = resources or TrainResources()
+    device = device or torch.device("cuda" if resources.use_gpu else "cpu")
+    torch.set_num_threads(resources.threads or max(1, round(resources.cpus_per_worker)))
+    prepare(job)
+    if storage.exists(job.at(DONE)):
+        return
+    trainer = _Trainer(job, resources, load_prepared(job), rank, world, device)
+    trainer.run()
+    if rank == 0:
+        _finish(job, trainer)
+
+
+class _Trainer:
+    def __init__(
+        self, job: TrainJob, resources: TrainResources, ready: Prepared, rank: int, world: int, device: torch.device
+    ):
+        config = job.config
+        self.job, self.resources, self.ready = job, resources, ready
+        self.rank, self.world, self.device = rank, world, device
+        model_config = config.model.model_copy(update={"init_from": job.init_from})
+        self.lm = build_model(model_config, ready.layout.vocabulary, config.data.context_tokens, config.seed)
+        if resources.recompute:
+            self.lm.gradient_checkpointing_enable()
+        self.model = PackLoss(self.lm, config.optimizer.vision_weight).to(device).train()
+        self.optimizer = make_optimizer(self.model, config.optimizer)
+        self.start = checkpoint.latest(job.run_uri, ready.summary["plan"])
+        if self.start:
+            checkpoint.load(job.run_uri, self.start, self.model, self.optimizer)
+        self.parallel: nn.Module = self.model
+        if world > 1:
+            device_ids = [device] if device.type == "cuda" else None
+            self.parallel = DistributedDataParallel(self.model, device_ids=device_ids, gradient_as_bucket_view=True)
+        self.loader = Loader(
+            ready.plan, ready.index, job.shard_uris, ready.layout, config.data.pack_tokens, resources.cache_mb << 20
+        )
+
+    def run(self) -> None:
+        log = TrainLog(self.job.run_uri, self.start) if self.rank == 0 else None
+        before = read_log(self.job.run_uri) if self.rank == 0 else []
+        clock = _Clock(before[-1]["seconds"] if before else 0.0)
+        num_steps, every = self.ready.plan.num_steps, self.resources.checkpoint_every_steps
+        window = torch.zeros(2 * len(Kind) + 3, dtype=torch.float64, device=self.device)
+        for step, packs in self.loader.steps(self.start, self.rank, self.world):
+            window += self.step(step, packs)
+            done = step + 1
+            is_saved = done % every == 0 or done == num_steps
+            if done % self.resources.log_every_steps == 0 or is_saved:
+                record = self.record(done, window, clock)
+                window.zero_()
+                if log is not None:
+                    log.append(record)
+            if is_saved:
+                if log is not None:
+                    log.flush()
+                meta = {"plan": self.ready.summary["plan"], "tokens_version": self.job.tokens_version}
+                keep = self.resources.keep_checkpoints
+                checkpoint.save(self.job.run_uri, done, self.model, self.optimizer, meta, keep, self.rank)
+
+    def step(self, step: int, packs: list[Pack]) -> torch.Tensor:
+        """One optimizer step. Returns this worker's sums: loss and count per kind, weighted loss, weight, tokens."""
+        config = self.job.config
+        weight = sum(pack.loss_weight(self.model.vision_weight) for pack in packs)
+        total_weight = torch.tensor(weight, dtype=torch.float64, device=self.device)
+        self._all_reduce(total_weight)
+        numbers = self.ready.plan.step_packs(step, self.rank, self.world)
+        figures = torch.zeros(2 * len(Kind) + 3, dtype=torch.float64, device=self.device)
+        num_passes = -(-config.data.batch_packs // self.world)  # equal on all workers, as DDP needs; some may be empty
+        for i in range(num_passes):
+            pack = packs[i] if i < len(packs) else Pack.empty()
+            is_last = i == num_passes - 1
+            torch.manual_seed(_pack_seed(config.seed, numbers[i] if i < len(packs) else 0))
+            wait = self.parallel.no_sync() if self.world > 1 and not is_last else nullcontext()  # type: ignore[operator]
+            is_bfloat16 = config.dtype == "bfloat16"
+            with wait:
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16):
+                    loss, sums = self.parallel(*_tensors(pack, self.device))
+                # DDP takes the mean over workers; the loss is a sum
+                (loss * (self.world / total_weight).float()).backward()
+            parts = [sums.flatten().double(), loss.detach().double()[None]]
+            figures += torch.cat([*parts, figures.new_tensor([0.0, pack.num_tokens])])
+        figures[-2] = weight
+        nn.utils.clip_grad_norm_(self.model.parameters(), config.optimizer.clip_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config.optimizer, step, self.ready.plan.num_steps)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return figures
+
+    def record(self, done: int, window: torch.Tensor, clock: "_Clock") -> Record:
+        """The log line of the steps in `window`, all workers together."""
+        self._all_reduce(window)
+        values = window.tolist()
+        sums, counts = values[: len(Kind)], values[len(Kind) : 2 * len(Kind)]
+        loss, weight, num_tokens = values[-3:]
+        if not math.isfinite(loss):
+            raise RuntimeError(
+                f"step {done}: the loss is {loss}; lower train.optimizer.lr, delete {self.job.at('plan.json')} "
+                "and the checkpoints, and train again"
+            )
+        record: Record = {"step": done, "loss": loss / weight}
+        record |= {kind.name.lower(): sums[kind] / counts[kind] for kind in Kind if counts[kind]}
+        record["lr"] = learning_rate(self.job.config.optimizer, done - 1, self.ready.plan.num_steps)
+        return record | {"tokens": int(num_tokens)} | clock.lap(num_tokens)
+
+    def _all_reduce(self, value: torch.Tensor) -> None:
+        if self.world > 1:
+            dist.all_reduce(value)
+
+
+class _Clock:
+    def __init__(self, seconds: float):
+        self._seconds, self._last_s = seconds, time.monotonic()
+
+    def lap(self, num_tokens: float) -> dict[str, float]:
+        now = time.monotonic()
+        lap_s = now - self._last_s
+        self._seconds, self._last_s = self._seconds + lap_s, now
+        return {"tokens_per_s": round(num_tokens / lap_s, 1), "seconds": round(self._seconds, 3)}
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW; weights of norms do not decay."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+
+
+def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
+    """Of optimizer step `step` (from 0): linear warm-up times a cosine that ends at zero (Emu3 paper 3.3)."""
+    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    return config.lr * warmup * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+
+
+def _pack_seed(seed: int, pack: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{pack}".encode(), digest_size=7).digest(), "little")
+
+
+def _tensors(pack: Pack, device: torch.device) -> list[torch.Tensor]:
+    """ids, kinds, positions, documents, each (1, T). FlexAttention wants one length; a CPU need not compute padding."""
+    used = len(pack.ids) if device.type == "cuda" else max(1, pack.num_tokens)
+    arrays = (pack.ids, pack.kinds, pack.positions, pack.documents)
+    return [torch.from_numpy(array[:used])[None].to(device, non_blocking=True) for array in arrays]
+
+
+def _finish(job: TrainJob, trainer: _Trainer) -> None:
+    """Export the model, then say that the run is done."""
+    with tempfile.TemporaryDirectory() as name:
+        trainer.lm.save_pretrained(name)
+        trainer.ready.layout.tokenizer.save_pretrained(name)
+        trainer.ready.layout.vocabulary.save(Path(name))
+        storage.upload_folder(Path(name), job.at("model"))
+    summary = trainer.ready.summary
+    log = read_log(job.run_uri)
+    result = TrainResult(
+        run_uri=job.run_uri,
+        model_uri=job.at("model"),
+        plan=summary["plan"],
+        tokens_version=job.tokens_version,
+        num_steps=summary["num_steps"],
+        num_documents=summary["num_documents"],
+        num_tokens=summary["num_tokens"],
+        excluded=summary["excluded"],
+        fill=summary["fill"],
+        losses=_mean_losses(log[-_REPORTED_LINES:]),
+        seconds=log[-1]["seconds"],
+        resumed_from=trainer.start,
+    )
+    storage.write_json(job.at(DONE), asdict(result))
+
+
+def _mean_losses(records: list[Record]) -> dict[str, float]:
+    names = ("loss", *(kind.name.lower() for kind in Kind if kind is not Kind.STRUCTURE))
+    found: dict[str, Any] = {name: [record[name] for record in records if name in record] for name in names}
+    return {name: sum(values) / len(values) for name, values in found.items() if values}

@@ -21,7 +21,7 @@ from stages.score import ScoreImagesConfig
 from stages.split import SplitVideosConfig
 from stages.tokenize import TokenizeConfig
 from tokenizer.identity import Config, Resources
-from tokenizer.vq_train import VqTrainConfig
+from tokenizer.vq_config import VqTrainConfig
 from training.config import TrainConfig, TrainResources
 
 

@@ -27,7 +27,7 @@ from tokenizer import storage, vq
 from tokenizer.shards import TOKENS
 from training.curves import draw_curves
 from training.loop import fit
-from training.prepare import TrainJob
+from training.job import TrainJob
 
 
 @dataclass

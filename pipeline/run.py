@@ -186,8 +186,8 @@ def _isolated(groups: list[Group], row: pa.Table, reject: Callable[[pa.Table, st
     """One row in workers of its own. A stage's exception is the program's fault and is raised."""
     table = row
     for group in groups:
-        needs = {"num_cpus": group.pool.num_cpus, "num_gpus": group.pool.num_gpus}
-        worker: Any = ray.remote(**needs)(Chain).remote(group.stages)
+        actor: Any = ray.remote(Chain)
+        worker = actor.options(num_cpus=group.pool.num_cpus, num_gpus=group.pool.num_gpus).remote(group.stages)
         try:
             table = ray.get(worker.__call__.remote(table), timeout=_ISOLATED_TIMEOUT_S)
         except GetTimeoutError:

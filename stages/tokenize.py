@@ -43,9 +43,7 @@ class Tokenize:
     4 GB per 2^20 px, and changes no code.
     """
 
-    reads = pa.schema(
-        [*pick(TOKENS, "media_id", "kind"), *pick(LoadFrames.writes, "frames", "frames_t", "frames_h", "frames_w")]
-    )
+    reads = pa.schema([*pick(TOKENS, "kind"), *pick(LoadFrames.writes, "frames", "frames_t", "frames_h", "frames_w")])
     writes = pick(TOKENS, "codes", "grid_t", "grid_h", "grid_w")
     drops = ("uri", "member", "start_s", "end_s", "frames", "frames_t", "frames_h", "frames_w", "reject_detail")
     rows = "same"

@@ -163,8 +163,11 @@ class Video:
         return float((frame.duration or 0) * self._time_base)
 
     def upright(self, frame: VideoFrame) -> np.ndarray:
-        """uint8 (H, W, 3) RGB of a stored frame at its stored size, turned as shown."""
-        return np.rot90(frame.to_ndarray(format="rgb24"), self.quarter_turns)
+        """uint8 (H, W, 3) RGB of a stored frame at its stored size, turned as shown. Raises `RowError`: corrupt."""
+        try:
+            return np.rot90(frame.to_ndarray(format="rgb24"), self.quarter_turns)
+        except (av.FFmpegError, ValueError) as error:  # pixels in a form that no scaler takes
+            raise RowError("corrupt", words(error)) from error
 
     def shrinker(self, shorter_px: int) -> "Shrinker":
         """A converter of this video's frames to small pictures."""

@@ -2,7 +2,8 @@
 
 Emu3 trains on images "close to an area" with their aspect kept. Snapping both sides to multiples of 8 near that area
 leaves 229 sizes at 512 x 512 for aspects up to 5:1, so images of exactly one size can share a batch (a clamp between
-two areas leaves over 11,000, and padding would change the codes of the whole image). One bicubic resize, not Emu3's two.
+two areas leaves over 11,000, and padding would change the codes of the whole image). One bicubic resize, not two as
+in Emu3's code.
 """
 
 import math
@@ -21,7 +22,7 @@ def fit_area(
     """(width, height) to resize to: multiples of `factor` near `area_px`, aspect kept.
 
     Without `upscale`, a picture smaller than the area keeps its own, snapped to `factor`.
-    Raises AspectError when the longer side is more than `max_aspect` times the shorter, ValueError for an empty picture.
+    Raises AspectError when the longer side is over `max_aspect` times the shorter, ValueError for an empty picture.
     """
     if width_px < 1 or height_px < 1:
         raise ValueError(f"{width_px}x{height_px} px: a picture needs at least one pixel; leave it out")
@@ -74,4 +75,5 @@ def trim_to_groups(num_frames: int, group: int = 4) -> tuple[int, int]:
 
 
 def _snap(side_px: float, factor: int) -> int:
-    return max(factor, round(side_px / factor) * factor)
+    # Halves go up, with slack: the side of a square is half-way too often to be left to its last bits.
+    return max(factor, math.floor(side_px / factor + 0.5 + 1e-9) * factor)

@@ -131,7 +131,7 @@ def decode_trunk(model: Emu3VQVAE, hidden_NDHW: Tensor, guide_NDHW: Tensor) -> T
 
 
 def nearest_codes(z_ND: Tensor, codebook_KD: Tensor, norms_K: Tensor) -> Tensor:
-    """Index of the nearest code (L2; the first of equals), int64 (N,), in chunks. `norms_K` = (codebook ** 2).sum(1)."""
+    """Index of the nearest code (L2; the first of equals), int64 (N,). `norms_K` is (codebook_KD**2).sum(1)."""
     rows = max(1, _DISTANCE_ELEMENTS // len(codebook_KD))
     codes = torch.empty(len(z_ND), dtype=torch.int64, device=z_ND.device)
     for start in range(0, len(z_ND), rows):
@@ -156,10 +156,10 @@ def to_frames(pixels: Tensor) -> Tensor:
 class VisionTokenizer:
     """Images and clips <-> codes. Frozen, in eval mode (train mode would let BatchNorm statistics drift).
 
-    Arrays in and out are NumPy. One pass holds at most `max_batch_px` pixels, but at least one image or group. Nothing in
-    the model looks across samples, yet convolutions sum in another order when the batch changes, and the last bit of a
-    latent could settle a near-tie differently. So the CPU takes one at a time by default, which is also up to twice as
-    fast (its caches hold one image, not 16); a GPU takes 2^20 px, about 4 GB with Emu3's own weights.
+    Arrays in and out are NumPy. Nothing in the model looks across samples, yet convolutions sum in another order when
+    the batch changes, and the last bit of a latent could settle a near-tie differently. So the CPU takes one image or
+    group at a time, which is also up to twice as fast (its caches hold one image, not 16). One pass of a GPU holds at
+    most `max_batch_px` pixels; 2^20 need about 4 GB with Emu3's own weights.
     """
 
     def __init__(
@@ -168,20 +168,21 @@ class VisionTokenizer:
         identity: str,
         device: str = "cpu",
         dtype: str = "float32",
-        max_batch_px: int | None = None,
+        max_batch_px: int = 1 << 20,
     ) -> None:
         self.identity = identity
         self._device = torch.device(device)
         self._dtype = getattr(torch, dtype)
-        self._max_batch_px = max_batch_px or (1 if self._device.type == "cpu" else 1 << 20)
+        self._max_batch_px = 1 if self._device.type == "cpu" else max_batch_px
         # The nearest code is searched in fp32 whatever `dtype` is: in bf16 codes next to a border flip.
         self._codebook_KD = model.quantize.embedding.weight.detach().to(self._device, torch.float32)
         self._norms_K = (self._codebook_KD**2).sum(1)
-        self.model = model.to(self._device, self._dtype).eval().requires_grad_(False)
+        self.model = model.eval().requires_grad_(False)
+        self.model.to(device=self._device, dtype=self._dtype)
 
     @classmethod
     def load(
-        cls, name: str, device: str = "cpu", dtype: str = "float32", max_batch_px: int | None = None
+        cls, name: str, device: str = "cpu", dtype: str = "float32", max_batch_px: int = 1 << 20
     ) -> "VisionTokenizer":
         """`name`: a hub name, a local path, or `builtin`. Raises TokenizerLoadError."""
         folder = folder_of(name)
@@ -266,7 +267,7 @@ class VisionTokenizer:
         return [items[start : start + count] for start in range(0, len(items), count)]
 
     def _pixels(self, frames: np.ndarray) -> Tensor:
-        return to_pixels(torch.from_numpy(np.ascontiguousarray(frames)).to(self._device)).to(self._dtype)
+        return to_pixels(torch.tensor(frames).to(self._device)).to(self._dtype)
 
     def _quantize(self, z_BDTHW: Tensor) -> Tensor:
         z_BTHWD = z_BDTHW.movedim(1, -1).float()

@@ -9,10 +9,10 @@ Shapes: B batch, D dimensions of a code, K codes, N vectors; `z` (B, D, ...) kee
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenizer.vq import nearest_codes
+from tokenizer.vq_config import fsq_levels
 
 FSQ_SPACING = 0.5  # levels of a unit-scale latent, exact in binary: 8 levels stand at -1.75, -1.25 .. 1.75
 _VQ_DECAY = 0.99
@@ -31,14 +31,12 @@ class FsqQuantizer(nn.Module):
     equals has the lower digits). What lies outside is pulled in by the commitment loss.
     """
 
-    codebook_KD: Tensor
-
     def __init__(self, codebook_size: int, dim: int) -> None:
         super().__init__()
         self.levels = fsq_levels(codebook_size, dim)
         digits = torch.cartesian_prod(*[torch.arange(self.levels)] * dim).view(codebook_size, dim)
-        self.register_buffer("codebook_KD", (digits - (self.levels - 1) / 2) * FSQ_SPACING)
-        self.register_buffer("_places_D", self.levels ** torch.arange(dim - 1, -1, -1))
+        self.codebook_KD = nn.Buffer((digits - (self.levels - 1) / 2) * FSQ_SPACING)
+        self._places_D = nn.Buffer(self.levels ** torch.arange(dim - 1, -1, -1))
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """fp32 (B, D, ...) -> (quantized with gradient (B, D, ...), codes int64 (B, ...))."""
@@ -51,17 +49,12 @@ class FsqQuantizer(nn.Module):
 class VqQuantizer(nn.Module):
     """A learned codebook, moved to the mean of its vectors (decay 0.99); codes idle for 100 steps restart from data."""
 
-    codebook_KD: Tensor
-    _count_K: Tensor
-    _sum_KD: Tensor
-    _idle_K: Tensor
-
     def __init__(self, codebook_size: int, dim: int) -> None:
         super().__init__()
-        self.register_buffer("codebook_KD", torch.zeros(codebook_size, dim))
-        self.register_buffer("_count_K", torch.zeros(codebook_size))
-        self.register_buffer("_sum_KD", torch.zeros(codebook_size, dim))
-        self.register_buffer("_idle_K", torch.full((codebook_size,), _VQ_DEAD_AFTER_STEPS))
+        self.codebook_KD = nn.Buffer(torch.zeros(codebook_size, dim))
+        self._count_K = nn.Buffer(torch.zeros(codebook_size))
+        self._sum_KD = nn.Buffer(torch.zeros(codebook_size, dim))
+        self._idle_K = nn.Buffer(torch.full((codebook_size,), _VQ_DEAD_AFTER_STEPS))
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """fp32 (B, D, ...) -> (quantized with gradient (B, D, ...), codes int64 (B, ...))."""
@@ -89,15 +82,16 @@ class VqQuantizer(nn.Module):
         self._idle_K[dead] = 0
 
 
-def fsq_levels(codebook_size: int, dim: int) -> int:
-    """Levels of each dimension. Raises ValueError unless codebook_size is an even number to the power of `dim`."""
-    levels = round(codebook_size ** (1 / dim))
-    if levels**dim != codebook_size or levels % 2:
-        raise ValueError(
-            f"codebook_size = {codebook_size} is no even number to the power of embed_dim = {dim}; take 8 ** {dim} = "
-            f"{8**dim}, or quantizer 'vq'"
-        )
-    return levels
+def spread_loss(z: Tensor) -> Tensor:
+    """How far the latents (B, D, ...) of a batch are from zero mean, unit variance and no correlation.
+
+    Left alone, every dimension follows the luma (correlations of 0.8) and most of a lattice stays empty.
+    """
+    z_ND = z.movedim(1, -1).flatten(0, -2)
+    mean_D = z_ND.mean(0)
+    covariance_DD = (z_ND - mean_D).T @ (z_ND - mean_D) / len(z_ND)
+    unit_DD = torch.eye(len(mean_D), device=z.device)
+    return mean_D.square().mean() + (covariance_DD - unit_DD).square().mean()
 
 
 class PatchDiscriminator(nn.Module):
@@ -121,7 +115,7 @@ class PatchDiscriminator(nn.Module):
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     """Hinge loss of the discriminator, from its logits on real pixels and on (detached) reconstructions."""
-    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+    return 0.5 * (torch.relu(1 - real).mean() + torch.relu(1 + fake).mean())
 
 
 def generator_loss(fake: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A trained tokenizer and its log -> the two pictures to look at: reconstructions beside originals, and the loss curve."""
+"""A trained tokenizer and its log -> two pictures: reconstructions under their originals, and the curve of PSNR."""
 
 import json
 from collections.abc import Sequence

@@ -8,7 +8,7 @@ Here every residual branch starts at zero, latents at unit scale, and time hands
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 from transformers.models.emu3.modeling_emu3 import (
     Emu3VQVAEAttentionBlock,
@@ -33,14 +33,15 @@ def start(config: Emu3VQVAEConfig) -> Emu3VQVAE:
         elif isinstance(module, Emu3VQVAEAttentionBlock):
             _zero(module.out_proj)
         elif isinstance(module, Emu3VQVAESpatialNorm):
-            nn.init.ones_(module.conv_y.bias)
-            nn.init.zeros_(module.conv_b.bias)
-    for conv in (model.encoder.conv_out, model.decoder.conv_out):
-        nn.init.normal_(conv.weight, std=1 / math.sqrt(_SWISH_POWER * conv.weight[0].numel()))
-        nn.init.zeros_(conv.bias)
+            _fill(module.conv_y.bias, 1.0)
+            _fill(module.conv_b.bias, 0.0)
+    for last, scale in ((model.encoder.conv_out, 1.0), (model.decoder.conv_out, 0.1)):
+        nn.init.normal_(last.weight, std=scale / math.sqrt(_SWISH_POWER * last.weight[0].numel()))
+        _fill(last.bias, 0.0)
     for layers, num_taps in ((model.encoder.time_conv, 2), (model.decoder.time_conv, 1)):
-        for index, layer in enumerate(layers):
-            _pass_through(layer.conv.conv, num_taps, bias=_OFFSET if index == 0 else _OFFSET - _AFTER)
+        convs = [module for module in layers.modules() if isinstance(module, nn.Conv3d)]
+        for index, conv in enumerate(convs):
+            _pass_through(conv, num_taps, bias=_OFFSET if index == 0 else _OFFSET - _AFTER)
     _pass_through(model.quant_conv.conv, 1, bias=-_AFTER)
     _pass_through(model.post_quant_conv.conv, 1, bias=0.0)
     model.quantize.embedding.requires_grad_(False)
@@ -54,8 +55,12 @@ def _pass_through(conv: nn.Conv3d, num_taps: int, bias: float) -> None:
     row, column = conv.kernel_size[1] // 2, conv.kernel_size[2] // 2
     for channel in range(conv.out_channels):
         conv.weight[channel, channel, -num_taps:, row, column] = 1 / num_taps
-    assert conv.bias is not None
-    nn.init.constant_(conv.bias, bias)
+    _fill(conv.bias, bias)
+
+
+def _fill(bias: Tensor | None, value: float) -> None:
+    assert bias is not None
+    nn.init.constant_(bias, value)
 
 
 def _zero(layer: nn.Conv2d | nn.Conv3d | nn.Linear) -> None:

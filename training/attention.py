@@ -34,9 +34,8 @@ class DocumentRows:
     def spread(self, x_NC: torch.Tensor) -> torch.Tensor:
         """(B * T, C) -> (num_documents, longest, C), zero where a row is longer than its document."""
         empty = x_NC.new_zeros(self.num_documents * self.longest, x_NC.shape[1])
-        return empty.index_copy(0, self.slots, x_NC.index_select(0, self.tokens)).view(
-            self.num_documents, self.longest, -1
-        )
+        filled = empty.index_copy(0, self.slots, x_NC.index_select(0, self.tokens))
+        return filled.view(self.num_documents, self.longest, x_NC.shape[1])
 
     def collect(self, x_DLC: torch.Tensor, num_tokens: int) -> torch.Tensor:
         """The inverse: (num_documents, longest, C) -> (num_tokens, C), zero where there is padding."""

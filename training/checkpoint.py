@@ -16,15 +16,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_state_dict,
-    set_state_dict,
-)
 
 from tokenizer import storage
-
-_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 @contextmanager
@@ -53,20 +46,12 @@ def save(
     optimizer: torch.optim.Optimizer,
     meta: dict[str, Any],
     keep: int,
-    rank: int = 0,
 ) -> None:
-    """Write the checkpoint after `step` steps and delete all but the newest `keep`.
-
-    Every rank must call it; rank 0 writes.
-    """
-    weights, state = get_state_dict(model, optimizer, options=_FULL)
-    if rank != 0:
-        return
+    """Write the checkpoint after `step` steps and delete all but the newest `keep`."""
     uri = folder_uri(run_uri, step)
     with _written_to(uri) as folder:
-        tensors = {name: value.contiguous() for name, value in weights.items() if isinstance(value, torch.Tensor)}
-        save_file(tensors, folder / "model.safetensors")
-        torch.save(state, folder / "optimizer.pt")
+        save_file(model.state_dict(), folder / "model.safetensors")
+        torch.save(optimizer.state_dict(), folder / "optimizer.pt")
     storage.write_json(storage.join(uri, "meta.json"), {"step": step} | meta)
     for old in _complete_steps(run_uri)[:-keep]:
         filesystem, path = storage.filesystem(storage.join(folder_uri(run_uri, old), "meta.json"))
@@ -92,11 +77,10 @@ def latest(run_uri: str, plan_hash: str) -> int:
 
 
 def load(run_uri: str, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Restore what `save` wrote after `step` steps. Every rank must call it."""
+    """Restore what `save` wrote after `step` steps."""
     with storage.local_folder(folder_uri(run_uri, step)) as folder:
-        weights: dict[str, Any] = dict(load_file(folder / "model.safetensors"))
-        state = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
-    set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=state, options=_FULL)
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"))
 
 
 def _complete_steps(run_uri: str) -> list[int]:

@@ -8,11 +8,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers import Emu3ForCausalLM, Emu3TextConfig
+from transformers.utils import logging
 
 from tokenizer.vocabulary import Vocabulary
 from training import attention
 from training.config import ModelConfig
 from training.loss import linear_cross_entropy, next_tokens, sums_by_kind
+
+logging.disable_progress_bar()  # loading and saving take a moment; the training has a progress of its own
 
 
 def build_model(config: ModelConfig, vocabulary: Vocabulary, context_tokens: int, seed: int) -> Emu3ForCausalLM:

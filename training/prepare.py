@@ -10,7 +10,7 @@ All of it is a pure function of the job, so a crash in the middle is cured by do
 
 import io
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,45 +19,12 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from tokenizer import storage
-from tokenizer.identity import fingerprint
 from tokenizer.sequence import SequenceLayout
 from tokenizer.text import load_text_tokenizer, train_text_tokenizer
 from tokenizer.vocabulary import Vocabulary
-from training.config import TrainConfig
 from training.index import Index, build_index, captions
+from training.job import TrainJob
 from training.plan import Plan, make_plan, sequence_tokens
-
-
-@dataclass(frozen=True)
-class TrainJob:
-    """One training: what (`config`), on which token shards, and the folder that holds all it makes."""
-
-    config: TrainConfig
-    shard_uris: list[str]
-    codebook_size: int  # of the vision tokenizer that made the shards
-    run_uri: str  # a folder or s3:// prefix of this run alone
-    tokens_version: int | None = None  # of the `tokens` table; recorded
-    tokens_fingerprint: str | None = None  # only rows made with it are used; null: all
-    text_tokenizer: str | None = field(init=False)  # of the config, a relative folder made absolute
-    init_from: str | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        # workers run in other folders
-        object.__setattr__(self, "run_uri", storage.absolute(self.run_uri))
-        uris = [storage.absolute(uri) for uri in self.shard_uris]
-        object.__setattr__(self, "shard_uris", sorted(uris, key=lambda uri: uri.rsplit("/", 1)[1]))
-        object.__setattr__(self, "text_tokenizer", _absolute_folder(self.config.data.text_tokenizer))
-        object.__setattr__(self, "init_from", _absolute_folder(self.config.model.init_from))
-
-    def at(self, *parts: str) -> str:
-        """A URI below the run's folder."""
-        return storage.join(self.run_uri, *parts)
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with all that the result depends on."""
-        names = [uri.rsplit("/", 1)[1] for uri in self.shard_uris]
-        return fingerprint(self.config, names, self.codebook_size, self.tokens_version, self.tokens_fingerprint)
 
 
 @dataclass(frozen=True)
@@ -70,16 +37,12 @@ class Prepared:
     summary: dict[str, Any]  # plan.json
 
 
-def _absolute_folder(name: str | None) -> str | None:
-    return str(Path(name).absolute()) if name is not None and Path(name).is_dir() else name
-
-
 def prepare(job: TrainJob) -> dict[str, Any]:
     """Make what is missing of the run's folder; return plan.json.
 
     Raises ValueError when the folder belongs to another job, or when there is nothing to train on.
     """
-    if (summary := _read_summary(job)) is not None:
+    if (summary := job.read_summary()) is not None:
         return summary
     data, optimizer = job.config.data, job.config.optimizer
     tokenizer = _text_tokenizer(job)
@@ -103,7 +66,7 @@ def prepare(job: TrainJob) -> dict[str, Any]:
         "codebook_size": job.codebook_size,
         "num_documents": len(index),
         "num_videos": int(index.is_video.sum()),
-        "excluded": dict(excluded),
+        "excluded": dict(+excluded),
         "num_steps": plan.num_steps,
         "num_packs": plan.num_packs,
         "num_tokens": num_tokens,
@@ -115,7 +78,7 @@ def prepare(job: TrainJob) -> dict[str, Any]:
 
 def load_prepared(job: TrainJob) -> Prepared:
     """What `prepare` made. Raises FileNotFoundError before it."""
-    summary = _read_summary(job)
+    summary = job.read_summary()
     if summary is None:
         raise FileNotFoundError(f"{job.at('plan.json')}: not there; call prepare() first")
     with storage.local_folder(job.at("text")) as folder:
@@ -125,18 +88,6 @@ def load_prepared(job: TrainJob) -> Prepared:
     if plan.hash(index) != summary["plan"]:
         raise ValueError(f"{job.at('plan.parquet')}: damaged, its hash differs; delete {job.at('plan.json')} to redo")
     return Prepared(layout, index, plan, summary)
-
-
-def _read_summary(job: TrainJob) -> dict[str, Any] | None:
-    if not storage.exists(job.at("plan.json")):
-        return None
-    summary = storage.read_json(job.at("plan.json"))
-    if summary["job"] != job.fingerprint:
-        raise ValueError(
-            f"{job.run_uri}: holds a run of another config or other token shards (tokens version "
-            f"{summary['tokens_version']}, not {job.tokens_version}); give this one another folder, or delete that one"
-        )
-    return summary
 
 
 def _text_tokenizer(job: TrainJob) -> PreTrainedTokenizerBase:

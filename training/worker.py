@@ -10,7 +10,7 @@ import math
 import tempfile
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +23,13 @@ from tokenizer import storage
 from tokenizer.sequence import Kind
 from training import checkpoint
 from training.config import OptimizerConfig, TrainResources
+from training.job import DONE, TrainJob, TrainResult
 from training.loader import Loader, Pack
 from training.log import Record, TrainLog, read_log
 from training.model import PackLoss, build_model
-from training.prepare import Prepared, TrainJob, load_prepared, prepare
+from training.prepare import Prepared, load_prepared, prepare
 
-DONE = "done.json"
 _REPORTED_LINES = 20  # of the log: the final losses are their mean
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a finished run made; also stands in its folder as done.json."""
-
-    run_uri: str
-    model_uri: str  # a transformers model, its text tokenizer and vocabulary.json
-    plan: str  # hash of the plan
-    tokens_version: int | None
-    num_steps: int
-    num_documents: int
-    num_tokens: int  # trained on, with repetitions
-    excluded: dict[str, int]  # rows of the shards that were not used, by reason
-    fill: float  # share of the packs that documents take
-    losses: dict[str, float]  # of the last steps: loss (weighted), text, image, video
-    seconds: float
-    resumed_from: int  # step at which the last of its starts began
 
 
 def train_worker(
@@ -83,7 +65,7 @@ class _Trainer:
         model_config = config.model.model_copy(update={"init_from": job.init_from})
         self.lm = build_model(model_config, ready.layout.vocabulary, config.data.context_tokens, config.seed)
         if resources.recompute:
-            self.lm.gradient_checkpointing_enable()
+            self.lm.activation_checkpointing_enable({"use_reentrant": False})
         self.model = PackLoss(self.lm, config.optimizer.vision_weight).to(device).train()
         self.optimizer = make_optimizer(self.model, config.optimizer)
         self.start = checkpoint.latest(job.run_uri, ready.summary["plan"])
@@ -112,12 +94,11 @@ class _Trainer:
                 window.zero_()
                 if log is not None:
                     log.append(record)
-            if is_saved:
-                if log is not None:
-                    log.flush()
+            if is_saved and log is not None:
+                log.flush()
                 meta = {"plan": self.ready.summary["plan"], "tokens_version": self.job.tokens_version}
                 keep = self.resources.keep_checkpoints
-                checkpoint.save(self.job.run_uri, done, self.model, self.optimizer, meta, keep, self.rank)
+                checkpoint.save(self.job.run_uri, done, self.model, self.optimizer, meta, keep)
 
     def step(self, step: int, packs: list[Pack]) -> torch.Tensor:
         """One optimizer step. Returns this worker's sums: loss and count per kind, weighted loss, weight, tokens."""

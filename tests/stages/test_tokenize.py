@@ -1,4 +1,6 @@
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,7 @@ import torch
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
 from stages.frames import LoadFrames
-from stages.tokenize import Tokenize, TokenizeConfig
+from stages.tokenize import Tokenize, TokenizeConfig, device_of_worker
 from tokenizer.shards import TOKENS
 from tokenizer.vq import VisionTokenizer
 
@@ -96,3 +98,16 @@ def test_batches_hold_one_size_and_are_full(folder: Path, table: pa.Table, monke
 def test_codes_differ_between_media(folder: Path, table: pa.Table) -> None:
     codes = Tokenize(TokenizeConfig(model=str(folder)))(table)["codes"].to_pylist()
     assert codes[0] != codes[3] and codes[1] != codes[6]
+
+
+@pytest.mark.parametrize(("given", "expected"), [(["0"], "cuda"), ([], "cpu")])
+def test_a_worker_uses_a_gpu_only_when_given_one(
+    given: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = SimpleNamespace(get_accelerator_ids=lambda: {"GPU": given})
+    ray = SimpleNamespace(is_initialized=lambda: True, get_runtime_context=lambda: context)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device_of_worker() == expected
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_of_worker() == "cpu"

@@ -118,9 +118,11 @@ def test_batch_size_never_changes_a_result():
 
 
 def test_passes_of_several_images_give_the_same_codes():
+    """As a GPU runs them."""
     model = small_model()
     images, clips = frames_of(5, 40, 24, 3), frames_of(2, 8, 24, 40, 3)
-    one, several = VisionTokenizer(model, "test"), VisionTokenizer(model, "test", max_batch_px=4 * 40 * 24)
+    one, several = VisionTokenizer(model, "test"), VisionTokenizer(model, "test")
+    several._max_batch_px = 4 * 40 * 24
     codes, clip_codes = one.encode_images(images), one.encode_clips(clips)
     np.testing.assert_array_equal(several.encode_images(images), codes)
     np.testing.assert_array_equal(several.encode_clips(clips), clip_codes)

@@ -11,13 +11,13 @@ import pytest
 
 from tokenizer.shards import TOKENS, write_parquet
 from training.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
-from training.prepare import TrainJob
+from training.job import TrainJob
 
 CODEBOOK = 64
 COLOURS = ("red", "green", "blue", "black")
 
 
-def row(number: int, rng: np.random.Generator, **changes: Any) -> dict[str, Any]:
+def _row(number: int, rng: np.random.Generator, **changes: Any) -> dict[str, Any]:
     """A row of the `tokens` table: mostly images of 3x4 or 4x3 codes, every fourth a video."""
     is_video = number % 4 == 3
     t, h, w = (2, 3, 3) if is_video else (1, *((3, 4) if number % 2 else (4, 3)))
@@ -37,22 +37,13 @@ def row(number: int, rng: np.random.Generator, **changes: Any) -> dict[str, Any]
     } | changes
 
 
-def write_shard(path: Path, rows: list[dict[str, Any]], row_group_rows: int = 5) -> str:
+def _write_shard(path: Path, rows: list[dict[str, Any]], row_group_rows: int = 5) -> str:
     """One Parquet shard of the `tokens` table."""
     write_parquet(pa.Table.from_pylist(rows, schema=TOKENS), str(path), row_group_rows)
     return str(path)
 
 
-@pytest.fixture(scope="session")
-def shard_uris(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Two shards of 20 rows in row groups of 5."""
-    folder = tmp_path_factory.mktemp("tokens")
-    rng = np.random.default_rng(0)
-    rows = [row(number, rng) for number in range(40)]
-    return [write_shard(folder / f"part-{i}.parquet", rows[20 * i : 20 * i + 20]) for i in range(2)]
-
-
-def small_config(**optimizer: Any) -> TrainConfig:
+def _small_config(**optimizer: Any) -> TrainConfig:
     """A model of 20 thousand weights; two packs of about six documents per step."""
     return TrainConfig(
         model=ModelConfig(
@@ -67,13 +58,40 @@ def small_config(**optimizer: Any) -> TrainConfig:
     )  # fmt: skip
 
 
+@pytest.fixture(scope="session")
+def token_row() -> Callable[..., dict[str, Any]]:
+    """(number, rng, **changes) -> a row of the `tokens` table."""
+    return _row
+
+
+@pytest.fixture(scope="session")
+def write_shard() -> Callable[..., str]:
+    """(path, rows, row_group_rows=5) -> the URI of the shard written there."""
+    return _write_shard
+
+
+@pytest.fixture(scope="session")
+def small_config() -> Callable[..., TrainConfig]:
+    """(**optimizer fields) -> a config of a tiny model."""
+    return _small_config
+
+
+@pytest.fixture(scope="session")
+def shard_uris(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two shards of 20 rows in row groups of 5."""
+    folder = tmp_path_factory.mktemp("tokens")
+    rng = np.random.default_rng(0)
+    rows = [_row(number, rng) for number in range(40)]
+    return [_write_shard(folder / f"part-{i}.parquet", rows[20 * i : 20 * i + 20]) for i in range(2)]
+
+
 @pytest.fixture()
 def make_job(shard_uris: list[str], tmp_path: Path) -> Callable[..., TrainJob]:
     """A job on the two shards, in a folder of that name."""
 
     def make(folder: str = "run", config: TrainConfig | None = None, **changes: Any) -> TrainJob:
         return TrainJob(
-            config or small_config(),
+            config or _small_config(),
             shard_uris=changes.pop("shard_uris", shard_uris),
             codebook_size=CODEBOOK,
             run_uri=str(tmp_path / folder),

@@ -1,0 +1,251 @@
+"""Training learns, resumes exactly, exports a plain Emu3VQVAE; its quantizers are what they export."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from transformers import Emu3VQVAE
+
+from tokenizer import vq
+from tokenizer.vq_batches import clip_batch, image_batch
+from tokenizer.vq_config import VqLossConfig, VqModelConfig, VqTrainConfig
+from tokenizer.vq_losses import FSQ_SPACING, FsqQuantizer, VqQuantizer
+from tokenizer.vq_train import train
+from tokenizer.vq_trainee import Trainee, new_model
+
+SMALL = VqModelConfig(channel_multiplier=[1, 1], codebook_size=4096, embed_dim=4)
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (4, 5, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1) for _ in range(12)]
+    clips = [np.stack([np.roll(image, 2 * t, axis=1) for t in range(6)]) for image in images[:4]]
+    return images, clips
+
+
+def small_config(**changes):
+    settings = {"model": SMALL, "batch": 4, "crop_px": 16, "steps": 6, "checkpoint_steps": 3, "precision": "fp32"}
+    return VqTrainConfig(**(settings | changes))
+
+
+def losses(folder):
+    return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("codebook_size, dim", [(4096, 4), (32768, 5), (64, 3), (216, 3), (16, 4)])
+def test_fsq_rounding_is_the_nearest_neighbour(codebook_size, dim):
+    quantizer = FsqQuantizer(codebook_size, dim)
+    codebook = quantizer.codebook_KD
+    norms = (codebook**2).sum(1)
+    torch.manual_seed(0)
+    # Multiples of 1/16 far beyond the lattice: distances are exact in fp32, and a quarter of them are ties.
+    z = torch.randint(-64, 65, (4000, dim)) / 16
+    quantized, codes = quantizer(z)
+    assert torch.equal(codes, vq.nearest_codes(z, codebook, norms))
+    assert torch.equal(quantized, codebook[codes])
+    # Any other floats, but for those within rounding error of a border.
+    z = torch.randn(4000, dim)
+    to_border = ((z / FSQ_SPACING + (quantizer.levels - 1) / 2 - 0.5).remainder(1) - 0.5).abs()
+    z = z[(to_border < 0.5 - 1e-4).all(1)]
+    assert len(z) > 3000
+    assert torch.equal(quantizer(z)[1], vq.nearest_codes(z, codebook, norms))
+
+
+def test_every_fsq_code_is_its_own_nearest():
+    quantizer = FsqQuantizer(4096, 4)
+    _, codes = quantizer(quantizer.codebook_KD)
+    assert torch.equal(codes, torch.arange(4096))
+
+
+def test_gradients_pass_straight_through():
+    z = torch.randn(2, 4, 1, 3, 3, requires_grad=True)
+    quantized, codes = FsqQuantizer(4096, 4)(z)
+    assert quantized.shape == z.shape and codes.shape == (2, 1, 3, 3)
+    weight = torch.randn_like(z)
+    (quantized * weight).sum().backward()
+    assert torch.equal(z.grad, weight)
+
+
+def test_vq_codebook_follows_the_data_and_restarts_dead_codes():
+    torch.manual_seed(0)
+    quantizer = VqQuantizer(16, 2)
+    centres = torch.randn(16, 2) * 5
+    for _ in range(2):
+        for step in range(300):
+            z = (centres[torch.randint(16, (256,))] + 0.01 * torch.randn(256, 2)).T.view(1, 2, 1, 16, 16)
+            _, codes = quantizer(z)
+            quantizer.update(z, codes, torch.Generator().manual_seed(step))
+        distances = torch.cdist(centres, quantizer.codebook_KD).amin(1)
+        assert (distances < 0.1).sum() >= 8 and len(codes.unique()) >= 12
+        # The data go elsewhere: without restarts one or two codes would serve all of them from then on.
+        centres = centres + 100
+
+
+def test_the_trainee_is_the_tokenizer():
+    """In fp32 the model in training and the exported one see the same codes and pixels, of stills and of groups."""
+    torch.manual_seed(0)
+    trainee = Trainee(small_config(), compile_trunks=False)
+    frames = np.random.default_rng(0).integers(0, 256, (1, 4, 4, 4, 3), dtype=np.uint8).repeat(8, 2).repeat(8, 3)
+    with torch.no_grad():
+        pixels = vq.to_pixels(torch.from_numpy(frames))
+        made_still, *_, still_codes = trainee(pixels[:, :1])
+        made, *_, codes = trainee(pixels)
+    trainee.vq.quantize.embedding.weight.data.copy_(trainee.quantizer.codebook_KD)
+    tokenizer = vq.VisionTokenizer(trainee.vq, "test")
+    np.testing.assert_array_equal(tokenizer.encode_images(frames[:, 0]), still_codes[:, 0].numpy())
+    np.testing.assert_array_equal(tokenizer.encode_clips(frames), codes.numpy())
+    for ours, theirs in [
+        (tokenizer.decode_images(still_codes[:, 0].numpy()), made_still[:, 0]),
+        (tokenizer.decode_clips(codes.numpy()), made),
+    ]:
+        assert np.abs(ours.astype(int) - vq.to_frames(theirs).numpy()).max() <= 1
+
+
+def test_an_untrained_model_starts_well():
+    """Latents at the lattice's scale in every channel, and time handed through: a still equals its repeated clip."""
+    torch.manual_seed(0)
+    model = new_model(VqModelConfig(channel_multiplier=[1, 1, 2, 2]))
+    pixels = torch.rand(4, 3, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3) * 2 - 1
+    with torch.no_grad():
+        latent = vq.encode_trunk(model, pixels)
+        z = vq.encode_time(model, latent.unsqueeze(2).expand(-1, -1, 4, -1, -1))
+    spread = z.std((0, 2, 3, 4))
+    assert (spread > 0.3).all() and (spread < 2.5).all()
+    for channel in range(4):
+        pair = torch.stack([latent[:, channel].flatten(), z[:, channel].flatten()])
+        assert torch.corrcoef(pair)[0, 1] > 0.9
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vq")
+    records = []
+    model = train(small_config(steps=40, lr=3e-3), *data, folder, on_step=records.append)
+    return folder, model, records
+
+
+def test_training_learns(trained):
+    _, _, records = trained
+    first, last = (np.mean([record["loss"] for record in part]) for part in (records[:5], records[-10:]))
+    assert last < 0.75 * first
+    assert {record["kind"] for record in records} == {"images", "clips"}
+    assert records[-1]["codes_used"] > 1 and records[-1]["perplexity"] > 1
+
+
+def test_the_export_is_a_plain_emu3_vqvae(trained, data):
+    folder, model_folder, records = trained
+    plain, report = Emu3VQVAE.from_pretrained(model_folder, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert torch.equal(plain.quantize.embedding.weight, FsqQuantizer(4096, 4).codebook_KD)
+    for module in plain.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            assert not module.running_mean.any() and (module.running_var == 1).all()
+    tokenizer = vq.VisionTokenizer.load(str(model_folder))
+    assert tokenizer.spatial_factor == 2
+    images = np.stack(data[0][:2])
+    assert tokenizer.decode_images(tokenizer.encode_images(images)).shape == images.shape
+    assert len(losses(folder)) == len(records) == 40
+    for name in ("loss.png", "reconstructions.png"):
+        assert (folder / name).stat().st_size > 1000
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("changes", [{}, {"model": SMALL.model_copy(update={"quantizer": "vq"})}, {"loss": "gan"}])
+def test_a_resumed_run_repeats_the_uninterrupted_one(data, tmp_path, changes):
+    if changes.get("loss") == "gan":
+        changes = {"loss": VqLossConfig(gan=0.1, gan_from_step=2)}
+    config = small_config(**changes)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    model = train(config, *data, whole)
+
+    def kill(record):
+        if record["step"] == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(config, *data, broken, on_step=kill)
+    assert len(losses(broken)) == 5
+    resumed = train(config, *data, broken)
+    assert losses(broken) == losses(whole)
+    ours, theirs = (Emu3VQVAE.from_pretrained(folder).state_dict() for folder in (model, resumed))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_every_choice_of_the_config_is_acted_upon(data, tmp_path):
+    def first_losses(name, **changes):
+        folder = tmp_path / name
+        train(small_config(steps=3, **changes), *data, folder)
+        return losses(folder)
+
+    plain = first_losses("plain")
+    for name, changes in {
+        "mse": {"loss": VqLossConfig(mse=0.5)},
+        "l1": {"loss": VqLossConfig(l1=0.5)},
+        "commitment": {"loss": VqLossConfig(commitment=0.0)},
+        "gan": {"loss": VqLossConfig(gan=0.1, gan_from_step=0)},
+        "lr": {"lr": 1e-2},
+        "seed": {"seed": 1},
+        "crop_px": {"crop_px": 32},
+        "batch": {"batch": 8},
+        "video_share": {"video_share": 1.0},
+        "precision": {"precision": "bf16"},
+    }.items():
+        assert first_losses(name, **changes) != plain, name
+
+
+def test_images_alone_and_clips_alone(data, tmp_path):
+    images, clips = data
+    train(small_config(steps=2), images, [], tmp_path / "images")
+    train(small_config(steps=2), [], clips, tmp_path / "clips")
+    with pytest.raises(ValueError, match="give at least one"):
+        train(small_config(), [], [], tmp_path / "none")
+    with pytest.raises(ValueError, match="3 frames"):
+        train(small_config(), [], [clips[0][:3]], tmp_path / "short")
+
+
+def test_a_folder_of_another_config_is_refused(data, tmp_path):
+    train(small_config(steps=3), *data, tmp_path)
+    with pytest.raises(ValueError, match="another config"):
+        train(small_config(steps=4), *data, tmp_path)
+
+
+def test_batches_are_crops_of_the_data():
+    rng = np.random.default_rng(0)
+    image = np.arange(40 * 30, dtype=np.uint16).reshape(40, 30)
+    coded = np.stack([image % 256, image // 256, image * 0], -1).astype(np.uint8)
+    batch = image_batch([coded], 20, 16, rng)
+    values = batch[..., 0].astype(int) + 256 * batch[..., 1].astype(int)
+    flipped = 0
+    for crop in values:
+        if crop[0, 1] < crop[0, 0]:
+            crop, flipped = crop[:, ::-1], flipped + 1
+        top, left = divmod(int(crop[0, 0]), 30)
+        np.testing.assert_array_equal(crop, image[top : top + 16, left : left + 16])
+    assert 0 < flipped < 20
+    clip = np.stack([np.full((20, 24, 3), t, np.uint8) for t in range(7)])
+    batch = clip_batch([clip], 30, 16, 4, rng)
+    assert batch.shape == (30, 4, 16, 16, 3)
+    assert (np.diff(batch[..., 0, 0, 0].astype(int), axis=1) == 1).all()
+    assert set(batch[:, 0, 0, 0, 0]) == {0, 1, 2, 3}
+    assert image_batch([coded[:9, :12]], 2, 16, rng).shape == (2, 16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"model": {"codebook_size": 5000}}, "8 \\*\\* 4 = 4096"),
+        ({"model": {"codebook_size": 81}}, "even number"),
+        ({"crop_px": 60}, "multiple of the spatial factor 8"),
+        ({"model": {"base_channels": 48}}, "multiple of 32"),
+        ({"model": {"quantiser": "fsq"}}, "quantiser"),
+    ],
+)
+def test_impossible_configs_say_what_to_change(settings, words):
+    with pytest.raises(ValidationError, match=words):
+        VqTrainConfig.model_validate(settings)

@@ -1,0 +1,97 @@
+"""Ray Train around the worker: two workers compute what one does, reports arrive, a killed worker is replaced."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import ray
+
+from training.config import TrainResources
+from training.log import read_log
+from training.loop import fit
+from training.worker import train_worker
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    yield
+    ray.shutdown()
+
+
+def losses(job):
+    return [record["loss"] for record in read_log(job.run_uri)]
+
+
+def own_train_workers():
+    """Process ids of this test's Ray Train workers: no other cluster's."""
+
+    def parent(pid):
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and b"RayTrainWorker" in (entry / "cmdline").read_bytes():
+                ancestor = int(entry.name)
+                while ancestor > 1 and ancestor != os.getpid():
+                    ancestor = parent(ancestor)
+                found += [int(entry.name)] if ancestor == os.getpid() else []
+        except FileNotFoundError:
+            continue
+    assert found
+    return found
+
+
+def test_two_workers_train_like_one_and_report(make_job):
+    alone, pair = make_job("alone"), make_job("pair", tokens_version=4)
+    train_worker(alone)
+    reports = []
+    result = fit(
+        pair, TrainResources(num_workers=2, cpus_per_worker=0.5, threads=1), lambda *report: reports.append(report)
+    )
+    assert losses(pair) == pytest.approx(losses(alone), rel=1e-4)
+    assert [(step, total) for step, total, _, _ in reports] == [(step, 8) for step in range(1, 9)]
+    assert {"loss", "text", "image", "video"} <= reports[-1][2].keys() and reports[-1][3] > 0
+    assert (result.num_steps, result.tokens_version, result.resumed_from) == (8, 4, 0)
+    assert Path(result.model_uri, "model.safetensors").is_file()
+    before = time.monotonic()
+    assert fit(pair) == result
+    assert time.monotonic() - before < 1, "a finished run starts no workers"
+
+
+def test_three_workers_share_two_packs(make_job):
+    """One worker has nothing to compute, and must not stall the others."""
+    alone, three = make_job("alone"), make_job("three")
+    train_worker(alone)
+    fit(three, TrainResources(num_workers=3, cpus_per_worker=0.5, threads=1))
+    assert losses(three) == pytest.approx(losses(alone), rel=1e-4)
+
+
+def test_a_killed_worker_is_replaced_and_goes_on(make_job, small_config):
+    job, quiet = (make_job(name, config=small_config(steps=400)) for name in ("job", "quiet"))
+    resources = TrainResources(checkpoint_every_steps=20, max_failures=1, cpus_per_worker=0.5, threads=1)
+
+    def kill_one():
+        while len(read_log(job.run_uri)) < 50:
+            time.sleep(0.05)
+        for pid in own_train_workers():
+            os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    result = fit(job, resources)
+    killer.join()
+    assert result.resumed_from >= 20
+    train_worker(quiet, resources)
+    assert losses(job) == pytest.approx(losses(quiet), rel=1e-6)
+
+
+def test_errors_arrive_as_they_were_raised(make_job, small_config):
+    with pytest.raises(ValueError, match="tokenize first"):
+        fit(make_job(tokens_fingerprint="nobody"))
+    with pytest.raises(RuntimeError, match=r"lower .*lr"):
+        fit(make_job("wild", config=small_config(lr=1e30, clip_norm=1e30, warmup_steps=0)))

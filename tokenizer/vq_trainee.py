@@ -1,0 +1,160 @@
+"""A model in training: the exact path of VisionTokenizer with gradients, its losses, one step at a time."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Emu3VQVAE, Emu3VQVAEConfig
+
+from tokenizer import vq
+from tokenizer.metrics import codebook_use
+from tokenizer.vq_config import VqModelConfig, VqTrainConfig
+from tokenizer.vq_losses import (
+    FsqQuantizer,
+    PatchDiscriminator,
+    VqQuantizer,
+    discriminator_loss,
+    generator_loss,
+    spread_loss,
+)
+from tokenizer.vq_start import start
+
+TEMPORAL_FACTOR = 4
+_WARM_UP_STEPS = 100
+_LAST_LR = 1e-3  # of the peak
+_CLIP_NORM = 1.0
+
+
+class Trainee(nn.Module):
+    """Emu3VQVAE with a quantizer that passes gradients: what VisionTokenizer runs, from pixels to pixels."""
+
+    def __init__(self, config: VqTrainConfig, compile_trunks: bool) -> None:
+        super().__init__()
+        self.vq = new_model(config.model)
+        kind = FsqQuantizer if config.model.quantizer == "fsq" else VqQuantizer
+        self.quantizer: FsqQuantizer | VqQuantizer = kind(config.model.codebook_size, config.model.embed_dim)
+        self._is_low_precision = config.precision == "bf16"
+        self._encode = torch.compile(vq.encode_trunk) if compile_trunks else vq.encode_trunk
+        self._decode = torch.compile(vq.decode_trunk) if compile_trunks else vq.decode_trunk
+
+    def forward(self, pixels_BTCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(B, T, 3, H, W) in -1..1, T 1 or 4 -> its reconstruction, latents z, their quantized values, codes."""
+        num_frames = pixels_BTCHW.shape[1]
+        with self._autocast(pixels_BTCHW.device):
+            latent = self._encode(self.vq, pixels_BTCHW.flatten(0, 1))
+        latent = latent.float().unflatten(0, (-1, num_frames)).transpose(1, 2)
+        z = vq.encode_time(self.vq, latent.expand(-1, -1, TEMPORAL_FACTOR, -1, -1))
+        quantized, codes = self.quantizer(z)
+        halves = vq.decode_time(self.vq, quantized)
+        hidden, guide = (half[:, :, :num_frames].transpose(1, 2).flatten(0, 1) for half in halves)
+        with self._autocast(pixels_BTCHW.device):
+            pixels = self._decode(self.vq, hidden, guide)
+        return pixels.float().unflatten(0, (-1, num_frames)), z, quantized, codes
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self._is_low_precision)
+
+
+class Training:
+    """Everything that changes from step to step, and how one step changes it."""
+
+    def __init__(self, config: VqTrainConfig, device: str, compile_trunks: bool) -> None:
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.trainee = Trainee(config, compile_trunks).to(device)
+        self.critic = PatchDiscriminator().to(device) if config.loss.gan else None
+        self.weights: list[Tensor] = [weight for weight in self.trainee.parameters() if weight.requires_grad]
+        self.averages = [weight.detach().clone() for weight in self.weights]
+        self.optimizers = [torch.optim.AdamW(self.weights, lr=config.lr, betas=(0.9, 0.95))]
+        if self.critic:
+            self.optimizers.append(torch.optim.AdamW(self.critic.parameters(), lr=config.lr, betas=(0.9, 0.95)))
+
+    def step(self, pixels: Tensor, step: int) -> dict[str, Any]:
+        """One update from (B, T, 3, H, W) in -1..1. Returns loss, PSNR in dB and the use of codes by this batch."""
+        weigh = self.config.loss
+        for optimizer in self.optimizers:
+            optimizer.param_groups[0]["lr"] = learning_rate(self.config, step)
+        made, z, quantized, codes = self.trainee(pixels)
+        mse = (made - pixels).square().mean()
+        loss = weigh.mse * mse + weigh.l1 * (made - pixels).abs().mean()
+        loss = loss + weigh.commitment * (z - quantized.detach()).square().mean()
+        loss = loss + weigh.spread * spread_loss(z)
+        critic = self.critic if step >= weigh.gan_from_step else None
+        if critic:
+            loss = loss + weigh.gan * generator_loss(critic(made.flatten(0, 1)))
+        self.optimizers[0].zero_grad()
+        loss.backward()
+        grad_norm = nn.utils.clip_grad_norm_(self.weights, _CLIP_NORM)
+        self.optimizers[0].step()
+        if isinstance(self.trainee.quantizer, VqQuantizer):
+            generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
+            self.trainee.quantizer.update(z, codes, generator)
+        if critic:
+            self.optimizers[1].zero_grad()
+            discriminator_loss(critic(pixels.flatten(0, 1)), critic(made.detach().flatten(0, 1))).backward()
+            nn.utils.clip_grad_norm_(critic.parameters(), _CLIP_NORM)
+            self.optimizers[1].step()
+        decay = min(self.config.ema, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.averages, [weight.detach() for weight in self.weights], 1 - decay)
+        use = codebook_use(codes.cpu().numpy(), self.config.model.codebook_size)
+        return {
+            "loss": loss.item(),
+            "psnr": 10 * math.log10(4 / max(mse.item(), 1e-12)),
+            "codes_used": use["codes_used"],
+            "perplexity": use["perplexity"],
+            "grad_norm": grad_norm.item(),
+        }
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on, as tensors, numbers and containers of them."""
+        return {
+            "trainee": self.trainee.state_dict(),
+            "critic": self.critic.state_dict() if self.critic else {},
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "averages": self.averages,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state()` gave."""
+        self.trainee.load_state_dict(state["trainee"])
+        if self.critic:
+            self.critic.load_state_dict(state["critic"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        for average, saved in zip(self.averages, state["averages"], strict=True):
+            average.copy_(saved)
+
+    @torch.no_grad()
+    def averaged_model(self) -> Emu3VQVAE:
+        """The model to export: averaged weights, the quantizer's codebook. Ends the training."""
+        for weight, average in zip(self.weights, self.averages, strict=True):
+            weight.copy_(average)
+        self.trainee.vq.quantize.embedding.weight.copy_(self.trainee.quantizer.codebook_KD)
+        return self.trainee.vq
+
+
+def new_model(config: VqModelConfig) -> Emu3VQVAE:
+    """An untrained Emu3VQVAE in eval mode."""
+    return start(
+        Emu3VQVAEConfig(
+            codebook_size=config.codebook_size,
+            embed_dim=config.embed_dim,
+            latent_channels=config.embed_dim,
+            temporal_downsample_factor=TEMPORAL_FACTOR,
+            base_channels=config.base_channels,
+            channel_multiplier=config.channel_multiplier,
+            num_res_blocks=config.num_res_blocks,
+            attn_resolutions=[len(config.channel_multiplier) - 1],
+            hidden_size=config.base_channels * config.channel_multiplier[-1],
+        )
+    )
+
+
+def learning_rate(config: VqTrainConfig, step: int) -> float:
+    """Linear warm-up over 100 steps (a tenth of a short run), then a cosine to a thousandth."""
+    warm_up = min(_WARM_UP_STEPS, config.steps // 10)
+    if step < warm_up:
+        return config.lr * (step + 1) / warm_up
+    progress = (step - warm_up) / max(1, config.steps - warm_up)
+    return config.lr * (_LAST_LR + (1 - _LAST_LR) * 0.5 * (1 + math.cos(math.pi * progress)))

@@ -1,0 +1,81 @@
+"""A training as it is asked for and as it ends: `TrainJob` in, `TrainResult` out. No model is imported for either."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tokenizer import storage
+from tokenizer.identity import fingerprint
+from training.config import TrainConfig
+
+DONE = "done.json"  # the result, written last: a folder with it is finished
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One training: what (`config`), on which token shards, and the folder that holds all it makes."""
+
+    config: TrainConfig
+    shard_uris: list[str]
+    codebook_size: int  # of the vision tokenizer that made the shards
+    run_uri: str  # a folder or s3:// prefix of this run alone
+    tokens_version: int | None = None  # of the `tokens` table; recorded
+    tokens_fingerprint: str | None = None  # only rows made with it are used; null: all
+    text_tokenizer: str | None = field(init=False)  # of the config, a relative folder made absolute
+    init_from: str | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        # workers run in other folders
+        object.__setattr__(self, "run_uri", storage.absolute(self.run_uri))
+        uris = [storage.absolute(uri) for uri in self.shard_uris]
+        object.__setattr__(self, "shard_uris", sorted(uris, key=lambda uri: uri.rsplit("/", 1)[1]))
+        object.__setattr__(self, "text_tokenizer", _absolute_folder(self.config.data.text_tokenizer))
+        object.__setattr__(self, "init_from", _absolute_folder(self.config.model.init_from))
+
+    def at(self, *parts: str) -> str:
+        """A URI below the run's folder."""
+        return storage.join(self.run_uri, *parts)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with all that the result depends on."""
+        names = [uri.rsplit("/", 1)[1] for uri in self.shard_uris]
+        return fingerprint(self.config, names, self.codebook_size, self.tokens_version, self.tokens_fingerprint)
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """plan.json of the run's folder (training/prepare.py), or None before it is written.
+
+        Raises ValueError when the folder belongs to another job.
+        """
+        if not storage.exists(self.at("plan.json")):
+            return None
+        summary = storage.read_json(self.at("plan.json"))
+        if summary["job"] != self.fingerprint:
+            raise ValueError(
+                f"{self.run_uri}: holds a run of another config or other token shards (tokens version "
+                f"{summary['tokens_version']}, not {self.tokens_version}); give this one another folder, "
+                "or delete that one"
+            )
+        return summary
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run made; also stands in its folder as done.json."""
+
+    run_uri: str
+    model_uri: str  # a transformers model, its text tokenizer and vocabulary.json
+    plan: str  # hash of the plan
+    tokens_version: int | None
+    num_steps: int
+    num_documents: int
+    num_tokens: int  # trained on, with repetitions
+    excluded: dict[str, int]  # rows of the shards that were not used, by reason
+    fill: float  # share of the packs that documents take
+    losses: dict[str, float]  # of the last steps: loss (weighted), text, image, video
+    seconds: float
+    resumed_from: int  # step at which the last of its starts began
+
+
+def _absolute_folder(name: str | None) -> str | None:
+    return str(Path(name).absolute()) if name is not None and Path(name).is_dir() else name

@@ -119,7 +119,7 @@ def demo(
     sets: Sets = None,
 ) -> None:
     """Make a corpus of drawn scenes, run every phase on it, draw unseen captions, and leave a contact sheet."""
-    from pipeline.demo import run_demo
+    from pipeline.demo.show import run_demo
 
     run_demo(config, sets or [], images, console)
 

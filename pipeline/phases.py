@@ -23,11 +23,11 @@ from pipeline.report import Meter, PhaseReport
 from pipeline.run import Sink, run_flow
 from pipeline.sources import list_sources, with_captions
 from stages.columns import CAPTIONS, MEDIA
-from tokenizer import storage, vq
+from tokenizer import storage, vq_weights
 from tokenizer.shards import TOKENS
 from training.curves import draw_curves
-from training.loop import fit
 from training.job import TrainJob
+from training.loop import fit
 
 
 @dataclass
@@ -160,7 +160,7 @@ def tokenize(run: Run) -> None:
 
 def tokenize_print(config: RunConfig) -> str:
     """Fingerprint of token rows made with this config and the weights that its model name stands for now."""
-    return refresh.tokenize_fingerprint(config, vq.identity(config.tokenize.tokenize.model))
+    return refresh.tokenize_fingerprint(config, vq_weights.identity(config.tokenize.tokenize.model))
 
 
 def _simple_phase(
@@ -201,7 +201,7 @@ def train(run: Run) -> None:
     job = TrainJob(
         config=part.train,
         shard_uris=tokens.files(version),
-        codebook_size=vq.codebook_size(run.config.tokenize.tokenize.model),
+        codebook_size=vq_weights.codebook_size(run.config.tokenize.tokenize.model),
         run_uri=uri,
         tokens_version=version,
         tokens_fingerprint=tokenize_print(run.config),

@@ -57,12 +57,12 @@ def list_sources(sources: list[Source]) -> Listing:
     ignored: Counter[str] = Counter()
     for number, source in enumerate(sources):
         try:
-            objects = list(_list(storage.absolute(source.uri)))
+            rows = list(_rows(list(_list(storage.absolute(source.uri))), source, ignored))
         except (ClientError, BotoCoreError, OSError, ValueError) as error:
             raise ConfigError(
                 f"sources.{number}.uri: {source.uri}: {error}; check the address and your permissions"
             ) from None
-        for row in _rows(objects, source, ignored):
+        for row in rows:
             found.setdefault(str(row["uri"]), row)
     ordered = [found[uri] for uri in sorted(found)]
     return Listing(pa.Table.from_pylist(ordered, schema=LISTING), ignored)

@@ -12,14 +12,12 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import torch
 from pydantic import Field
 
 from stages.frames import LoadFrames
 from stages.rows import pick, replace, values_of
 from tokenizer.identity import Config
 from tokenizer.shards import TOKENS
-from tokenizer.vq import VisionTokenizer
 
 
 class TokenizeConfig(Config):
@@ -49,6 +47,8 @@ class Tokenize:
     rows = "same"
 
     def __init__(self, config: TokenizeConfig, batch_pixels: int = 1 << 20):
+        from tokenizer.vq import VisionTokenizer  # torch and transformers: seconds that only this worker need spend
+
         self._batch_pixels = batch_pixels
         self._tokenizer = VisionTokenizer.load(
             config.model, device_of_worker(), config.dtype, max_batch_px=batch_pixels
@@ -87,6 +87,8 @@ class Tokenize:
 
 def device_of_worker() -> str:
     """`cuda` when there is a GPU and, inside a Ray worker, the worker was given one; else `cpu`."""
+    import torch
+
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized() and not ray.get_runtime_context().get_accelerator_ids().get("GPU"):
         return "cpu"

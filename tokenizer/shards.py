@@ -50,5 +50,4 @@ def write_parquet(table: pa.Table, uri: str, row_group_rows: int = 1024) -> int:
             row_group_size=row_group_rows,
             write_statistics=others,
         )
-        size = stream.tell()
-    return size
+        return stream.tell()

@@ -1,8 +1,8 @@
 """Where bytes live: local paths and `s3://` URIs behind the same few functions.
 
-Every module takes a URI as a string and comes here to open it, so that a laptop's folder and a bucket are the same code.
-Credentials and endpoint come from the standard AWS variables (AWS_ENDPOINT_URL and so on), which pyarrow, delta-rs and
-boto3 all read.
+Every module takes a URI as a string and comes here to open it, so that a laptop's folder and a bucket are the same
+code. Credentials and endpoint come from the standard AWS variables (AWS_ENDPOINT_URL and so on), which pyarrow,
+delta-rs and boto3 all read.
 """
 
 import json

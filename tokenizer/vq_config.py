@@ -26,7 +26,7 @@ class VqModelConfig(Config):
 
     base_channels: int = Field(32, description="Small blurs, large is slow; the norms need 32s.", gt=0, multiple_of=32)
     channel_multiplier: list[int] = Field(
-        [1, 1, 2, 4], description="Each further entry halves the grid once more; small entries blur.", min_length=2
+        [1, 1, 2, 3], description="Each further entry halves the grid once more; small entries blur.", min_length=2
     )
     num_res_blocks: int = Field(1, description="Few blur, many are slow.", gt=0)
     embed_dim: int = Field(4, description="Small blurs; large leaves codes of a learned codebook unused.", gt=0)
@@ -45,8 +45,7 @@ class VqLossConfig(Config):
 
     mse: float = Field(1.0, description="Small forgives single large errors; only large blurs.", ge=0)
     l1: float = Field(0.1, description="Small blurs edges; large forgives single large errors.", ge=0)
-    commitment: float = Field(0.25, description="Small lets latents drift off their codes; large blurs.", ge=0)
-    spread: float = Field(0.1, description="Small leaves most codes unused; large distorts to use them.", ge=0)
+    commitment: float = Field(0.1, description="Small lets latents drift off their codes; large blurs.", ge=0)
     gan: float = Field(0.0, description="Small blurs, large invents texture; 0 trains no discriminator.", ge=0)
     gan_from_step: int = Field(20_000, description="Small destabilises the start; peers wait for 20,000.", ge=0)
 
@@ -60,7 +59,7 @@ class VqTrainConfig(Config):
     batch: int = Field(16, description="Frames a step. Small is noisy, large is slow; clips take four each.", ge=4)
     crop_px: int = Field(64, description="Small hides the scene, large is slow; must fit the spatial factor.", gt=0)
     video_share: float = Field(
-        0.25, description="Share of steps on clips. Small blurs motion, large stills.", ge=0, le=1
+        0.2, description="Share of steps on clips. Small blurs motion, large stills.", ge=0, le=1
     )
     lr: float = Field(1e-3, description="Small trains slowly, large diverges; falls to a thousandth by cosine.", gt=0)
     ema: float = Field(0.999, description="Small exports a noisy step, large lags behind short runs.", ge=0, lt=1)

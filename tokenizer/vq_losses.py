@@ -82,18 +82,6 @@ class VqQuantizer(nn.Module):
         self._idle_K[dead] = 0
 
 
-def spread_loss(z: Tensor) -> Tensor:
-    """How far the latents (B, D, ...) of a batch are from zero mean, unit variance and no correlation.
-
-    Left alone, every dimension follows the luma (correlations of 0.8) and most of a lattice stays empty.
-    """
-    z_ND = z.movedim(1, -1).flatten(0, -2)
-    mean_D = z_ND.mean(0)
-    covariance_DD = (z_ND - mean_D).T @ (z_ND - mean_D) / len(z_ND)
-    unit_DD = torch.eye(len(mean_D), device=z.device)
-    return mean_D.square().mean() + (covariance_DD - unit_DD).square().mean()
-
-
 class PatchDiscriminator(nn.Module):
     """Pixels (N, 3, H, W) -> one logit for each overlapping patch of 22 px: high where it looks real."""
 

@@ -10,14 +10,7 @@ from transformers import Emu3VQVAE, Emu3VQVAEConfig
 from tokenizer import vq
 from tokenizer.metrics import codebook_use
 from tokenizer.vq_config import VqModelConfig, VqTrainConfig
-from tokenizer.vq_losses import (
-    FsqQuantizer,
-    PatchDiscriminator,
-    VqQuantizer,
-    discriminator_loss,
-    generator_loss,
-    spread_loss,
-)
+from tokenizer.vq_losses import FsqQuantizer, PatchDiscriminator, VqQuantizer, discriminator_loss, generator_loss
 from tokenizer.vq_start import start
 
 TEMPORAL_FACTOR = 4
@@ -79,7 +72,6 @@ class Training:
         mse = (made - pixels).square().mean()
         loss = weigh.mse * mse + weigh.l1 * (made - pixels).abs().mean()
         loss = loss + weigh.commitment * (z - quantized.detach()).square().mean()
-        loss = loss + weigh.spread * spread_loss(z)
         critic = self.critic if step >= weigh.gan_from_step else None
         if critic:
             loss = loss + weigh.gan * generator_loss(critic(made.flatten(0, 1)))

@@ -16,8 +16,8 @@ import yaml
 from PIL import Image
 
 from pipeline.catalog import Catalog
-from pipeline.demo import CONFIG
-from pipeline.scenes import write_corpus
+from pipeline.demo.scenes import write_corpus
+from pipeline.demo.show import CONFIG
 
 NUM_IMAGES = 48
 TINY_TRAINING = {

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
-from tokenizer import vq, vq_published
+from tokenizer import vq, vq_published, vq_weights
 from tokenizer.identity import weights_id
 from tokenizer.vq import TokenizerLoadError, VisionTokenizer
 
@@ -187,7 +187,7 @@ def test_saved_folder_loads_with_its_identity(tmp_path):
     model.save_pretrained(tmp_path)
     frames = frames_of(1, 32, 32, 3)
     loaded = VisionTokenizer.load(str(tmp_path))
-    assert loaded.identity == weights_id(tmp_path) == vq.identity(str(tmp_path))
+    assert loaded.identity == weights_id(tmp_path) == vq_weights.identity(str(tmp_path))
     np.testing.assert_array_equal(loaded.encode_images(frames), VisionTokenizer(model, "").encode_images(frames))
     halved = VisionTokenizer.load(str(tmp_path), dtype="bfloat16")
     assert halved.decode_images(halved.encode_images(frames)).shape == frames.shape

@@ -152,7 +152,7 @@ def test_the_export_is_a_plain_emu3_vqvae(trained, data):
         assert (folder / name).stat().st_size > 1000
 
 
-class Killed(Exception):
+class StoppedError(Exception):
     pass
 
 
@@ -166,9 +166,9 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(data, tmp_path, changes):
 
     def kill(record):
         if record["step"] == 4:
-            raise Killed
+            raise StoppedError
 
-    with pytest.raises(Killed):
+    with pytest.raises(StoppedError):
         train(config, *data, broken, on_step=kill)
     assert len(losses(broken)) == 5
     resumed = train(config, *data, broken)

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, Emu3ForCausalLM
 from tokenizer import storage
 from training import checkpoint, worker
 from training.config import OptimizerConfig, TrainResources
-from training.job import DONE, TrainResult
+from training.job import DONE, TrainJob, TrainResult
 from training.log import read_log
 from training.prepare import prepare
 from training.worker import learning_rate, train_worker
@@ -86,6 +86,29 @@ def test_remains_of_crashes_are_completed(make_job, monkeypatch):
     assert result(broken).resumed_from == 6
     assert figures(broken) == figures(whole)
     assert all(torch.equal(tensor, weights(broken)[name]) for name, tensor in weights(whole).items())
+
+
+def test_on_an_object_store_all_is_the_same(make_job, s3):
+    """Shards, plan, checkpoints, log and model on S3; stopped and resumed there."""
+    storage._s3.cache_clear()
+    local = make_job()
+    train_worker(local, EVERY_3)
+    uris = [f"{s3}/tokens/{Path(uri).name}" for uri in local.shard_uris]
+    for uri, target in zip(local.shard_uris, uris, strict=True):
+        storage.write_bytes(target, Path(uri).read_bytes())
+    remote = TrainJob(local.config, shard_uris=uris, codebook_size=local.codebook_size, run_uri=f"{s3}/runs/one")
+    with pytest.MonkeyPatch.context() as patch:
+        die_at(patch, 5)
+        with pytest.raises(Killed):
+            train_worker(remote, EVERY_3)
+    train_worker(remote, EVERY_3)
+    assert figures(remote) == figures(local)
+    assert result(remote).resumed_from == 3
+    with storage.local_folder(remote.at("model")) as folder:
+        exported = load_file(folder / "model.safetensors")
+    assert all(torch.equal(tensor, exported[name]) for name, tensor in weights(local).items())
+    assert storage.list_names(remote.at("checkpoints")) == ["step_000006", "step_000008"]
+    storage._s3.cache_clear()
 
 
 def test_a_finished_run_is_left_alone(make_job):

@@ -1,8 +1,8 @@
 """`tokenmill demo`: draw a corpus, run every phase on it, draw captions that it never held, and leave two pictures.
 
-The corpus (pipeline/scenes.py) says in words exactly what its pictures show, so how well samples follow their prompts
-is counted, not judged by eye: decode, classify colours and shapes by pixels (pipeline/judge.py), compare with the same
-pictures judged against other prompts, which is chance.
+The corpus (pipeline/demo/scenes.py) says in words exactly what its pictures show, so how well samples follow their
+prompts is counted, not judged by eye: decode, classify colours and shapes by pixels (pipeline/demo/judge.py), compare
+with the same pictures judged against other prompts, which is chance.
 """
 
 import tempfile
@@ -17,18 +17,18 @@ from rich.console import Console
 
 from pipeline.catalog import Catalog
 from pipeline.config import RunConfig, load
+from pipeline.demo.judge import Score, chance, judge, score
+from pipeline.demo.scenes import Corpus, Scene, write_corpus
 from pipeline.draw import draw
-from pipeline.judge import Score, chance, judge, score
 from pipeline.line import run_phases
 from pipeline.report import table
-from pipeline.scenes import Corpus, Scene, write_corpus
 from pipeline.sheet import Picture, SheetSection, contact_sheet
 from pipeline.trained import newest
 from stages.frames import LoadFrames
 from tokenizer import storage
 from tokenizer.vq import VisionTokenizer
 
-CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
 PHASES = ("curate", "caption", "tokenize", "train")
 _NOTE = ".corpus.json"  # a hidden file: not listed as a medium
 _SHOWN_PER_ROW = 8

@@ -1,8 +1,8 @@
 """Words -> pictures: coloured shapes drawn from exact captions, and the small corpus of the demo made of them.
 
 A caption such as "a red circle above a blue square" says all there is to see, so whether a generated picture obeys its
-caption is a matter of counting (pipeline/judge.py), not of taste. Shapes are 3/8 of a side and stand on a lattice of
-1/8 (24 and 8 px of 64): a tokenizer that shrinks 8 times sees about 200 distinct patches, and a small codebook
+caption is a matter of counting (pipeline/demo/judge.py), not of taste. Shapes are 3/8 of a side and stand on a lattice
+of 1/8 (24 and 8 px of 64): a tokenizer that shrinks 8 times sees about 200 distinct patches, and a small codebook
 holds them.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pipeline.spoiled import write_spoiled
-from pipeline.video_file import write_video
+from pipeline.demo.spoiled import write_spoiled
+from pipeline.demo.video_file import write_video
 
 RGB = tuple[int, int, int]
 

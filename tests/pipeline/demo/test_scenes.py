@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageSequence
 from scenedetect import ContentDetector, ThresholdDetector, detect
 
-from pipeline.scenes import COLOURS, RELATIONS, SEGMENT_FRAMES, SHAPES, Corpus, Scene, draw, split, write_corpus
+from pipeline.demo.scenes import COLOURS, RELATIONS, SEGMENT_FRAMES, SHAPES, Corpus, Scene, draw, split, write_corpus
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """The config of a vision tokenizer's training: its model, its losses, its run.
 
-The defaults train 1.9 M parameters with 4,096 codes on two CPU cores in the better part of an hour.
+The defaults train 1.9 M parameters with 4,096 codes; a step takes about 0.4 s on one CPU core, compiled.
 """
 
 from typing import Literal

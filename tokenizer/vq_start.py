@@ -1,8 +1,8 @@
 """A VQ config -> an untrained Emu3VQVAE that learns from its first step.
 
-As transformers initializes it, the class was made to be loaded, not trained: latents come out at ten times the
-lattice's width, random 4-channel temporal convolutions scramble them, and 300 steps later 7 codes of 4,096 are in use.
-Here every residual branch starts at zero, latents at unit scale, and time hands them through.
+As transformers initializes it, the class is made to be loaded, not trained: with its trunk, a batch used 7 codes after
+300 steps (15.2 dB). Here every residual branch starts at zero, latents at unit scale, and time hands them through: 276
+codes (21.4 dB).
 """
 
 import math

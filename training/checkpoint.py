@@ -16,8 +16,16 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_state_dict,
+)
 
 from tokenizer import storage
+
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 @contextmanager
@@ -46,12 +54,19 @@ def save(
     optimizer: torch.optim.Optimizer,
     meta: dict[str, Any],
     keep: int,
+    rank: int = 0,
 ) -> None:
-    """Write the checkpoint after `step` steps and delete all but the newest `keep`."""
+    """Write the checkpoint after `step` steps and delete all but the newest `keep`.
+
+    Every worker must call it; rank 0 writes.
+    """
+    weights, state = get_state_dict(model, optimizer, options=_WHOLE)
+    if rank != 0:
+        return
     uri = folder_uri(run_uri, step)
     with _written_to(uri) as folder:
-        save_file(model.state_dict(), folder / "model.safetensors")
-        torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+        save_file(_tensors(weights), folder / "model.safetensors")
+        torch.save(state, folder / "optimizer.pt")
     storage.write_json(storage.join(uri, "meta.json"), {"step": step} | meta)
     for old in _complete_steps(run_uri)[:-keep]:
         filesystem, path = storage.filesystem(storage.join(folder_uri(run_uri, old), "meta.json"))
@@ -77,10 +92,20 @@ def latest(run_uri: str, plan_hash: str) -> int:
 
 
 def load(run_uri: str, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Restore what `save` wrote after `step` steps."""
+    """Restore what `save` wrote after `step` steps. Every worker must call it."""
     with storage.local_folder(folder_uri(run_uri, step)) as folder:
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-        optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"))
+        weights: dict[str, Any] = dict(load_file(folder / "model.safetensors"))
+        state = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
+    set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=state, options=_WHOLE)
+
+
+def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    """All weights by name, on the CPU; empty but on rank 0. Every worker must call it."""
+    return _tensors(get_model_state_dict(model, options=_WHOLE))
+
+
+def _tensors(weights: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return {name: value.contiguous() for name, value in weights.items()}
 
 
 def _complete_steps(run_uri: str) -> list[int]:

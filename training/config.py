@@ -110,11 +110,14 @@ class TrainConfig(Config):
 class TrainResources(Resources):
     """How a run is spread over machines. Never changes what is computed."""
 
-    num_workers: int = Field(1, description="Too many wait for CPUs or GPUs; each holds the whole model.", gt=0)
+    num_workers: int = Field(1, description="Too many wait for CPUs or GPUs; one: no data parallelism.", gt=0)
     use_gpu: bool = Field(False, description="One GPU per worker; false trains on the CPU.")
     cpus_per_worker: float = Field(1.0, description="CPUs that each worker reserves.", gt=0)
     threads: int | None = Field(
         None, description="CPU threads per worker; more than there are CPUs is slow. Null: cpus_per_worker.", gt=0
+    )
+    spread_model: bool = Field(
+        False, description="False: every worker holds the whole model. True: weights are spread over workers (FSDP2)."
     )
     recompute: bool = Field(False, description="True computes activations twice and needs far less memory.")
     cache_mb: int = Field(1_024, description="Shard data that a worker keeps; too little reads it again.", gt=0)

@@ -2,22 +2,19 @@
 
 A step sums the gradients of its packs, one pack per forward pass, and divides by the loss weight of all packs on all
 workers. Dropout is seeded by pack. So a step computes the same whatever the number of workers, and a resumed run equals
-the uninterrupted one bit for bit (tests/training/test_worker.py). Each worker holds the whole model (DDP).
+the uninterrupted one bit for bit (tests/training/test_worker.py).
 """
 
 import hashlib
 import math
 import tempfile
 import time
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from tokenizer import storage
 from tokenizer.sequence import Kind
@@ -27,6 +24,7 @@ from training.job import DONE, TrainJob, TrainResult
 from training.loader import Loader, Pack
 from training.log import Record, TrainLog, read_log
 from training.model import PackLoss, build_model
+from training.parallel import Workers
 from training.prepare import Prepared, load_prepared, prepare
 
 _REPORTED_LINES = 20  # of the log: the final losses are their mean
@@ -51,8 +49,9 @@ def train_worker(
         return
     trainer = _Trainer(job, resources, load_prepared(job), rank, world, device)
     trainer.run()
+    weights = checkpoint.whole_weights(trainer.model)
     if rank == 0:
-        _finish(job, trainer)
+        _finish(job, trainer, weights)
 
 
 class _Trainer:
@@ -61,31 +60,28 @@ class _Trainer:
     ):
         config = job.config
         self.job, self.resources, self.ready = job, resources, ready
-        self.rank, self.world, self.device = rank, world, device
         model_config = config.model.model_copy(update={"init_from": job.init_from})
         self.lm = build_model(model_config, ready.layout.vocabulary, config.data.context_tokens, config.seed)
         if resources.recompute:
             self.lm.activation_checkpointing_enable({"use_reentrant": False})
         self.model = PackLoss(self.lm, config.optimizer.vision_weight).to(device).train()
+        self.workers = Workers(self.model, rank, world, device, resources.spread_model)
         self.optimizer = make_optimizer(self.model, config.optimizer)
         self.start = checkpoint.latest(job.run_uri, ready.summary["plan"])
         if self.start:
             checkpoint.load(job.run_uri, self.start, self.model, self.optimizer)
-        self.parallel: nn.Module = self.model
-        if world > 1:
-            device_ids = [device] if device.type == "cuda" else None
-            self.parallel = DistributedDataParallel(self.model, device_ids=device_ids, gradient_as_bucket_view=True)
         self.loader = Loader(
             ready.plan, ready.index, job.shard_uris, ready.layout, config.data.pack_tokens, resources.cache_mb << 20
         )
 
     def run(self) -> None:
-        log = TrainLog(self.job.run_uri, self.start) if self.rank == 0 else None
-        before = read_log(self.job.run_uri) if self.rank == 0 else []
+        rank, world, device = self.workers.rank, self.workers.world, self.workers.device
+        log = TrainLog(self.job.run_uri, self.start) if rank == 0 else None
+        before = read_log(self.job.run_uri) if rank == 0 else []
         clock = _Clock(before[-1]["seconds"] if before else 0.0)
         num_steps, every = self.ready.plan.num_steps, self.resources.checkpoint_every_steps
-        window = torch.zeros(2 * len(Kind) + 3, dtype=torch.float64, device=self.device)
-        for step, packs in self.loader.steps(self.start, self.rank, self.world):
+        window = torch.zeros(2 * len(Kind) + 3, dtype=torch.float64, device=device)
+        for step, packs in self.loader.steps(self.start, rank, world):
             window += self.step(step, packs)
             done = step + 1
             is_saved = done % every == 0 or done == num_steps
@@ -94,32 +90,29 @@ class _Trainer:
                 window.zero_()
                 if log is not None:
                     log.append(record)
-            if is_saved and log is not None:
-                log.flush()
+            if is_saved:
+                if log is not None:
+                    log.flush()
                 meta = {"plan": self.ready.summary["plan"], "tokens_version": self.job.tokens_version}
                 keep = self.resources.keep_checkpoints
-                checkpoint.save(self.job.run_uri, done, self.model, self.optimizer, meta, keep)
+                checkpoint.save(self.job.run_uri, done, self.model, self.optimizer, meta, keep, rank)
 
     def step(self, step: int, packs: list[Pack]) -> torch.Tensor:
         """One optimizer step. Returns this worker's sums: loss and count per kind, weighted loss, weight, tokens."""
-        config = self.job.config
+        config, workers, device = self.job.config, self.workers, self.workers.device
         weight = sum(pack.loss_weight(self.model.vision_weight) for pack in packs)
-        total_weight = torch.tensor(weight, dtype=torch.float64, device=self.device)
-        self._all_reduce(total_weight)
-        numbers = self.ready.plan.step_packs(step, self.rank, self.world)
-        figures = torch.zeros(2 * len(Kind) + 3, dtype=torch.float64, device=self.device)
-        num_passes = -(-config.data.batch_packs // self.world)  # equal on all workers, as DDP needs; some may be empty
+        total_weight = workers.sum(torch.tensor(weight, dtype=torch.float64, device=device))
+        numbers = self.ready.plan.step_packs(step, workers.rank, workers.world)
+        figures = torch.zeros(2 * len(Kind) + 3, dtype=torch.float64, device=device)
+        num_passes = -(-config.data.batch_packs // workers.world)  # the same on all workers; some may be empty
         for i in range(num_passes):
             pack = packs[i] if i < len(packs) else Pack.empty()
-            is_last = i == num_passes - 1
             torch.manual_seed(_pack_seed(config.seed, numbers[i] if i < len(packs) else 0))
-            wait = self.parallel.no_sync() if self.world > 1 and not is_last else nullcontext()  # type: ignore[operator]
-            is_bfloat16 = config.dtype == "bfloat16"
-            with wait:
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16):
-                    loss, sums = self.parallel(*_tensors(pack, self.device))
-                # DDP takes the mean over workers; the loss is a sum
-                (loss * (self.world / total_weight).float()).backward()
+            with workers.synchronized(i == num_passes - 1):
+                with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+                    loss, sums = workers.forward(*_tensors(pack, device))
+                # gradients become the mean over workers; the loss is a sum
+                (loss * (workers.world / total_weight).float()).backward()
             parts = [sums.flatten().double(), loss.detach().double()[None]]
             figures += torch.cat([*parts, figures.new_tensor([0.0, pack.num_tokens])])
         figures[-2] = weight
@@ -132,8 +125,7 @@ class _Trainer:
 
     def record(self, done: int, window: torch.Tensor, clock: "_Clock") -> Record:
         """The log line of the steps in `window`, all workers together."""
-        self._all_reduce(window)
-        values = window.tolist()
+        values = self.workers.sum(window).tolist()
         sums, counts = values[: len(Kind)], values[len(Kind) : 2 * len(Kind)]
         loss, weight, num_tokens = values[-3:]
         if not math.isfinite(loss):
@@ -145,10 +137,6 @@ class _Trainer:
         record |= {kind.name.lower(): sums[kind] / counts[kind] for kind in Kind if counts[kind]}
         record["lr"] = learning_rate(self.job.config.optimizer, done - 1, self.ready.plan.num_steps)
         return record | {"tokens": int(num_tokens)} | clock.lap(num_tokens)
-
-    def _all_reduce(self, value: torch.Tensor) -> None:
-        if self.world > 1:
-            dist.all_reduce(value)
 
 
 class _Clock:
@@ -189,10 +177,11 @@ def _tensors(pack: Pack, device: torch.device) -> list[torch.Tensor]:
     return [torch.from_numpy(array[:used])[None].to(device, non_blocking=True) for array in arrays]
 
 
-def _finish(job: TrainJob, trainer: _Trainer) -> None:
+def _finish(job: TrainJob, trainer: _Trainer, weights: dict[str, torch.Tensor]) -> None:
     """Export the model, then say that the run is done."""
     with tempfile.TemporaryDirectory() as name:
-        trainer.lm.save_pretrained(name)
+        lm_weights = {key.removeprefix("lm."): tensor for key, tensor in weights.items()}
+        trainer.lm.save_pretrained(name, state_dict=lm_weights)
         trainer.ready.layout.tokenizer.save_pretrained(name)
         trainer.ready.layout.vocabulary.save(Path(name))
         storage.upload_folder(Path(name), job.at("model"))

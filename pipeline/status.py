@@ -107,7 +107,7 @@ def document(config: RunConfig) -> dict[str, Any]:
         "sources": _sources(catalog),
         "accounts": _accounts(catalog),
         "last_run": _last_run(catalog.root),
-        "trained": [uri for uri in runs if storage.exists(storage.join(uri, "model"))],
+        "trained": [uri for uri in runs if storage.exists(storage.join(uri, "done.json"))],
     }
 
 

@@ -20,7 +20,7 @@ def finished(root: str) -> list[str]:
     """Folders of finished trainings, by tokens version."""
     folder = storage.join(storage.absolute(root), "training")
     uris = [storage.join(folder, name) for name in storage.list_names(folder)]
-    return [uri for uri in uris if storage.exists(storage.join(uri, "model", "config.json"))]
+    return [uri for uri in uris if storage.exists(storage.join(uri, "done.json"))]
 
 
 def newest(root: str, config: TrainConfig) -> str | None:

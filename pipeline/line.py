@@ -32,7 +32,7 @@ def run_phases(config: RunConfig, phases: tuple[str, ...], command: str, console
                 getattr(phase_functions, name)(run)
         finally:
             run.record()
-    closing(run)
+    closing(run.reports, run.catalog, console)
     return run
 
 

@@ -26,7 +26,7 @@ from stages.columns import CAPTIONS, MEDIA
 from tokenizer import storage, vq_weights
 from tokenizer.shards import TOKENS
 from training.curves import draw_curves
-from training.job import TrainJob
+from training.job import DONE, TrainJob
 from training.loop import fit
 
 
@@ -206,7 +206,7 @@ def train(run: Run) -> None:
         tokens_version=version,
         tokens_fingerprint=tokenize_print(run.config),
     )
-    is_done = storage.exists(storage.join(uri, "done.json"))
+    is_done = storage.exists(storage.join(uri, DONE))
     with run.phase("train", 0, "steps") as meter:
 
         def show(step: int, total: int, losses: dict[str, float], tokens_per_s: float) -> None:
@@ -226,5 +226,5 @@ def train(run: Run) -> None:
         losses = ", ".join(f"{name} {value:.3f}" for name, value in result.losses.items())
         state = "already trained" if is_done else f"trained in {result.num_steps} steps"
         meter.note(f"{state} on tokens version {version}: {result.num_documents} documents; {losses}")
-        if result.excluded:
-            meter.note("not used: " + ", ".join(f"{reason} {count}" for reason, count in result.excluded.items()))
+        if unused := {reason: count for reason, count in result.excluded.items() if count}:
+            meter.note("not used: " + ", ".join(f"{reason} {count}" for reason, count in unused.items()))

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from pipeline.catalog import Catalog, CatalogError
 from pipeline.config import RunConfig
-from pipeline.phases import Run
-from pipeline.report import reasons_of, shown, table
+from pipeline.report import PhaseReport, reasons_of, shown, table
 from tokenizer import storage
+from training.job import DONE
 
 
 def _accounts(catalog: Catalog) -> list[dict[str, Any]]:
@@ -53,17 +53,17 @@ def _sources(catalog: Catalog) -> dict[str, int]:
     }
 
 
-def closing(run: Run) -> None:
+def closing(reports: list[PhaseReport], catalog: Catalog, console: Console) -> None:
     """The closing tables: what this run read, and the accounts of the catalog."""
-    for report in run.reports:
+    for report in reports:
         assert report.num_seen == report.num_kept + sum(report.rejected.values()), "a row went missing in the count"
     made = table("This run", "phase", "read#", "new rows#", "copies#", "seconds#", "notes")
-    for report in run.reports:
+    for report in reports:
         notes = "; ".join(shown(note, 300) for note in report.notes)
         numbers = (str(number) for number in (report.num_read, report.num_seen, report.num_copies))
         made.add_row(report.phase, *numbers, f"{report.seconds:.1f}", notes)
-    run.console.print(made)
-    _print_accounts(run.catalog, run.console)
+    console.print(made)
+    _print_accounts(catalog, console)
 
 
 def _print_accounts(catalog: Catalog, console: Console) -> None:
@@ -107,7 +107,7 @@ def document(config: RunConfig) -> dict[str, Any]:
         "sources": _sources(catalog),
         "accounts": _accounts(catalog),
         "last_run": _last_run(catalog.root),
-        "trained": [uri for uri in runs if storage.exists(storage.join(uri, "done.json"))],
+        "trained": [uri for uri in runs if storage.exists(storage.join(uri, DONE))],
     }
 
 

@@ -5,6 +5,7 @@ version.
 from tokenizer import storage
 from tokenizer.identity import fingerprint
 from training.config import TrainConfig
+from training.job import DONE
 
 
 def _suffix(config: TrainConfig) -> str:
@@ -20,7 +21,7 @@ def finished(root: str) -> list[str]:
     """Folders of finished trainings, by tokens version."""
     folder = storage.join(storage.absolute(root), "training")
     uris = [storage.join(folder, name) for name in storage.list_names(folder)]
-    return [uri for uri in uris if storage.exists(storage.join(uri, "done.json"))]
+    return [uri for uri in uris if storage.exists(storage.join(uri, DONE))]
 
 
 def newest(root: str, config: TrainConfig) -> str | None:

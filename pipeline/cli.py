@@ -115,7 +115,7 @@ def demo(
     config: Annotated[
         Path | None, typer.Option("--config", help="Default: the demo config that comes with tokenmill.")
     ] = None,
-    images: Annotated[int, typer.Option("--images", min=24, help="How many scenes to draw.")] = 800,
+    images: Annotated[int, typer.Option("--images", min=24, help="How many scenes to draw.")] = 1600,
     sets: Sets = None,
 ) -> None:
     """Make a corpus of drawn scenes, run every phase on it, draw unseen captions, and leave a contact sheet."""

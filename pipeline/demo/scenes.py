@@ -110,7 +110,7 @@ def draw(scene: Scene, size_px: int = 64, rng: np.random.Generator | None = None
         raise ValueError(f"size_px = {size_px}: the lattice needs a multiple of {CELLS}, such as 64")
     rng = rng or np.random.default_rng(0)
     if scene.relation is None:
-        places = rng.integers(1, 4, size=(1, 2))
+        places = rng.integers(1, 5, size=(1, 2))
     else:
         # In line: a few hundred pictures teach a small model eight places of a pair, not many more.
         spans, across = _SPANS[rng.integers(len(_SPANS))], [rng.integers(2, 4)] * 2
@@ -191,7 +191,7 @@ def _write_videos(folder: Path, num_videos: int, rng: np.random.Generator) -> No
         path.with_suffix(".txt").write_text(f"a {colour} {shape} moves {motion}\n")
 
 
-def write_corpus(folder: Path, num_images: int = 600, num_videos: int = 24, seed: int = 0, size_px: int = 64) -> Corpus:
+def write_corpus(folder: Path, num_images: int = 1600, num_videos: int = 24, seed: int = 0, size_px: int = 64) -> Corpus:
     """Write images/, videos/ and bad/ below `folder`, which may hold no files of an earlier, different corpus.
 
     The first half of the images has its captions in images/captions.jsonl ({"file": name in images/, "caption"}), the

@@ -191,9 +191,9 @@ def test_kill_9_and_the_same_command_give_the_tables_of_an_undisturbed_run(undis
     corpus, expected_root, _ = undisturbed
     root = tmp_path / "root"
     config = write_config(tmp_path, str(corpus), str(root))
-    kill_after(config, root, "media", 2)
+    kill_after(config, root, "media", 1)
     assert 0 < Catalog(str(root)).media.count() < Catalog(str(expected_root)).media.count()
-    kill_after(config, root, "tokens", 2)
+    kill_after(config, root, "tokens", 1)
     assert 0 < Catalog(str(root)).tokens.count() < Catalog(str(expected_root)).tokens.count()
     tokenmill("run", config)
     assert contents(root) == contents(expected_root)

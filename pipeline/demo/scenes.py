@@ -191,7 +191,9 @@ def _write_videos(folder: Path, num_videos: int, rng: np.random.Generator) -> No
         path.with_suffix(".txt").write_text(f"a {colour} {shape} moves {motion}\n")
 
 
-def write_corpus(folder: Path, num_images: int = 1600, num_videos: int = 24, seed: int = 0, size_px: int = 64) -> Corpus:
+def write_corpus(
+    folder: Path, num_images: int = 1600, num_videos: int = 24, seed: int = 0, size_px: int = 64
+) -> Corpus:
     """Write images/, videos/ and bad/ below `folder`, which may hold no files of an earlier, different corpus.
 
     The first half of the images has its captions in images/captions.jsonl ({"file": name in images/, "caption"}), the

@@ -125,7 +125,9 @@ class Meter:
 
 def table(title: str, *columns: str) -> Table:
     """An empty table in the house style; columns that end in '#' are right-aligned numbers."""
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="", pad_edge=False)
+    made = Table(
+        title=title, title_justify="left", title_style="bold", header_style="", pad_edge=False, min_width=len(title)
+    )
     for column in columns:
         made.add_column(column.rstrip("#"), justify="right" if column.endswith("#") else "left")
     return made

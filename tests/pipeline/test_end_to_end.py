@@ -42,7 +42,7 @@ def write_config(folder: Path, corpus: str, root: str, **cluster) -> Path:
 
 def tokenmill(*arguments: object, check: bool = True, **options) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "pipeline.cli", *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=400, **options)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=900, **options)
     if check:
         assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result

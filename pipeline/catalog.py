@@ -35,6 +35,7 @@ SOURCES = pa.schema(
         pa.field("size_bytes", pa.int64(), nullable=False),
         pa.field("status", pa.string(), nullable=False),  # present | gone
         pa.field("file_id", pa.string()),  # content id of the object as last read
+        pa.field("caption", pa.string()),  # the source's own
         pa.field("caption_etag", pa.string()),  # of the sidecar or the captions.jsonl row; null = no caption
         pa.field("fingerprint", pa.string(), nullable=False),  # of the curate phase that read it
         pa.field("last_seen_run", pa.string(), nullable=False),  # the last run in which the object's state changed

@@ -77,7 +77,9 @@ def curate(run: Run) -> None:
     catalog.create()
     changes = refresh.source_changes(listing, catalog, print_)
     known_uris = catalog.sources.scan(["uri"])["uri"].combine_chunks()
+    texts = with_captions(changes.todo)
     todo_at = changes.todo.select(["uri", "etag", "size_bytes", "caption_etag"])
+    todo_at = todo_at.append_column("caption", texts["source_caption"])
 
     def commit(shard: Shard | None, keys: pa.Table) -> None:
         note = {"run_id": run.run_id, "phase": "curate"}
@@ -127,13 +129,13 @@ def curate(run: Run) -> None:
             keys = ["media_id", "file_id", "uri", "kind", "reject_reason"]
             sink = Sink(catalog.root, "media", _constants(print_, run), keys, commit, known)
             flow = plan.groups(plan.curate_plan(config))
-            run_flow(flow, with_captions(changes.todo), "uri", sink, config.cluster, meter, reject)
+            run_flow(flow, texts, "uri", sink, config.cluster, meter, reject)
         else:
             meter.note(f"all {listing.rows.num_rows} files are known and unchanged; none was read")
         refresh.forget_gone(catalog, changes.gone, run.run_id)
         uses_source = config.caption.caption.captioner == "source"
-        refresh.recaption(catalog, changes.recaptioned, with_captions(changes.recaptioned), uses_source, run.run_id)
-        report.numbers["reconciled"] = refresh.reconcile(catalog, print_, run.run_id)
+        refresh.recaption(catalog, changes.recaptioned, with_captions(changes.recaptioned), run.run_id)
+        report.numbers["reconciled"] = refresh.reconcile(catalog, print_, uses_source, run.run_id)
 
 
 def caption(run: Run) -> None:

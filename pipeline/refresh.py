@@ -56,9 +56,8 @@ def source_changes(listing: Listing, catalog: Catalog, print_: str) -> SourceCha
     is_new = pc.is_null(old["uri"])
     is_changed = pc.fill_null(pc.not_equal(rows["etag"], old["etag"]), False)
     is_stale = pc.fill_null(pc.not_equal(old["fingerprint"], print_), False)
-    captions_differ = pc.not_equal(pc.fill_null(rows["caption_etag"], ""), pc.fill_null(old["caption_etag"], ""))
     is_todo = pc.or_(is_new, pc.or_(is_changed, is_stale))
-    only_caption = pc.and_(pc.invert(is_todo), pc.fill_null(captions_differ, False))
+    only_caption = pc.and_(pc.invert(is_todo), _differ(rows["caption_etag"], old["caption_etag"]))
     gone = present.filter(pc.invert(pc.is_in(present["uri"], value_set=rows["uri"].combine_chunks())))
     todo = rows.filter(is_todo)
     num_new, num_changed = (pc.sum(mask).as_py() or 0 for mask in (is_new, is_changed))
@@ -79,51 +78,35 @@ def forget_gone(catalog: Catalog, uris: list[str], run_id: str) -> None:
         return
 
     def gone(rows: pa.Table) -> pa.Table:
-        count = rows.num_rows
-        rows = rows.set_column(rows.schema.get_field_index("status"), "status", pa.array(["gone"] * count))
-        return rows.set_column(
-            rows.schema.get_field_index("last_seen_run"), "last_seen_run", pa.array([run_id] * count)
-        )
+        return _set(rows, status=_same("gone", rows), last_seen_run=_same(run_id, rows))
 
     catalog.sources.edit(pc.field("uri").isin(uris), gone, {"run_id": run_id, "what": "objects gone"})
 
 
-def recaption(catalog: Catalog, rows: pa.Table, texts: pa.Table, uses_source: bool, run_id: str) -> None:
-    """Give media whose source caption alone changed their new one; no medium is read.
+def recaption(catalog: Catalog, rows: pa.Table, texts: pa.Table, run_id: str) -> None:
+    """Record source captions that changed while their files did not; `reconcile` carries them to the media.
 
-    `rows` are rows of LISTING, `texts` the same rows with `source_caption`. The caption rows that derive from the old
-    text go first, so that a crash in between leaves work to redo and nothing wrong.
+    `rows` are rows of LISTING, `texts` the same rows with `source_caption`.
     """
     if not rows.num_rows:
         return
     uris = rows["uri"].combine_chunks()
-    media = catalog.media.scan(["media_id", "uri"], pc.field("uri").isin(uris))
-    note = {"run_id": run_id, "what": "source captions changed"}
-    if uses_source:
-        catalog.captions.edit(pc.field("media_id").isin(media["media_id"].combine_chunks()), None, note)
 
-    def set_caption(media_rows: pa.Table) -> pa.Table:
-        at = pc.index_in(media_rows["uri"], value_set=uris)
-        column = media_rows.schema.get_field_index("source_caption")
-        return media_rows.set_column(column, "source_caption", texts["source_caption"].take(at))
+    def change(sources: pa.Table) -> pa.Table:
+        at = pc.index_in(sources["uri"], value_set=uris)
+        return _set(sources, caption=texts["source_caption"].take(at), caption_etag=rows["caption_etag"].take(at))
 
-    def set_etag(source_rows: pa.Table) -> pa.Table:
-        at = pc.index_in(source_rows["uri"], value_set=uris)
-        column = source_rows.schema.get_field_index("caption_etag")
-        return source_rows.set_column(column, "caption_etag", rows["caption_etag"].take(at))
-
-    catalog.media.edit(pc.field("uri").isin(uris), set_caption, note)
-    catalog.sources.edit(pc.field("uri").isin(uris), set_etag, note)
+    catalog.sources.edit(pc.field("uri").isin(uris), change, {"run_id": run_id, "what": "source captions changed"})
 
 
 def redecide(catalog: Catalog, config: RunConfig, run_id: str) -> int:
-    """Apply the config's rules to the stored scores; returns how many verdicts changed. Reads no medium."""
+    """Apply the config's rules to the stored scores; returns how many rows changed. Reads no medium."""
     media = catalog.media.scan()
     if not media.num_rows:
         return 0
     decided = decide(media, config.curate.decide)
-    differs = pc.not_equal(pc.fill_null(media["reject_reason"], ""), pc.fill_null(decided["reject_reason"], ""))
-    changed = decided.filter(differs)
+    differs = [_differ(media[name], decided[name]) for name in ("reject_reason", "reject_detail")]
+    changed = decided.filter(pc.or_(*differs))
     if not changed.num_rows:
         return 0
     ids = changed["media_id"].combine_chunks()
@@ -135,17 +118,18 @@ def redecide(catalog: Catalog, config: RunConfig, run_id: str) -> int:
     return changed.num_rows
 
 
-def reconcile(catalog: Catalog, print_: str, run_id: str) -> dict[str, int]:
+def reconcile(catalog: Catalog, print_: str, uses_source: bool, run_id: str) -> dict[str, int]:
     """Make the tables agree with the sources that are present; returns the rows moved and removed, by table.
 
-    A medium whose file stands at another place now is moved to the first such place; one that stands nowhere is removed
-    from all tables; a row measured by another config is removed once its file has been measured anew.
+    A medium whose file stands at another place now is moved to the first such place; each takes the source caption of
+    its place; one that stands nowhere is removed from all tables; a row measured by another config is removed once its
+    file has been measured anew. `uses_source`: caption rows derive from the source's captions.
     """
-    sources = catalog.sources.scan(["uri", "file_id", "status", "fingerprint"], pc.field("status") == "present")
-    sources = sources.sort_by("uri")
-    media = catalog.media.scan(["media_id", "file_id", "uri", "fingerprint", "reject_reason"])
+    columns = ["uri", "file_id", "status", "fingerprint", "caption"]
+    sources = catalog.sources.scan(columns, pc.field("status") == "present").sort_by("uri")
+    media = catalog.media.scan(["media_id", "file_id", "uri", "fingerprint", "reject_reason", "source_caption"])
     note = {"run_id": run_id, "what": "reconciled with sources"}
-    done = {"moved": 0, "media": 0, "captions": 0, "tokens": 0}
+    done = {"moved": 0, "recaptioned": 0, "media": 0, "captions": 0, "tokens": 0}
 
     renewed = sources.filter(pc.equal(sources["fingerprint"], print_))["file_id"].combine_chunks()
     is_stale = pc.and_(pc.not_equal(media["fingerprint"], print_), pc.is_in(media["file_id"], value_set=renewed))
@@ -158,28 +142,58 @@ def reconcile(catalog: Catalog, print_: str, run_id: str) -> dict[str, int]:
         )
         media = media.filter(pc.invert(pc.or_(is_stale, is_lost)))
 
-    places = _pair(sources).combine_chunks()
-    moved = media.filter(pc.invert(pc.is_in(_pair(media), value_set=places)))
-    if moved.num_rows:
-        homes, first_uri = sources["file_id"].combine_chunks(), sources["uri"]
-
-        def move(rows: pa.Table) -> pa.Table:
-            at = pc.index_in(rows["file_id"], value_set=homes)  # the first match: sources are sorted by uri
-            return rows.set_column(rows.schema.get_field_index("uri"), "uri", first_uri.take(at))
-
-        done["moved"] = catalog.media.edit(pc.field("media_id").isin(moved["media_id"].combine_chunks()), move, note)
-
+    _place(catalog, media, sources, uses_source, note, done)
     kept = media.filter(pc.is_null(media["reject_reason"]))["media_id"].combine_chunks()
     for name, table in (("captions", catalog.captions), ("tokens", catalog.tokens)):
         ids = table.scan(["media_id"])["media_id"]
         orphans = ids.filter(pc.invert(pc.is_in(ids, value_set=kept)))
         if len(orphans):
-            done[name] = table.edit(pc.field("media_id").isin(orphans.combine_chunks()), None, note)
+            done[name] += table.edit(pc.field("media_id").isin(orphans.combine_chunks()), None, note)
     return done
+
+
+def _place(
+    catalog: Catalog, media: pa.Table, sources: pa.Table, uses_source: bool, note: dict[str, str], done: dict[str, int]
+) -> None:
+    """Give each medium a place where its file is, and that place's caption; adds to `done`."""
+    pairs, homes = _pair(sources).combine_chunks(), sources["file_id"].combine_chunks()
+
+    def settle(rows: pa.Table) -> pa.Table:
+        # The first match: sources are sorted by uri.
+        at = pc.coalesce(pc.index_in(_pair(rows), value_set=pairs), pc.index_in(rows["file_id"], value_set=homes))
+        return _set(rows, uri=sources["uri"].take(at), source_caption=sources["caption"].take(at))
+
+    settled = settle(media)
+    moved, recaptioned = (_differ(media[name], settled[name]) for name in ("uri", "source_caption"))
+    ids = media.filter(pc.or_(moved, recaptioned))["media_id"].combine_chunks()
+    if not len(ids):
+        return
+    done["moved"], done["recaptioned"] = (pc.sum(mask).as_py() for mask in (moved, recaptioned))
+    if uses_source and done["recaptioned"]:
+        # Caption rows that derive from the old text go first: a crash in between leaves work to redo, nothing wrong.
+        derived = media.filter(recaptioned)["media_id"].combine_chunks()
+        done["captions"] += catalog.captions.edit(pc.field("media_id").isin(derived), None, note)
+    catalog.media.edit(pc.field("media_id").isin(ids), settle, note)
+
+
+def _differ(one: pa.ChunkedArray, other: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Where two text columns differ; null differs from every text and from no null."""
+    nulls_differ = pc.xor(pc.is_null(one), pc.is_null(other))
+    return pc.or_(nulls_differ, pc.fill_null(pc.not_equal(one, other), False))
 
 
 def _pair(rows: pa.Table) -> pa.ChunkedArray:
     return pc.binary_join_element_wise(rows["file_id"], rows["uri"], "\n")
+
+
+def _same(value: str, rows: pa.Table) -> pa.Array:
+    return pa.array([value] * rows.num_rows, pa.string())
+
+
+def _set(rows: pa.Table, **columns: pa.Array | pa.ChunkedArray) -> pa.Table:
+    for name, column in columns.items():
+        rows = rows.set_column(rows.schema.get_field_index(name), name, column)
+    return rows
 
 
 def without_caption(catalog: Catalog, print_: str) -> pa.Table:
@@ -221,14 +235,14 @@ def sync_captions(catalog: Catalog, run_id: str) -> int:
     ids = captions["media_id"].combine_chunks()
     at = pc.index_in(tokens["media_id"], value_set=ids)
     fresh = captions["caption"].take(at)
-    differs = pc.not_equal(pc.fill_null(tokens["caption"], "\0"), pc.fill_null(fresh, "\0"))
+    differs = _differ(tokens["caption"], fresh)
     stale = tokens.filter(pc.and_(differs, pc.is_valid(at)))["media_id"].combine_chunks()
     if not len(stale):
         return 0
 
     def set_caption(rows: pa.Table) -> pa.Table:
         found = pc.index_in(rows["media_id"], value_set=ids)
-        return rows.set_column(rows.schema.get_field_index("caption"), "caption", captions["caption"].take(found))
+        return _set(rows, caption=captions["caption"].take(found))
 
     return catalog.tokens.edit(
         pc.field("media_id").isin(stale), set_caption, {"run_id": run_id, "what": "captions changed"}

@@ -12,11 +12,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from transformers import DynamicCache, Emu3ForCausalLM
+from transformers.utils import logging
 
 from tokenizer import storage
 from tokenizer.sequence import SequenceLayout
 from tokenizer.text import load_text_tokenizer
 from tokenizer.vocabulary import Vocabulary
+
+logging.disable_progress_bar()  # a model loads in a moment
 
 
 class Sampler:

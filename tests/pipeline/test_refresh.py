@@ -75,7 +75,7 @@ def test_nothing_changed_means_nothing_to_do(catalog):
     assert changes.todo.num_rows == changes.recaptioned.num_rows == len(changes.gone) == 0
     versions = [table.version for table in catalog]
     refresh.forget_gone(catalog, changes.gone, "run")
-    assert not any(refresh.reconcile(catalog, PRINT, "run").values())
+    assert not any(refresh.reconcile(catalog, PRINT, True, "run").values())
     assert [table.version for table in catalog] == versions, "an idle refresh made versions"
 
 
@@ -88,8 +88,8 @@ def test_an_object_that_returns_is_new(catalog):
 def test_a_medium_that_stands_nowhere_leaves_all_tables(catalog):
     fill(catalog, {"a": "A", "b": "B"})
     refresh.forget_gone(catalog, ["a"], "run")
-    done = refresh.reconcile(catalog, PRINT, "run")
-    assert done == {"moved": 0, "media": 1, "captions": 1, "tokens": 1}
+    done = refresh.reconcile(catalog, PRINT, True, "run")
+    assert done == {"moved": 0, "recaptioned": 0, "media": 1, "captions": 1, "tokens": 1}
     for table in (catalog.media, catalog.captions, catalog.tokens):
         assert table.scan(["media_id"])["media_id"].to_pylist() == ["B"]
 
@@ -97,8 +97,23 @@ def test_a_medium_that_stands_nowhere_leaves_all_tables(catalog):
 def test_a_medium_with_another_copy_moves_there(catalog):
     fill(catalog, {"a": "A", "z": "A", "m": "A"})
     refresh.forget_gone(catalog, ["a"], "run")
-    assert refresh.reconcile(catalog, PRINT, "run") == {"moved": 1, "media": 0, "captions": 0, "tokens": 0}
+    done = refresh.reconcile(catalog, PRINT, True, "run")
+    assert {name: count for name, count in done.items() if count} == {"moved": 1}
     assert catalog.media.scan(["uri"])["uri"].to_pylist() == ["m"]
+
+
+def test_a_medium_that_moves_takes_the_caption_of_its_new_place(catalog):
+    fill(catalog, {"a": "A", "b": "B", "z": "A"})
+    catalog.sources.edit(pc.field("uri") == "z", lambda found: with_caption(found, "words at z"), {})
+    refresh.forget_gone(catalog, ["a"], "run")
+    done = refresh.reconcile(catalog, PRINT, True, "run")
+    assert {name: count for name, count in done.items() if count} == {"moved": 1, "recaptioned": 1, "captions": 1}
+    assert refresh.without_caption(catalog, PRINT)["source_caption"].to_pylist() == ["words at z"]
+    assert not any(refresh.reconcile(catalog, PRINT, True, "run").values())
+
+
+def with_caption(found: pa.Table, text: str) -> pa.Table:
+    return found.set_column(found.schema.get_field_index("caption"), "caption", pa.array([text] * found.num_rows))
 
 
 def test_rows_of_an_older_config_go_once_their_file_was_measured_anew(catalog):
@@ -106,15 +121,15 @@ def test_rows_of_an_older_config_go_once_their_file_was_measured_anew(catalog):
     again = rows(MEDIA, media_id=["A"], file_id=["A"], kind=["image"], uri=["a"], fingerprint=[PRINT], run_id=["r"])
     catalog.media.append(again, {})
     where = pc.field("uri") == "a"
-    catalog.sources.edit(where, lambda found: found.set_column(6, "fingerprint", pa.array([PRINT])), {})
-    refresh.reconcile(catalog, PRINT, "run")
+    catalog.sources.edit(where, lambda found: found.set_column(7, "fingerprint", pa.array([PRINT])), {})
+    refresh.reconcile(catalog, PRINT, True, "run")
     found = {row["media_id"]: row["fingerprint"] for row in catalog.media.scan(["media_id", "fingerprint"]).to_pylist()}
     assert found == {"A": PRINT, "B": "before"}
 
 
 def test_captions_and_tokens_hold_only_kept_media(catalog):
     fill(catalog, {"a": "A", "b": "B"}, reject={"A": "blurred"})
-    refresh.reconcile(catalog, PRINT, "run")
+    refresh.reconcile(catalog, PRINT, True, "run")
     assert catalog.media.count() == 2
     assert catalog.tokens.scan(["media_id"])["media_id"].to_pylist() == ["B"]
     assert catalog.captions.scan(["media_id"])["media_id"].to_pylist() == ["B"]
@@ -133,7 +148,8 @@ def test_a_changed_source_caption_redoes_the_caption_and_keeps_the_codes(catalog
     fill(catalog, {"a": "A", "b": "B"})
     changed = rows(LISTING, uri=["a"], etag=["etag a"], size_bytes=[1], caption=["new words"], caption_etag=["c2"])
     texts = pa.table({"uri": ["a"], "source_caption": ["new words"]})
-    refresh.recaption(catalog, changed, texts, uses_source=True, run_id="run")
+    refresh.recaption(catalog, changed, texts, "run")
+    assert refresh.reconcile(catalog, PRINT, True, "run")["recaptioned"] == 1
     assert catalog.media.scan(["source_caption"], pc.field("media_id") == "A")["source_caption"].to_pylist() == [
         "new words"
     ]

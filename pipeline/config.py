@@ -14,13 +14,15 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from stages.caption import CaptionConfig
+from stages.clip import ClipConfig, clip_identity
 from stages.decide import DecideConfig
 from stages.frames import LoadFramesConfig
 from stages.read import ReadConfig
 from stages.score import ScoreImagesConfig
 from stages.split import SplitVideosConfig
+from stages.text_area import TextConfig
 from stages.tokenize import TokenizeConfig
-from tokenizer.identity import Config, Resources
+from tokenizer.identity import Config, Resources, fingerprint
 from tokenizer.vq_config import VqTrainConfig
 from training.config import TrainConfig, TrainResources
 
@@ -54,8 +56,20 @@ class Curate(Config):
     read: ReadConfig = ReadConfig()
     score: ScoreImagesConfig = ScoreImagesConfig()
     split: SplitVideosConfig = SplitVideosConfig()
+    text: TextConfig | None = Field(None, description="Null looks for no text; {} does, where a rule asks for it.")
+    clip: ClipConfig = ClipConfig()
     decide: DecideConfig = DecideConfig()
+    all_scores: bool = Field(False, description="True computes every score, also where no verdict hangs on it.")
     resources: Pool = Pool()
+    clip_resources: Pool = Pool()
+
+    @property
+    def scorers(self) -> tuple[str, ...]:
+        """The expensive scorers in use, cheapest first, each with the identity of its config and weights."""
+        found = [] if self.text is None else [f"text:{fingerprint(self.text)[:8]}"]
+        if self.clip.model is not None:
+            found.append(f"clip:{clip_identity(self.clip)[:8]}")
+        return tuple(found)
 
 
 class Caption(Config):
@@ -98,6 +112,9 @@ class Cluster(Resources):
     address: str | None = Field(None, description="An existing cluster's address, or auto; null starts one here.")
     num_cpus: int | None = Field(None, description="CPUs of a cluster started here; null: all.", gt=0)
     commit_every_s: float = Field(30.0, description="Small makes many files, large loses more work at a crash.", gt=0)
+    medium_timeout_s: float = Field(
+        120.0, description="Without a sign of life. Small rejects slow media, large waits long for hung decoders.", gt=0
+    )
     shard_rows: int = Field(50_000, description="Small makes many files, large takes memory when written.", gt=0)
 
 

@@ -1,5 +1,7 @@
 """The line: plan, phases in order, record, closing table. One call for every command that does work."""
 
+import re
+
 from rich.console import Console
 
 from pipeline import phases as phase_functions
@@ -9,6 +11,7 @@ from pipeline.phases import Run
 from pipeline.run import cluster
 from pipeline.status import closing
 from stages.columns import CAPTIONS, MEDIA
+from stages.lazy import SCORERS
 from tokenizer.shards import TOKENS
 
 
@@ -58,6 +61,29 @@ def print_plan(run: Run, phases: tuple[str, ...]) -> None:
         workers = " + ".join(f"{group.workers} x {group.pool.num_cpus:g} CPU" for group in groups)
         made.add_row(name, stages, f"{len(written)} columns", workers, f"{done[name]} rows")
     run.console.print(made)
+    if "curate" in phases:
+        _print_scorers(run)
+
+
+def _print_scorers(run: Run) -> None:
+    """Which expensive scorers are in use, and which rules will go without a score that is off."""
+    part = run.config.curate
+    state = {
+        "text": "on" if part.text is not None else "off (curate.text={} looks for text)",
+        "clip": part.clip.model or "off (no weights; curate.clip.model names an OpenCLIP model or a folder)",
+    }
+    run.console.print("  " + "; ".join(f"{name}: {shown}" for name, shown in state.items()), highlight=False)
+    rules = part.decide.image_rules | part.decide.video_rules
+    for name, keep in rules.items():
+        words = set(re.findall(r"[a-z_]+", keep))
+        off = {column for scorer in SCORERS if not _is_on(part.scorers, scorer) for column in SCORERS[scorer]}
+        missing = sorted(words & off)
+        if missing:
+            run.console.print(f"  rule {name}: goes without {', '.join(missing)}", style="yellow", highlight=False)
+
+
+def _is_on(scorers: tuple[str, ...], scorer: str) -> bool:
+    return any(full.startswith(f"{scorer}:") for full in scorers)
 
 
 def _columns(phase: str) -> list[str]:

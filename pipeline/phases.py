@@ -75,6 +75,8 @@ def curate(run: Run) -> None:
     print_ = refresh.curate_fingerprint(config)
     listing = list_sources(config.sources)
     catalog.create()
+    num_redecided = refresh.redecide(catalog, config, run.run_id)
+    num_reopened = refresh.reopen(catalog, config, run.run_id)
     changes = refresh.source_changes(listing, catalog, print_)
     known_uris = catalog.sources.scan(["uri"])["uri"].combine_chunks()
     texts = with_captions(changes.todo)
@@ -121,7 +123,8 @@ def curate(run: Run) -> None:
             "num_recaptioned": changes.recaptioned.num_rows,
             "num_gone": len(changes.gone),
             "num_unchanged": changes.num_unchanged,
-            "num_redecided": refresh.redecide(catalog, config, run.run_id),
+            "num_redecided": num_redecided,
+            "num_reopened": num_reopened,
             "ignored": dict(listing.ignored),
         }
         if changes.todo.num_rows:

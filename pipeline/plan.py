@@ -15,9 +15,11 @@ from pipeline.run import Group
 from pipeline.writer import NUM_CPUS as WRITER_CPUS
 from stages.caption import Caption
 from stages.chain import StageSpec
+from stages.clip import ScoreClip
 from stages.columns import LISTED
 from stages.decide import Decide
 from stages.frames import LoadFrames
+from stages.lazy import Lazy
 from stages.read import Read
 from stages.score import ScoreImages
 from stages.split import SplitVideos
@@ -56,21 +58,35 @@ class PhasePlan:
 
 
 def curate_plan(config: RunConfig) -> PhasePlan:
-    """read, score, split, decide: one pool, one decode per medium."""
+    """read, score, split, the scorers that run a model, decide: one pool, one decode per medium; on GPUs the models
+    have a pool of their own.
+    """
     part = config.curate
-    stages = ((Read, part.read), (ScoreImages, part.score), (SplitVideos, part.split), (Decide, part.decide))
-    return PhasePlan("curate", LISTED, ((stages, part.resources),))
+    scorers = part.scorers
+    lazy = Lazy(part.decide.image_rules, part.decide.video_rules, scorers, part.all_scores)
+    views_px = None if part.clip.model is None else part.clip.view_px
+    decode: tuple[StageSpec, ...] = (
+        (Read, (part.read,)),
+        (ScoreImages, (part.score, lazy, part.text, views_px)),
+        (SplitVideos, (part.split, lazy, part.text, views_px)),
+    )
+    models: tuple[StageSpec, ...] = ((ScoreClip, (part.clip, lazy.name("clip"))), (Decide, (part.decide, scorers)))
+    if part.clip.model is None or part.clip_resources.num_gpus == 0:
+        return PhasePlan("curate", LISTED, ((decode + models, part.resources),))
+    return PhasePlan("curate", LISTED, ((decode, part.resources), (models, part.clip_resources)))
 
 
 def caption_plan(config: RunConfig) -> PhasePlan:
     """caption."""
-    return PhasePlan("caption", TO_CAPTION, ((((Caption, config.caption.caption),), config.caption.resources),))
+    part = config.caption
+    return PhasePlan("caption", TO_CAPTION, ((((Caption, (part.caption,)),), part.resources),))
 
 
 def tokenize_plan(config: RunConfig) -> PhasePlan:
     """Load frames, tokenize: one pool on CPUs; on GPUs the frames come from a CPU pool of their own."""
     part = config.tokenize
-    load, encode = (LoadFrames, part.frames), (Tokenize, part.tokenize)
+    load: StageSpec = (LoadFrames, (part.frames,))
+    encode: StageSpec = (Tokenize, (part.tokenize,))
     if part.resources.num_gpus == 0:
         return PhasePlan("tokenize", TO_TOKENIZE, (((load, encode), part.resources),))
     return PhasePlan("tokenize", TO_TOKENIZE, (((load,), part.frames_resources), ((encode,), part.resources)))

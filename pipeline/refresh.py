@@ -13,12 +13,15 @@ import pyarrow.compute as pc
 from pipeline.catalog import Catalog
 from pipeline.config import RunConfig
 from pipeline.sources import Listing
-from stages.decide import decide
+from stages.decide import NOT_SCORED, RULE, decide
+from stages.lazy import parse_scored
 from tokenizer.identity import content_id, fingerprint
 
 
 def curate_fingerprint(config: RunConfig) -> str:
-    """Of everything that is measured; the rules are not in it, they are applied to stored scores."""
+    """Of what is measured of every medium; rules are applied to stored scores, and a row says itself which of the
+    expensive scorers it has seen (`scored`).
+    """
     return fingerprint("curate", config.curate.read, config.curate.score, config.curate.split)
 
 
@@ -31,6 +34,9 @@ def tokenize_fingerprint(config: RunConfig, model_identity: str) -> str:
     """Of the tokenizer's weights (by content, wherever they lie) and the geometry of frames."""
     what = config.tokenize.tokenize.model_dump(exclude={"model"})
     return fingerprint("tokenize", config.tokenize.frames, what, model_identity)
+
+
+_REOPENED = "reopened"  # the fingerprint of rows whose files are to be measured anew
 
 
 @dataclass(frozen=True)
@@ -101,21 +107,48 @@ def recaption(catalog: Catalog, rows: pa.Table, texts: pa.Table, run_id: str) ->
 
 def redecide(catalog: Catalog, config: RunConfig, run_id: str) -> int:
     """Apply the config's rules to the stored scores; returns how many rows changed. Reads no medium."""
+    scorers = config.curate.scorers
     media = catalog.media.scan()
     if not media.num_rows:
         return 0
-    decided = decide(media, config.curate.decide)
+
+    def replace(rows: pa.Table) -> pa.Table:
+        return decide(rows, config.curate.decide, scorers)
+
+    decided = replace(media)
     differs = [_differ(media[name], decided[name]) for name in ("reject_reason", "reject_detail")]
     changed = decided.filter(pc.or_(*differs))
     if not changed.num_rows:
         return 0
     ids = changed["media_id"].combine_chunks()
-
-    def replace(rows: pa.Table) -> pa.Table:
-        return decide(rows, config.curate.decide)
-
     catalog.media.edit(pc.field("media_id").isin(ids), replace, {"run_id": run_id, "what": "rules changed"})
     return changed.num_rows
+
+
+def reopen(catalog: Catalog, config: RunConfig, run_id: str) -> int:
+    """Send back the files of media whose verdict, or whose completeness, hangs on scores that did not run; returns how
+    many media. Their rows stay until they are measured anew (`reconcile`).
+    """
+    media = catalog.media.scan(["media_id", "file_id", "kind", "reject_reason", "reject_detail", "scored", "fingerprint"])
+    is_open = pc.equal(media["reject_reason"], NOT_SCORED)
+    if config.curate.all_scores:
+        wanted = set(config.curate.scorers)
+        lacks = pa.array([not wanted <= parse_scored(text) for text in media["scored"].to_pylist()], pa.bool_())
+        by_rule = pc.starts_with(media["reject_detail"], RULE)
+        is_open = pc.or_kleene(is_open, pc.and_(lacks, pc.or_kleene(pc.is_null(media["reject_reason"]), by_rule)))
+    is_open = pc.and_(pc.fill_null(is_open, False), pc.not_equal(media["fingerprint"], _REOPENED))
+    files = media.filter(is_open)["file_id"].combine_chunks().unique()
+    if not len(files):
+        return 0
+
+    def reopened(rows: pa.Table) -> pa.Table:
+        return _set(rows, fingerprint=_same(_REOPENED, rows))
+
+    note = {"run_id": run_id, "what": "scores to fill in"}
+    where = pc.field("file_id").isin(files)
+    # Sources first: a crash in between reads these files again, and finds their media known.
+    catalog.sources.edit(where, reopened, note)
+    return catalog.media.edit(where, reopened, note)
 
 
 def reconcile(catalog: Catalog, print_: str, uses_source: bool, run_id: str) -> dict[str, int]:

@@ -5,8 +5,9 @@ as one Parquet shard and returns its key columns, from which duplicates are foun
 preserved, so that which of two equal files becomes the medium does not depend on timing. Neighbouring stages with one
 pool run in one process and hand tables over in memory: a decoded picture never crosses the object store.
 
-A worker that dies takes its block with it; those rows are tried again one by one in a worker of their own, with a time
-limit, and a row that kills or hangs its worker once more is rejected. Everything else goes on.
+A worker that dies, or is ended because a medium hangs in it (stages/limits.py), takes its block with it; those rows are
+tried again one by one in a worker of their own, and a row that kills or hangs its worker once more is rejected.
+Everything else goes on.
 """
 
 import logging
@@ -33,7 +34,8 @@ from pipeline.report import Meter
 from stages.chain import Chain, StageSpec
 
 _RETRIES = 1
-_ISOLATED_TIMEOUT_S = 300.0
+_LOOK_EVERY_S = 1.0
+_START_S = 30.0  # a worker's imports and models
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def run_flow(
     for number, group in enumerate(groups):
         dataset = dataset.map_batches(
             Chain,
-            fn_constructor_args=(group.stages,),
+            fn_constructor_args=(group.stages, config.medium_timeout_s),
             batch_size=None if number == 0 else group.pool.batch_rows,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=min(group.workers, len(blocks))),
@@ -177,21 +179,24 @@ def run_flow(
     if lost.num_rows:
         meter.note(f"{lost.num_rows} rows were lost with a worker that died; trying them one by one")
         for row in blocks_of(lost, 1):
-            keys = sink.take([ray.put(_isolated(groups, row, reject))])
+            keys = sink.take([ray.put(_isolated(groups, row, config.medium_timeout_s, reject))])
             meter.arrived(1)
             meter.settled(keys)
 
 
-def _isolated(groups: list[Group], row: pa.Table, reject: Callable[[pa.Table, str, str], pa.Table]) -> pa.Table:
+def _isolated(
+    groups: list[Group], row: pa.Table, limit_s: float, reject: Callable[[pa.Table, str, str], pa.Table]
+) -> pa.Table:
     """One row in workers of its own. A stage's exception is the program's fault and is raised."""
     table = row
     for group in groups:
         actor: Any = ray.remote(Chain)
-        worker = actor.options(num_cpus=group.pool.num_cpus, num_gpus=group.pool.num_gpus).remote(group.stages)
+        options = {"num_cpus": group.pool.num_cpus, "num_gpus": group.pool.num_gpus, "max_concurrency": 2}
+        worker = actor.options(**options).remote(group.stages)
         try:
-            table = ray.get(worker.__call__.remote(table), timeout=_ISOLATED_TIMEOUT_S)
+            table = _watched(worker, worker.__call__.remote(table), limit_s)
         except GetTimeoutError:
-            return reject(row, "timed_out", f"no result after {_ISOLATED_TIMEOUT_S:.0f} s")
+            return reject(row, "timed_out", f"no sign of life for {limit_s:g} s")
         except RayTaskError:
             raise
         except RayActorError as error:
@@ -199,3 +204,17 @@ def _isolated(groups: list[Group], row: pa.Table, reject: Callable[[pa.Table, st
         finally:
             ray.kill(worker)
     return table
+
+
+def _watched(worker: Any, result: Any, limit_s: float) -> pa.Table:
+    """The result, waited for as long as the worker's medium shows signs of life. Raises GetTimeoutError."""
+    started = time.monotonic()
+    while True:
+        done, _ = ray.wait([result], timeout=_LOOK_EVERY_S)
+        if done:
+            return ray.get(result)
+        if time.monotonic() - started < limit_s + _START_S:
+            continue
+        # A decoder that hangs with the interpreter's lock gives no answer either.
+        if ray.get(worker.idle_s.remote(), timeout=limit_s) > limit_s:
+            raise GetTimeoutError

@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from stages import limits
+
 
 class Stage(Protocol):
     """What a class must be to run as a stage: made from its Config in the worker, then called table by table.
@@ -22,19 +24,24 @@ class Stage(Protocol):
         ...
 
 
-StageSpec = tuple[type[Any], Any]  # a Stage and its Config
+StageSpec = tuple[type[Any], tuple[Any, ...]]  # a Stage, and what it is made from: its Config first
 
 
 class Chain:
     """What a worker runs: stages in order, each called with the table that the one before returned.
 
-    `stages` are (class, config) pairs; the models open here, in the worker.
+    The models open here, in the worker. `limit_s`: see stages/limits.py.
     """
 
-    def __init__(self, stages: Iterable[StageSpec]):
-        self._stages: list[Stage] = [stage(config) for stage, config in stages]
+    def __init__(self, stages: Iterable[StageSpec], limit_s: float | None = None):
+        limits.set_limit(limit_s)
+        self._stages: list[Stage] = [stage(*arguments) for stage, arguments in stages]
 
     def __call__(self, table: pa.Table) -> pa.Table:
         for stage in self._stages:
             table = stage(table)
         return table
+
+    def idle_s(self) -> float:
+        """Seconds since the medium at hand last showed a sign of life."""
+        return limits.idle_s()

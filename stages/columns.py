@@ -14,9 +14,19 @@ SCORES = pa.schema(
         pa.field("luminance", pa.float64()),  # mean luma, 0..255
         pa.field("contrast", pa.float64()),  # standard deviation of the luma, 0..255
         pa.field("colourfulness", pa.float64()),  # Hasler & Suesstrunk 2003, 0 = grey
-        pa.field("phash", pa.string()),  # 64-bit DCT hash, 16 hex digits
+        pa.field("chroma", pa.float64()),  # colour that luma does not explain, 0..128; grey and sepia are near 0
+        pa.field("noise", pa.float64()),  # standard deviation of the luma's noise at the scoring size (Immerkaer 1996)
+        pa.field("border", pa.float64()),  # share of the area in flat bars at the edges
+        pa.field("jpeg_quality", pa.float64()),  # 1..100 from the quantization table; null unless JPEG
+        pa.field("phash", pa.string()),  # 64-bit DCT hash, 16 hex digits; of the middle sample of a clip
         pa.field("flow", pa.float64()),  # mean optical-flow magnitude / shorter edge, at 2 FPS (Emu3 2.1); clips only
         pa.field("flicker", pa.float64()),  # mean |change of mean luma| between neighbouring frames, 0..255; clips only
+        pa.field("text_area", pa.float64()),  # share of the picture under text boxes; clips: mean over their samples
+        pa.field("text_boxes", pa.int32()),  # text boxes; clips: the most in one sample
+        pa.field("aesthetic", pa.float64()),  # LAION's head on CLIP, about 1..10; clips: the least of three frames
+        pa.field("similarity", pa.float64()),  # cosine of the CLIP embeddings of picture and source caption
+        pa.field("watermark", pa.float64()),  # share of confidence in a watermark, 0..1, by a head on CLIP
+        pa.field("nsfw", pa.float64()),  # the same for what is not safe for work
     ]
 )
 
@@ -38,7 +48,11 @@ MEDIA = pa.schema(
         pa.field("size_bytes", pa.int64()),  # of the file
         pa.field("extension_fits", pa.bool_()),  # the name's extension agrees with the content
         pa.field("source_caption", pa.string()),
+        pa.field("rotation_deg", pa.int32()),  # counter-clockwise, as the container asks for; clips only
+        pa.field("variable_fps", pa.bool_()),  # the frames' times are not evenly spaced; clips only
         *SCORES,
+        pa.field("embedding", pa.list_(pa.float32())),  # of CLIP, of length 1; null unless asked for
+        pa.field("scored", pa.string()),  # expensive scorers that ran: "text clip"; the others' scores are null
         pa.field("reject_reason", pa.string()),  # null = kept
         pa.field("reject_detail", pa.string()),  # the decoder's own words, or the rule
         pa.field("fingerprint", pa.string(), nullable=False),

@@ -11,12 +11,14 @@ import pyarrow as pa
 from pydantic import Field, field_validator
 
 from stages.columns import MEDIA
+from stages.lazy import states
 from stages.rows import MAX_DETAIL_CHARS, pick, replace, without
 from stages.rules import Rule
 from tokenizer.identity import Config
 
-_RULE = "rule: "
-_DECIDABLE = without(MEDIA, "reject_reason", "reject_detail", "fingerprint", "run_id")
+RULE = "rule: "  # begins the detail of every verdict of a rule
+NOT_SCORED = "not_scored"  # the reason of a row whose verdict hangs on scores that are still to be computed
+_DECIDABLE = without(MEDIA, "embedding", "scored", "reject_reason", "reject_detail", "fingerprint", "run_id")
 
 
 class DecideConfig(Config):
@@ -42,37 +44,47 @@ class DecideConfig(Config):
         for name, keep in rules.items():
             if not re.fullmatch("[a-z][a-z0-9_]*", name):
                 raise ValueError(f"rule {name!r}: a name becomes a reject_reason; use lower case letters, digits and _")
+            if name == NOT_SCORED:
+                raise ValueError(f"rule {name!r}: that name is taken; choose another")
             Rule(name, keep, _DECIDABLE)
         return rules
 
 
-def decide(table: pa.Table, config: DecideConfig) -> pa.Table:
+def decide(table: pa.Table, config: DecideConfig, scorers: tuple[str, ...] = ()) -> pa.Table:
     """`table` of MEDIA rows with the verdicts of `config`: rule rejections are made anew, all others stay.
 
-    Pure and idempotent. A row for which a rule has no answer is rejected too; its detail says which score is missing.
+    Pure and idempotent. The first rule that is false rejects; so does one without an answer, and the detail says which
+    score is missing. Where only scores of `scorers` that did not run stand between a row and its verdict, the reason is
+    `not_scored`: the next curate phase scores it.
     """
     reasons, details = table["reject_reason"].to_pylist(), table["reject_detail"].to_pylist()
     for i, detail in enumerate(details):
-        if detail is not None and detail.startswith(_RULE):
+        if detail is not None and detail.startswith(RULE):
             reasons[i] = details[i] = None
     kinds = table["kind"].to_pylist()
     for kind, rules in (("image", config.image_rules), ("video", config.video_rules)):
         undecided = [i for i, reason in enumerate(reasons) if reason is None and kinds[i] == kind]
-        for name, keep in rules.items():
-            rule = Rule(name, keep, _DECIDABLE)
-            rows = table.take(pa.array(undecided, pa.int64()))
-            verdicts = rule(rows).to_pylist()
-            for i, verdict in zip(undecided, verdicts, strict=True):
-                if verdict is not True:
-                    reasons[i] = name
-                    details[i] = _detail(rule, None if verdict is False else table.slice(i, 1))
-            undecided = [i for i, verdict in zip(undecided, verdicts, strict=True) if verdict is True]
+        rows = table.take(pa.array(undecided, pa.int64()))
+        waiting: dict[int, Rule] = {}
+        for rule, verdicts, is_open in states(rules, rows, scorers):
+            for k, i in enumerate(undecided):
+                if reasons[i] is not None or verdicts[k] == 1:
+                    continue
+                if is_open[k]:
+                    waiting.setdefault(k, rule)
+                else:
+                    reasons[i] = rule.name
+                    details[i] = _detail(rule, None if verdicts[k] == 0 else rows.slice(k, 1))
+        for k, rule in waiting.items():
+            if reasons[undecided[k]] is None:
+                reasons[undecided[k]] = NOT_SCORED
+                details[undecided[k]] = _detail(rule, rows.slice(k, 1))
     return replace(table, Decide.writes, {"reject_reason": reasons, "reject_detail": details})
 
 
 def _detail(rule: Rule, row: pa.Table | None) -> str:
     """`rule: <expression>`, and for a row without an answer the scores that it lacks."""
-    detail = _RULE + rule.keep
+    detail = RULE + rule.keep
     if row is not None:
         missing = [name for name in dict.fromkeys(rule.columns) if row[name].null_count]
         detail += f" (not scored: {', '.join(missing)})"
@@ -87,8 +99,9 @@ class Decide:
     drops: tuple[str, ...] = ()
     rows = "same"
 
-    def __init__(self, config: DecideConfig):
+    def __init__(self, config: DecideConfig, scorers: tuple[str, ...] = ()):
         self._config = config
+        self._scorers = scorers
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return decide(table, self._config)
+        return decide(table, self._config, self._scorers)

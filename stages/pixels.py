@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,6 +19,7 @@ from PIL import Image
 from stages.rows import RowError, words
 
 _ANIMATED_FORMATS = {"GIF", "WEBP", "PNG", "AVIF"}  # elsewhere further frames are pages, stereo partners or sizes
+_LUMA_TABLE_SUM = 3688  # of the JPEG standard's table K.1, which is quality 50
 _WHITE = (255, 255, 255, 255)
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -78,8 +80,17 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def _jpeg_quality(tables: Any) -> float | None:
+    """The quality for which libjpeg would write a quantization table of this sum, 1..100."""
+    if not isinstance(tables, dict) or 0 not in tables:
+        return None
+    scale = 100 * sum(tables[0]) / _LUMA_TABLE_SUM
+    return float(min(100.0, max(1.0, (200 - scale) / 2 if scale <= 100 else 5000 / scale)))
+
+
 class Picture:
     """An image file whose header has been read; `width_px` and `height_px` are as shown, `num_frames` as stored.
+    `jpeg_quality` is 1..100, null for other formats.
 
     Raises `RowError`: corrupt, too_many_pixels, animated.
     """
@@ -92,6 +103,7 @@ class Picture:
         with self._guard(max_pixels):
             self._image = Image.open(io.BytesIO(content))
             self.num_frames: int = getattr(self._image, "n_frames", 1)
+        self.jpeg_quality = _jpeg_quality(getattr(self._image, "quantization", None))
         self.width_px, self.height_px = self._image.size
         known = {"width_px": self.width_px, "height_px": self.height_px, "num_frames": self.num_frames}
         if self.width_px * self.height_px > max_pixels:

@@ -19,16 +19,23 @@ from pydantic import Field
 from scenedetect.common import FrameTimecode
 from scenedetect.detectors import ContentDetector, ThresholdDetector
 
+from stages import limits
 from stages.columns import MEDIA
+from stages.lazy import Lazy, add_scored
 from stages.rows import RowError, pick, replace, values_of
-from stages.samples import Sample, Sampler
+from stages.samples import Kept, Sample, Sampler
+from stages.text_area import TextConfig, TextDetector
 from stages.video import BrokenVideoError, Video
+from stages.views import make_view
 from tokenizer.identity import Config, clip_id
 
 _SCAN_PX = 144
 _ANY_FPS = 25.0  # the detectors get frame numbers as time, and count frames only
 _MAX_MISSING_S = 1.0  # headers are wrong by less than this without a frame missing
 _MAX_MISSING_SHARE = 0.05
+_VARIABLE_RATIO = 1.5
+_NUM_VIEWS = 3  # Emu3 2.1: aesthetics of three frames
+_MEANS = ("sharpness", "luminance", "contrast", "colourfulness", "chroma", "noise", "border")  # over a clip's samples
 
 
 class SplitVideosConfig(Config):
@@ -70,6 +77,20 @@ class SplitVideosConfig(Config):
     )
 
 
+class Cuts(ContentDetector):
+    """PySceneDetect's detector with its score in three passes over a frame instead of a dozen: the same numbers."""
+
+    _planes: tuple[np.ndarray, ...] = ()
+
+    def _calculate_frame_score(self, timecode: FrameTimecode, frame_img: np.ndarray) -> float:
+        planes, before = cv2.split(cv2.cvtColor(frame_img, cv2.COLOR_BGR2HSV)), self._planes
+        self._planes = tuple(planes)
+        if not before:
+            return 0.0
+        distances = [cv2.norm(new, old, cv2.NORM_L1) for new, old in zip(planes, before, strict=True)]
+        return sum(distances) / planes[0].size / len(distances)
+
+
 @dataclass
 class _Scan:
     """What one pass over a video leaves: a number or two per frame, a record per sample, no pixels."""
@@ -94,7 +115,7 @@ class SplitVideos:
 
     reads = pa.schema(
         [
-            *pick(MEDIA, "kind", "file_id", "reject_reason", "reject_detail"),
+            *pick(MEDIA, "kind", "file_id", "scored", "reject_reason", "reject_detail"),
             pa.field("path", pa.string()),
             pa.field("path_is_temporary", pa.bool_()),
         ]
@@ -102,14 +123,24 @@ class SplitVideos:
     writes = pick(
         MEDIA,
         *("media_id", "start_s", "end_s", "width_px", "height_px", "fps", "duration_s", "num_frames", "format"),
-        *("aspect", "sharpness", "luminance", "contrast", "colourfulness", "phash", "flow", "flicker"),
-        *("reject_reason", "reject_detail"),
-    )
+        *("rotation_deg", "variable_fps", "aspect", *_MEANS, "phash", "flow", "flicker"),
+        *("text_area", "text_boxes", "scored", "reject_reason", "reject_detail"),
+    ).append(pa.field("views", pa.large_binary()))
     drops = ("path", "path_is_temporary")
     rows = "more"
 
-    def __init__(self, config: SplitVideosConfig):
+    def __init__(
+        self,
+        config: SplitVideosConfig,
+        lazy: Lazy | None = None,
+        text: TextConfig | None = None,
+        views_px: int | None = None,
+    ):
         self._config = config
+        self._lazy = lazy or Lazy({}, {})
+        self._text_px = (text or TextConfig()).video_px
+        self._find_text = TextDetector()
+        self._views_px = views_px
         cv2.setNumThreads(1)  # one worker is one core; OpenCV would take them all
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -129,33 +160,68 @@ class SplitVideos:
         return replace(table.take(pa.array(origins, pa.int64())), self.writes, values, self.drops)
 
     def _rows_of(self, file_id: str, path: str, is_temporary: bool) -> list[dict[str, Any]]:
+        kept = Kept() if self._lazy.scorers else None
         try:
-            with Video(path, self._config.max_pixels) as video:
-                return self._clips(file_id, video, self._scan(video))
+            with limits.medium(), Video(path, self._config.max_pixels) as video:
+                scan = self._scan(video, kept)
+                clips = self._clips(file_id, video, scan)
+                if kept is not None:
+                    self._score_lazily(clips, scan.samples, kept)
+                return clips
         except RowError as rejected:
             return [rejected.columns]
         finally:
             if is_temporary:
                 os.unlink(path)
+            if kept is not None:
+                kept.close()
 
-    def _scan(self, video: Video) -> _Scan:
-        content = ContentDetector(self._config.cut_threshold, self._config.min_scene_frames)
+    def _score_lazily(self, clips: list[dict[str, Any]], samples: list[Sample], kept: Kept) -> None:
+        """Text, and the views of model-based scorers, for the clips whose verdict hangs on them."""
+        if full := self._lazy.name("text"):
+            for clip in self._wanting("text", clips):
+                found = []
+                for sample in _samples_in(samples, clip["start_s"], clip["end_s"]):
+                    limits.beat()
+                    found.append(self._find_text(kept.rgb(sample.kept or 0), self._text_px))
+                if found:
+                    clip["text_area"] = float(np.mean([text.area for text in found]))
+                    clip["text_boxes"] = max(text.boxes for text in found)
+                clip["scored"] = add_scored(clip.get("scored"), full)
+        if self._views_px is not None:
+            for clip in self._wanting("clip", clips):
+                mine = _samples_in(samples, clip["start_s"], clip["end_s"])
+                chosen = [mine[int((i + 0.5) / _NUM_VIEWS * len(mine))] for i in range(_NUM_VIEWS if mine else 0)]
+                views = [make_view(kept.rgb(sample.kept or 0), self._views_px) for sample in chosen]
+                clip["views"] = b"".join(views) or None
+                if not views:  # no frame to look at: there is nothing to wait for
+                    clip["scored"] = add_scored(clip.get("scored"), self._lazy.name("clip") or "clip")
+
+    def _wanting(self, scorer: str, clips: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        rows = pa.Table.from_pylist([{**clip, "kind": "video"} for clip in clips], schema=MEDIA)
+        return [clips[row] for row in np.flatnonzero(self._lazy.wants(scorer, rows))]
+
+    def _scan(self, video: Video, kept: Kept | None) -> _Scan:
+        content = Cuts(self._config.cut_threshold, self._config.min_scene_frames)
         fades = ThresholdDetector(self._config.fade_threshold, self._config.min_scene_frames)
-        scan, sampler = _Scan(), Sampler(video, self._config.score_fps)
-        to_scan_size = video.shrinker(_SCAN_PX)
+        scan, sampler = _Scan(), Sampler(video, self._config.score_fps, kept)
+        to_scan_size = video.shrinker(_SCAN_PX, is_coarse=True)  # as coarse as PySceneDetect's own
         try:
             for time_s, frame in video.frames():
+                limits.beat()
                 if time_s >= self._config.max_duration_s:
                     scan.ended = RowError("too_long", f"not read beyond {self._config.max_duration_s:g} s")
                     break
                 small = to_scan_size(frame)
                 number = FrameTimecode(len(scan.times_s), _ANY_FPS)
                 cuts = content.process_frame(number, small)
+                blue, green, red, _ = cv2.mean(small)
+                mean = np.array([(blue + green + red) / 3])  # all that the detector takes of a frame
                 scan.content_cuts += [cut.frame_num for cut in cuts]
-                scan.fade_cuts += [cut.frame_num for cut in fades.process_frame(number, small)]
+                scan.fade_cuts += [cut.frame_num for cut in fades.process_frame(number, mean)]
                 scan.times_s.append(time_s)
                 scan.last_frame_s = video.shown_s(frame)
-                scan.lumas.append(cv2.mean(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY))[0])
+                scan.lumas.append(0.299 * red + 0.587 * green + 0.114 * blue)
                 scan.samples += sampler.take(time_s, frame, is_cut=bool(cuts))
         except BrokenVideoError as broken:
             scan.ended = RowError("broken_tail", str(broken))
@@ -177,6 +243,8 @@ class SplitVideos:
             "fps": (len(times_s) - 1) / float(times_s[-1]) if len(times_s) > 1 else None,
             "format": video.codec,
             "aspect": max(video.width_px, video.height_px) / min(video.width_px, video.height_px),
+            "rotation_deg": video.quarter_turns * 90,
+            "variable_fps": _is_variable(times_s),
         }
         bounds = list(self._bounds(scan, np.append(times_s, end_s)))
         clips = []
@@ -206,6 +274,18 @@ class SplitVideos:
             yield from starts[starts < last].tolist()  # a gap in time can hold several even points, and no frame
 
 
+def _is_variable(times_s: np.ndarray) -> bool | None:
+    """Whether neighbouring frames stand apart by more than half as much again as others."""
+    if len(times_s) < 3:
+        return None
+    low, high = np.quantile(np.diff(times_s), [0.02, 0.98])
+    return bool(high > _VARIABLE_RATIO * low)
+
+
+def _samples_in(samples: list[Sample], start_s: float, end_s: float) -> list[Sample]:
+    return samples[_first_at(samples, start_s) : _first_at(samples, end_s)]
+
+
 def _first_at(samples: list[Sample], time_s: float) -> int:
     return bisect_left(samples, time_s, key=lambda sample: sample.time_s)
 
@@ -222,10 +302,10 @@ def _span(file_id: str, start_s: float, end_s: float | None) -> dict[str, Any]:
 def _clip_scores(scan: _Scan, first: int, last: int, start_s: float, end_s: float) -> dict[str, Any]:
     lumas = scan.lumas[first:last]
     found: dict[str, Any] = {"flicker": float(np.abs(np.diff(lumas)).mean()) if len(lumas) > 1 else None}
-    samples = scan.samples[_first_at(scan.samples, start_s) : _first_at(scan.samples, end_s)]
+    samples = _samples_in(scan.samples, start_s, end_s)
     if not samples:
         return found
-    for name in ("sharpness", "luminance", "contrast", "colourfulness"):
+    for name in _MEANS:
         found[name] = float(np.mean([getattr(sample.scores, name) for sample in samples]))
     found["phash"] = samples[len(samples) // 2].scores.phash
     flows = [sample.flow for sample in samples[1:] if sample.flow is not None]

@@ -71,7 +71,7 @@ def clip_id(file_id: str, start_s: float, end_s: float) -> str:
 
 
 def weights_id(folder: Path) -> str:
-    """Identity of a model in a local folder: a digest of its config.json and safetensors files.
+    """Identity of a model in a local folder: a digest of its `*config.json` and safetensors files.
 
     Raises FileNotFoundError when the folder holds no safetensors.
     """
@@ -79,7 +79,7 @@ def weights_id(folder: Path) -> str:
     if not files:
         raise FileNotFoundError(f"{folder}: no .safetensors file; save the model with save_pretrained()")
     digest = hashlib.blake2b(digest_size=8)
-    for file in [folder / "config.json", *files]:
+    for file in [*sorted(folder.glob("*config.json")), *files]:
         digest.update(file.name.encode())
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 22):

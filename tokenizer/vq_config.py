@@ -46,6 +46,11 @@ class VqLossConfig(Config):
     mse: float = Field(1.0, description="Small forgives single large errors; only large blurs.", ge=0)
     l1: float = Field(0.1, description="Small blurs edges; large forgives single large errors.", ge=0)
     commitment: float = Field(0.1, description="Small lets latents drift off their codes; large blurs.", ge=0)
+    context: float = Field(
+        0.5,
+        description="Small: what surrounds a patch changes its code, noise to a language model; large blurs.",
+        ge=0,
+    )
     gan: float = Field(0.0, description="Small blurs, large invents texture; 0 trains no discriminator.", ge=0)
     gan_from_step: int = Field(20_000, description="Small destabilises the start; peers wait for 20,000.", ge=0)
 
@@ -54,6 +59,7 @@ class VqTrainConfig(Config):
     """One training run of a vision tokenizer."""
 
     model: VqModelConfig = VqModelConfig()
+    init_from: str | None = Field(None, description="Weights to start from: `builtin`, a folder or a hub name.")
     loss: VqLossConfig = VqLossConfig()
     steps: int = Field(4000, description="Few blur; 1,500 to 5,000 gained 0.7 dB on photos.", gt=0)
     batch: int = Field(16, description="Frames a step. Small is noisy, large is slow; clips take four each.", ge=4)

@@ -125,8 +125,8 @@ def find_objects(image_HWC: np.ndarray) -> list[Found]:
 
 def _related(relation: str, first: Found, second: Found) -> bool:
     down, right = second.row - first.row, second.column - first.column
-    along, across = (down, right) if relation in ("above", "below") else (right, down)
-    return (along > 0) == (relation in ("above", "left of")) and abs(along) > abs(across)
+    along, across = (down, right) if relation == "above" else (right, down)
+    return along > abs(across)
 
 
 def judge(image_HWC: np.ndarray, scene: Scene) -> Verdict:

@@ -19,6 +19,7 @@ def source_rows(uris: list[str], status: str = "present") -> pa.Table:
         "size_bytes": [1] * count,
         "status": [status] * count,
         "file_id": [f"id-{uri}" for uri in uris],
+        "caption": [None] * len(uris),
         "caption_etag": [None] * count,
         "fingerprint": ["f"] * count,
         "last_seen_run": ["r"] * count,

@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from stages.clip import ClipConfig, ScoreClip
 from stages.columns import MEDIA
 from stages.decide import Decide, DecideConfig
 from stages.read import Read, ReadConfig
@@ -59,11 +60,12 @@ BAD = {
 
 @pytest.fixture(scope="module")
 def curate():
-    """Read -> ScoreImages -> SplitVideos -> Decide."""
+    """Read -> ScoreImages -> SplitVideos -> ScoreClip -> Decide."""
     stages: list[Any] = [
         Read(ReadConfig()),
         ScoreImages(ScoreImagesConfig()),
         SplitVideos(SplitVideosConfig()),
+        ScoreClip(ClipConfig()),
         Decide(DecideConfig(image_rules={"resolution": "min(width_px, height_px) >= 64"}, video_rules={})),
     ]
 

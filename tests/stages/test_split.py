@@ -6,10 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
+from scenedetect.common import FrameTimecode
+from scenedetect.detectors import ContentDetector
 
 from stages.read import Read, ReadConfig
 from stages.score import ScoreImages, ScoreImagesConfig
-from stages.split import SplitVideos, SplitVideosConfig
+from stages.split import Cuts, SplitVideos, SplitVideosConfig
 from tokenizer.identity import clip_id
 
 
@@ -130,3 +132,13 @@ def test_true_cuts_of_real_videos_are_found(split, shared_data) -> None:
         rows = split(shared_data / truth["file"], fade_threshold=0)
         found = [row["start_s"] for row in rows[1:]]
         assert found == pytest.approx(truth["hard_cut_time_s"], abs=0.1), truth["file"]
+
+
+def test_cut_scores_are_those_of_the_library() -> None:
+    rng = np.random.default_rng(0)
+    theirs, ours = ContentDetector(27.0, 2), Cuts(27.0, 2)
+    for number in range(6):
+        frame = rng.integers(0, 256, (36, 64, 3), np.uint8)
+        at = FrameTimecode(number, 25.0)
+        assert theirs.process_frame(at, frame) == ours.process_frame(at, frame)
+        assert theirs._frame_score == pytest.approx(ours._frame_score, abs=1e-9)

@@ -1,4 +1,4 @@
-"""The catalog: four Delta tables under the config's `root`, each change one atomic table version.
+"""The catalog: five Delta tables under the config's `root`, each change one atomic table version.
 
 Workers write Parquet shards; the driver commits them. A row is visible if and only if its shard was committed, so a
 killed run leaves orphan files and nothing else. Changing rows is copy-on-write with our own shard writer (`edit`): the
@@ -24,6 +24,7 @@ from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
+from pipeline.duplicates import DUPLICATES
 from stages.columns import CAPTIONS, MEDIA
 from tokenizer import storage
 from tokenizer.shards import TOKENS, write_parquet
@@ -42,7 +43,7 @@ SOURCES = pa.schema(
     ]
 )
 
-SCHEMAS = {"sources": SOURCES, "media": MEDIA, "captions": CAPTIONS, "tokens": TOKENS}
+SCHEMAS = {"sources": SOURCES, "media": MEDIA, "duplicates": DUPLICATES, "captions": CAPTIONS, "tokens": TOKENS}
 _LOG_EVERY_COMMITS = 10  # checkpoint the Delta log so that opening a long-lived table stays one read
 
 
@@ -250,17 +251,18 @@ class Table:
 
 
 class Catalog:
-    """The four tables of one root."""
+    """The five tables of one root."""
 
     def __init__(self, root: str):
         self.root = storage.absolute(root)
         self.sources = Table(self.root, "sources")
         self.media = Table(self.root, "media")
+        self.duplicates = Table(self.root, "duplicates")
         self.captions = Table(self.root, "captions")
         self.tokens = Table(self.root, "tokens")
 
     def __iter__(self) -> Iterator[Table]:
-        return iter((self.sources, self.media, self.captions, self.tokens))
+        return iter((self.sources, self.media, self.duplicates, self.captions, self.tokens))
 
     def create(self) -> None:
         """Create what is missing. Raises CatalogError with the reason."""

@@ -13,6 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from pipeline.duplicates import DuplicatesConfig
 from stages.caption import CaptionConfig
 from stages.clip import ClipConfig, clip_identity
 from stages.decide import DecideConfig
@@ -59,6 +60,7 @@ class Curate(Config):
     text: TextConfig | None = Field(None, description="Null looks for no text; {} does, where a rule asks for it.")
     clip: ClipConfig = ClipConfig()
     decide: DecideConfig = DecideConfig()
+    duplicates: DuplicatesConfig = DuplicatesConfig(near_radius=None)
     all_scores: bool = Field(False, description="True computes every score, also where no verdict hangs on it.")
     resources: Pool = Pool()
     clip_resources: Pool = Pool()

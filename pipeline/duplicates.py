@@ -12,8 +12,7 @@ no trace here, and its successor decides on the same media as an undisturbed run
 Memory at 10 million media: about 150 bytes each, mostly Arrow's texts, and 2 D more for embeddings of D numbers.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,6 +37,7 @@ DUPLICATES = pa.schema(
 KEPT, NEAR, SEMANTIC = "kept", "near", "semantic"
 
 _METHODS = pa.array([KEPT, NEAR, SEMANTIC])
+_NEAR, _SEMANTIC = 1, 2  # positions in it
 _HASH, _EMBEDDING = 1, 2  # bits: by what a medium is compared
 
 
@@ -60,7 +60,7 @@ class DuplicatesConfig(Config):
     )
     num_clusters: int | None = Field(
         None,
-        description="Of embeddings; only within one are they compared. Too few: slow; too many: alike media are parted; "
+        description="Of embeddings; they are compared within one. Too few: slow; too many: alike media are parted; "
         "null: one up to 20,000 media, above it the square root of their number.",
         gt=0,
     )
@@ -146,10 +146,9 @@ class _Media:
         self.compared_by = np.zeros(len(self.ids), np.int8)
         self.hashes = np.zeros(len(self.ids), np.uint64)
         if config.near_radius is not None:
-            has_hash = table["phash"].is_valid()
-            at = has_hash.to_numpy(zero_copy_only=False) if has_hash.length() else np.zeros(0, bool)
-            self.compared_by[at] |= _HASH
-            self.hashes[at] = parse_hashes(table["phash"].filter(has_hash))
+            has_hash = _numpy(table["phash"].is_valid())
+            self.compared_by[has_hash] |= _HASH
+            self.hashes[has_hash] = parse_hashes(table["phash"].drop_null())
         if config.semantic_eps is not None:
             embedded = catalog.media.scan(["media_id"], is_kept & pc.field("embedding").is_valid())["media_id"]
             self.compared_by[_numpy(pc.is_in(self.ids, value_set=embedded.combine_chunks()))] |= _EMBEDDING
@@ -196,39 +195,37 @@ class _Verdicts:
         self.is_new[at[holds]] = False
         self.obsolete = recorded.filter(pa.array(~holds))
 
-    def compare(self, members: np.ndarray, find: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> None:
-        """Let `find(index, is_new, stands)` decide on the new ones of `members`, bool (N,); `stands` counts in `index`,
-        int (M,), the members whose verdicts stay among them.
+    def among(self, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions, int (M,), of the `members`, bool (N,), whose verdicts stay among them; who stands for each of these,
+        counted in them, int (M,).
         """
         index = np.flatnonzero(members & members[self.stands])
-        if self.is_new[index].any():
-            self.stands[index] = index[find(index, self.is_new[index], np.searchsorted(index, self.stands[index]))]
+        return index, np.searchsorted(index, self.stands[index])
 
     def rows(self, run_id: str) -> pa.Table:
         """Rows of DUPLICATES for the new ones."""
         at = np.flatnonzero(self.is_new)
-        prints = pa.array(self._media.prints).take(pa.array(self._media.compared_by[at]))
         columns = [
             self._media.ids.take(pa.array(at)),
             self._media.ids.take(pa.array(self.stands[at])),
             _METHODS.take(pa.array(self.methods[at])),
             pa.array(self.distances[at], from_pandas=True),
-            prints,
+            pa.array(self._media.prints).take(pa.array(self._media.compared_by[at])),
             pa.array([run_id]).take(pa.array(np.zeros(len(at), np.int8))),
         ]
         return pa.table(columns, schema=DUPLICATES)
 
 
 def _find_near(media: _Media, verdicts: _Verdicts, radius: int) -> None:
-    def find(index: np.ndarray, is_new: np.ndarray, stands: np.ndarray) -> np.ndarray:
-        # The aesthetic score of two copies differs by chance; what was lost in a copy are pixels and sharpness.
-        keys = [media.pixels[index], media.sharpness[index]]
-        return near_duplicates(media.hashes[index], radius, keys, is_new, stands)
-
+    compared = (media.compared_by & _HASH > 0) & (verdicts.methods != _SEMANTIC)
     for kind in pc.unique(media.kinds).to_pylist():
-        verdicts.compare(media.of_kind(kind) & (media.compared_by & _HASH > 0), find)
+        index, stands = verdicts.among(compared & media.of_kind(kind))
+        is_new = verdicts.is_new[index]
+        # The aesthetic score of two copies differs by chance; what a copy has lost are pixels and sharpness.
+        keys = [media.pixels[index], media.sharpness[index]]
+        verdicts.stands[index] = index[near_duplicates(media.hashes[index], radius, keys, is_new, stands)]
     moved = np.flatnonzero(verdicts.is_new & (verdicts.stands != np.arange(len(verdicts.stands))))
-    verdicts.methods[moved] = 1
+    verdicts.methods[moved] = _NEAR
     verdicts.distances[moved] = hamming(media.hashes[moved], media.hashes[verdicts.stands[moved]])
 
 
@@ -237,70 +234,52 @@ def _find_semantic(catalog: Tables, media: _Media, verdicts: _Verdicts, config: 
     from stages.semantic import cosine_distance, semantic_duplicates
 
     assert config.semantic_eps is not None
-    eps = config.semantic_eps
     before = verdicts.stands.copy()
-    own = np.arange(len(before))
+    compared = (media.compared_by & _EMBEDDING > 0) & (verdicts.methods != _NEAR)
     for kind in pc.unique(media.kinds).to_pylist():
-        members = media.of_kind(kind) & (media.compared_by & _EMBEDDING > 0) & (verdicts.methods != 1)
-        if not (members & verdicts.is_new).any():
+        asked = compared & media.of_kind(kind)
+        if not (asked & verdicts.is_new).any():
             continue
-        for each in _embeddings(catalog, media, members, kind):
-
-            def find(
-                index: np.ndarray, is_new: np.ndarray, stands: np.ndarray, each: "_Embeddings" = each
-            ) -> np.ndarray:
-                keys = [media.aesthetic[index], media.pixels[index], media.sharpness[index]]
-                vectors = each.of(index)
-                found = semantic_duplicates(vectors, eps, config.num_clusters, keys, is_new, stands, device)
-                moved = np.flatnonzero(found != stands)
-                verdicts.distances[index[moved]] = cosine_distance(vectors, moved, found[moved])
-                return found
-
-            verdicts.compare(each.members, find)
+        for at, vectors in _embeddings(catalog, media, asked, kind):
+            members = np.zeros(len(asked), bool)
+            members[at] = True
+            index, stands = verdicts.among(members)
+            if len(index) < len(at):
+                vectors = vectors[np.searchsorted(at, index)]
+            keys = [media.aesthetic[index], media.pixels[index], media.sharpness[index]]
+            is_new = verdicts.is_new[index]
+            found = semantic_duplicates(vectors, config.semantic_eps, config.num_clusters, keys, is_new, stands, device)
+            verdicts.stands[index] = index[found]
+            moved = np.flatnonzero(found != stands)
+            verdicts.distances[index[moved]] = cosine_distance(vectors, moved, found[moved])
     # Whom a near one gave way to may have given way too.
     verdicts.stands = verdicts.stands[verdicts.stands]
     moved = verdicts.is_new & (verdicts.stands != before)
-    verdicts.distances[moved & (before != own)] = np.nan
-    verdicts.methods[moved] = 2
+    verdicts.distances[moved & (verdicts.methods == _NEAR)] = np.nan
+    verdicts.methods[moved] = _SEMANTIC
 
 
-@dataclass
-class _Embeddings:
-    """Embeddings of one length: float16 (M, D), of the media at `at`, int (M,), ascending."""
-
-    at: np.ndarray
-    vectors: np.ndarray
-    members: np.ndarray
-
-    def of(self, index: np.ndarray) -> np.ndarray:
-        """Those of the media at `index`."""
-        if len(index) == len(self.at):
-            return self.vectors
-        return self.vectors[np.searchsorted(self.at, index)]
-
-
-def _embeddings(catalog: Tables, media: _Media, members: np.ndarray, kind: str) -> list[_Embeddings]:
-    """One for each length: vectors of two models are not compared."""
+def _embeddings(
+    catalog: Tables, media: _Media, asked: np.ndarray, kind: str
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Positions, int (M,) ascending, and embeddings, float16 (M, D), of the media `asked`, bool (N,), of one kind; once
+    for each length, because vectors of two models cannot be compared.
+    """
     where = pc.field("reject_reason").is_null() & (pc.field("kind") == kind) & pc.field("embedding").is_valid()
     table = catalog.media.scan(["media_id", "embedding"], where)
     lengths = _numpy(pc.list_value_length(table["embedding"]))
     positions = _positions(table["media_id"], media.ids)
-    found = []
-    for length in np.unique(lengths):
-        these = np.zeros(len(members), bool)
-        these[positions[lengths == length]] = True
-        these &= members
-        at = np.flatnonzero(these)
-        vectors = np.empty((len(at), int(length)), np.float16)
+    for length in np.unique(lengths[asked[positions]]).tolist():
+        is_this = asked[positions] & (lengths == length)
+        at = np.unique(positions[is_this])
+        vectors = np.empty((len(at), length), np.float16)
         start = 0
         for chunk in table["embedding"].chunks:
-            stop = start + len(chunk)
-            rows = np.flatnonzero((lengths[start:stop] == length) & these[positions[start:stop]])
+            rows = np.flatnonzero(is_this[start : start + len(chunk)])
             values = chunk.take(pa.array(rows)).flatten().to_numpy(zero_copy_only=False)
-            vectors[np.searchsorted(at, positions[start:stop][rows])] = values.reshape(len(rows), int(length))
-            start = stop
-        found.append(_Embeddings(at, vectors, these))
-    return found
+            vectors[np.searchsorted(at, positions[start + rows])] = values.reshape(len(rows), length)
+            start += len(chunk)
+        yield at, vectors
 
 
 def _positions(values: pa.ChunkedArray, known: pa.Array) -> np.ndarray:

@@ -138,7 +138,9 @@ def curate(run: Run) -> None:
         refresh.forget_gone(catalog, changes.gone, run.run_id)
         uses_source = config.caption.caption.captioner == "source"
         refresh.recaption(catalog, changes.recaptioned, with_captions(changes.recaptioned), run.run_id)
-        report.numbers["reconciled"] = refresh.reconcile(catalog, print_, uses_source, run.run_id)
+        report.numbers["reconciled"] = refresh.reconcile(
+            catalog, print_, uses_source, run.run_id, config.curate.duplicates
+        )
 
 
 def caption(run: Run) -> None:

@@ -2,7 +2,7 @@
 
 Every function is idempotent and reads only ids, etags and fingerprints, so that a run after a crash, a run after a
 change and a run after nothing are the same code. `reconcile` holds the rule that ties the tables together: `media`
-holds what a present source holds, `captions` and `tokens` hold only kept media.
+holds what a present source holds, `captions` and `tokens` hold only kept media that are no duplicates.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from pipeline.catalog import Catalog
 from pipeline.config import RunConfig
+from pipeline.duplicates import DuplicatesConfig, duplicate_ids, find_duplicates
 from pipeline.sources import Listing
 from stages.decide import NOT_SCORED, RULE, decide
 from stages.lazy import parse_scored
@@ -129,7 +130,9 @@ def reopen(catalog: Catalog, config: RunConfig, run_id: str) -> int:
     """Send back the files of media whose verdict, or whose completeness, hangs on scores that did not run; returns how
     many media. Their rows stay until they are measured anew (`reconcile`).
     """
-    media = catalog.media.scan(["media_id", "file_id", "kind", "reject_reason", "reject_detail", "scored", "fingerprint"])
+    media = catalog.media.scan(
+        ["media_id", "file_id", "kind", "reject_reason", "reject_detail", "scored", "fingerprint"]
+    )
     is_open = pc.equal(media["reject_reason"], NOT_SCORED)
     if config.curate.all_scores:
         wanted = set(config.curate.scorers)
@@ -151,12 +154,15 @@ def reopen(catalog: Catalog, config: RunConfig, run_id: str) -> int:
     return catalog.media.edit(where, reopened, note)
 
 
-def reconcile(catalog: Catalog, print_: str, uses_source: bool, run_id: str) -> dict[str, int]:
+def reconcile(
+    catalog: Catalog, print_: str, uses_source: bool, run_id: str, duplicates: DuplicatesConfig | None = None
+) -> dict[str, int]:
     """Make the tables agree with the sources that are present; returns the rows moved and removed, by table.
 
     A medium whose file stands at another place now is moved to the first such place; each takes the source caption of
     its place; one that stands nowhere is removed from all tables; a row measured by another config is removed once its
-    file has been measured anew. `uses_source`: caption rows derive from the source's captions.
+    file has been measured anew. `uses_source`: caption rows derive from the source's captions. `duplicates`: how they
+    are found among what is left (null: as they stand).
     """
     columns = ["uri", "file_id", "status", "fingerprint", "caption"]
     sources = catalog.sources.scan(columns, pc.field("status") == "present").sort_by("uri")
@@ -176,7 +182,12 @@ def reconcile(catalog: Catalog, print_: str, uses_source: bool, run_id: str) -> 
         media = media.filter(pc.invert(pc.or_(is_stale, is_lost)))
 
     _place(catalog, media, sources, uses_source, note, done)
-    kept = media.filter(pc.is_null(media["reject_reason"]))["media_id"].combine_chunks()
+    if duplicates is not None:
+        done |= {f"duplicates_{name}": count for name, count in find_duplicates(catalog, duplicates, run_id).items()}
+    is_kept = pc.and_(
+        pc.is_null(media["reject_reason"]), pc.invert(pc.is_in(media["media_id"], value_set=duplicate_ids(catalog)))
+    )
+    kept = media.filter(is_kept)["media_id"].combine_chunks()
     for name, table in (("captions", catalog.captions), ("tokens", catalog.tokens)):
         ids = table.scan(["media_id"])["media_id"]
         orphans = ids.filter(pc.invert(pc.is_in(ids, value_set=kept)))
@@ -229,11 +240,17 @@ def _set(rows: pa.Table, **columns: pa.Array | pa.ChunkedArray) -> pa.Table:
     return rows
 
 
+def _kept(catalog: Catalog, columns: list[str]) -> pa.Table:
+    """Media that go on: not rejected, and no duplicate of another."""
+    media = catalog.media.scan(columns, pc.field("reject_reason").is_null())
+    return media.filter(pc.invert(pc.is_in(media["media_id"], value_set=duplicate_ids(catalog))))
+
+
 def without_caption(catalog: Catalog, print_: str) -> pa.Table:
     """Kept media that have no caption of this fingerprint; the todo of the caption phase."""
     columns = ["media_id", "kind", "uri", "member", "start_s", "end_s", "source_caption"]
     done = catalog.captions.scan(["media_id"], pc.field("fingerprint") == print_)["media_id"]
-    media = catalog.media.scan(columns, pc.field("reject_reason").is_null())
+    media = _kept(catalog, columns)
     return media.filter(pc.invert(pc.is_in(media["media_id"], value_set=done.combine_chunks())))
 
 
@@ -242,7 +259,7 @@ def without_tokens(catalog: Catalog, print_: str) -> pa.Table:
     captions = catalog.captions.scan(["media_id", "caption"])
     done = catalog.tokens.scan(["media_id"], pc.field("fingerprint") == print_)["media_id"]
     columns = ["media_id", "kind", "uri", "member", "start_s", "end_s"]
-    media = catalog.media.scan(columns, pc.field("reject_reason").is_null())
+    media = _kept(catalog, columns)
     media = media.filter(pc.invert(pc.is_in(media["media_id"], value_set=done.combine_chunks())))
     at = pc.index_in(media["media_id"], value_set=captions["media_id"].combine_chunks())
     rows = media.append_column("caption", captions["caption"].take(at))

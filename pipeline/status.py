@@ -11,6 +11,7 @@ from rich.console import Console
 
 from pipeline.catalog import Catalog, CatalogError
 from pipeline.config import RunConfig
+from pipeline.duplicates import KEPT
 from pipeline.report import PhaseReport, reasons_of, shown, table
 from tokenizer import storage
 from training.job import DONE
@@ -20,8 +21,14 @@ def _accounts(catalog: Catalog) -> list[dict[str, Any]]:
     """One entry per phase and kind: seen = kept + rejected by reason, as the tables stand."""
     kinds = catalog.media.scan(["media_id", "kind"])
     found = []
-    for phase, tokens in (("curate", catalog.media), ("caption", catalog.captions), ("tokenize", catalog.tokens)):
-        rows = tokens.scan(["media_id", "reject_reason"])
+    duplicates = catalog.duplicates.scan(["media_id", "method"])
+    stands_aside = pc.if_else(pc.equal(duplicates["method"], KEPT), None, duplicates["method"])
+    for phase, rows in (
+        ("curate", catalog.media.scan(["media_id", "reject_reason"])),
+        ("duplicates", duplicates.append_column("reject_reason", stands_aside)),
+        ("caption", catalog.captions.scan(["media_id", "reject_reason"])),
+        ("tokenize", catalog.tokens.scan(["media_id", "reject_reason"])),
+    ):
         at = pc.index_in(rows["media_id"], value_set=kinds["media_id"].combine_chunks())
         rows = rows.append_column("kind", kinds["kind"].take(at))
         for kind in sorted(set(rows["kind"].to_pylist()) - {None}):

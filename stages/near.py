@@ -87,8 +87,8 @@ def near_duplicates(
 
     `hashes` uint64 (N,); `keys` float (N,) each, the more the better, the first decides first and position decides
     last; `is_new` bool (N,); `stands` int64 (N,), the result of earlier passes: only entries of new items are changed,
-    and those must be their own. In a group with items that were kept before, all new ones give way to the best of these;
-    else the best new one stays and the others give way.
+    and those must be their own. In a group with items that were kept before, all new ones give way to the best of
+    these; else the best new one stays and the others give way.
     """
     stands = stands.copy()
     if not is_new.any():

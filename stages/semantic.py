@@ -41,8 +41,8 @@ def semantic_duplicates(
     """Which item stands for each, int64 (N,); an item that stands for itself is kept.
 
     `embeddings` float16 or float32 (N, D); the others as in `near.near_duplicates`. Items that were kept before rank
-    above all others; earlier results stay as they are. A new item that is like several takes the one that stands for the
-    most alike of those above it.
+    above all others; earlier results stay as they are. A new item gives way to whoever stands for the most alike of the
+    items above it.
     """
     stands = stands.copy()
     if not is_new.any():

@@ -196,8 +196,8 @@ class _Verdicts:
         self.obsolete = recorded.filter(pa.array(~holds))
 
     def among(self, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Positions, int (M,), of the `members`, bool (N,), whose verdicts stay among them; who stands for each of these,
-        counted in them, int (M,).
+        """Positions of the `members`, bool (N,), whose verdicts stay among them, int (M,); and who stands for each of
+        these, counted in them, int (M,).
         """
         index = np.flatnonzero(members & members[self.stands])
         return index, np.searchsorted(index, self.stands[index])

@@ -87,19 +87,22 @@ class ScoreImages:
                     found = rejected.columns
             for name, value in found.items():
                 values[name][i] = value
-        for i in self._wanted("text", table, values):
+        for i in self._wanted("text", table, values, pictures):
             with limits.medium():
                 values["text_area"][i], values["text_boxes"][i] = self._find_text(pictures[i], self._text_px)
             values["scored"][i] = add_scored(values["scored"][i], self._lazy.name("text") or "text")
         if self._views_px is not None:
-            for i in self._wanted("clip", table, values):
+            for i in self._wanted("clip", table, values, pictures):
                 values["views"][i] = make_view(pictures[i], self._views_px)
         return replace(table, self.writes, values, self.drops)
 
-    def _wanted(self, scorer: str, table: pa.Table, values: dict[str, list]) -> list[int]:
+    def _wanted(
+        self, scorer: str, table: pa.Table, values: dict[str, list], pictures: dict[int, np.ndarray]
+    ) -> list[int]:
         if self._lazy.name(scorer) is None:
             return []
-        return np.flatnonzero(self._lazy.wants(scorer, replace(table, self.writes, values, self.drops))).tolist()
+        wanted = self._lazy.wants(scorer, replace(table, self.writes, values, self.drops))
+        return [row for row in pictures if wanted[row]]
 
     def _score(self, content: memoryview, pictures: dict[int, np.ndarray], row: int) -> dict[str, Any]:
         picture = Picture(content, self._config.max_pixels)

@@ -16,10 +16,10 @@ def flips(rng: np.random.Generator, num: int, bits: int) -> np.ndarray:
 
 
 def planted(num: int, radius: int, seed: int = 0) -> np.ndarray:
-    """Distinct ascending hashes; every third has neighbours at distances up to a little over the radius."""
+    """Distinct ascending hashes, most of which have neighbours at a distance of up to a little over the radius."""
     rng = np.random.default_rng(seed)
-    first = rng.integers(0, 2**64, num // 3, dtype=np.uint64)
-    copies = [first ^ flips(rng, len(first), int(bits)) for bits in rng.integers(0, radius + 3, 2)]
+    first = rng.integers(0, 2**64, num // (radius + 3), dtype=np.uint64)
+    copies = [first ^ flips(rng, len(first), bits) for bits in range(1, radius + 3)]
     return np.unique(np.concatenate([first, *copies]))
 
 
@@ -49,11 +49,10 @@ def alone(num: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("crowd", [2, 256], ids=["as crowds", "as runs"])
-@pytest.mark.parametrize("num_shared", [0, 1, 2, 3])
-@pytest.mark.parametrize("radius", [0, 1, 3, 6, 11, 15])
+@pytest.mark.parametrize(
+    ("radius", "num_shared"), [(r, k) for r in (0, 1, 3, 6, 11, 15) for k in range(4) if r + k < 16]
+)
 def test_every_pair_is_found(radius, num_shared, crowd, monkeypatch):
-    if near.math.comb(radius + num_shared, num_shared) > 400:
-        pytest.skip("thousands of tables")
     monkeypatch.setattr(near, "_CROWD", crowd)
     monkeypatch.setattr(near, "_SLICE", 100)  # runs cross the slices' borders
     monkeypatch.setattr(near, "_ROWS", 16)
@@ -84,7 +83,7 @@ def test_groups_are_the_connected_components(num_shared, crowd, monkeypatch):
 
 
 def test_work_is_chosen_by_cost():
-    assert near.cheapest(1000, 1000, 6) == 0
+    assert near.cheapest(100, 100, 6) == 0
     assert near.cheapest(10_000_000, 100, 6) == 0, "a few new ones are compared with all"
     assert near.cheapest(10_000_000, 10_000_000, 6) > 1
 

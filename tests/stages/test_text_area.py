@@ -91,8 +91,8 @@ def test_clips_are_looked_at_only_where_the_verdict_hangs_on_text(tmp_path, monk
     for min_s, num_asked in ((5, 0), (1, 6)):
         lazy = Lazy({}, {**rules, "long": rules["long"].format(min_s)}, ("text:1",))
         read = Read(ReadConfig())(pa.table({"uri": [str(path)], "size_bytes": [0], "source_caption": [None]}, LISTED))
-        read = read.append_column("views", pa.nulls(1, pa.large_binary()))
-        (clip,) = SplitVideos(SplitVideosConfig(), lazy, TextConfig())(read).to_pylist()
+        through = ScoreImages(ScoreImagesConfig(), lazy, TextConfig())(read)
+        (clip,) = SplitVideos(SplitVideosConfig(), lazy, TextConfig())(through).to_pylist()
         assert len(asked) == num_asked, "at 2 FPS, three seconds have six samples"
         assert (clip["text_area"], clip["text_boxes"]) == ((0.25, 6) if num_asked else (None, None))
         assert clip["scored"] == ("text:1" if num_asked else None)

@@ -49,6 +49,7 @@ def group_of(tags: set[str]) -> str | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="media with a manifest.csv")
+    parser.add_argument("--wrong", action="store_true", help="list every medium with its text, flow and tags")
     options = parser.parse_args()
     with (options.data / "manifest.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if not row["file"].startswith("bad/")]
@@ -57,17 +58,22 @@ def main() -> None:
 
     images = [row for row in scores("emu3_images.yaml", files["image"]) if row["phash"]]
     videos = [row for row in scores("emu3_videos.yaml", files["video"]) if row["phash"]]
+    if options.wrong:
+        for row in sorted(images + videos, key=lambda row: -(row["text_area"] or 0)):
+            print(f"{row['text_area'] or 0:.3f} {row['flow'] or -1:.4f} {Path(row['uri']).name} {tags[row['uri']]}")
     print(f"{len(images)} images, {len(videos)} clips that decode\n{'':42} {'true':>5} {'precision':>10} {'recall':>7}")
 
     has = [tags[row["uri"]] for row in images]
     mixed = [{"text_heavy", "text_some"} & each for each in has]
-    print(line("text pages: text_area > 0.1", *_either(images, "text_area", 0.1, mixed, "text_heavy")))
+    for share in (0.02, 0.05, 0.1):
+        print(line(f"text pages: text_area > {share}", *_either(images, "text_area", share, mixed, "text_heavy")))
     grey = [row["chroma"] < 1 for row in images]
     print(line("monochrome: chroma < 1", grey, ["monochrome" in each for each in has]))
     for radius in (4, 6, 8, 10):
         print(line(f"near-duplicate pairs: Hamming <= {radius}", *pairs(images, has, radius)))
-    still = [row["flow"] is not None and row["flow"] < 0.04 for row in videos]
-    print(line("static clips: flow < 0.04", still, ["static" in tags[row["uri"]] for row in videos]))
+    for floor in (0.002, 0.01, 0.04):
+        still = [row["flow"] is None or row["flow"] < floor for row in videos]
+        print(line(f"static clips: flow < {floor}", still, ["static" in tags[row["uri"]] for row in videos]))
     wordy = [(row["text_area"] or 0) > 0.02 for row in videos]
     true = [bool({"text_heavy", "text_overlay", "subtitles"} & tags[row["uri"]]) for row in videos]
     print(line("clips with text: text_area > 0.02", wordy, true))

@@ -253,6 +253,28 @@ def test_near_duplicates_follow_their_kept_one(tables):
     assert find(tables, SEMANTIC) == {"a": "x", "a1": "x", "x": "x"}
 
 
+def test_a_near_duplicate_is_not_compared_by_meaning(tables):
+    add(tables, "a", "a1", "z", embedding=at(0, 80, 90), width_px=[200, 100, 300])
+    assert find(tables, SEMANTIC) == {"a": "a", "a1": "a", "z": "z"}
+    add(tables, "y", embedding=at(70), width_px=50)
+    assert find(tables, SEMANTIC)["y"] == "z", "also not as one of an earlier run"
+
+
+def test_a_copy_of_a_semantic_duplicate_is_judged_by_its_own_meaning(tables):
+    add(tables, "a", "b", embedding=at(20, 0), width_px=[1, 2])
+    assert find(tables, SEMANTIC) == {"a": "b", "b": "b"}
+    add(tables, "a1", "a2", embedding=at(90, 10))
+    assert find(tables, SEMANTIC) == {"a": "b", "b": "b", "a1": "a1", "a2": "a1"}
+
+
+def test_a_duplicate_whose_kept_one_changes_its_vector_is_no_longer_compared(tables):
+    add(tables, "x", "y", embedding=at(0, 20), width_px=[2, 1])
+    find(tables, SEMANTIC)
+    change(tables, "x", embedding=[1.0, 0.0])
+    add(tables, "z", embedding=at(40), width_px=[0])
+    assert find(tables, SEMANTIC) == {"x": "x", "y": "x", "z": "z"}
+
+
 def test_a_medium_is_decided_again_when_it_gets_its_embedding(tables):
     add(tables, "x", "y", embedding=at(0, 10))
     add(tables, "a", "b", width_px=500)
@@ -262,6 +284,13 @@ def test_a_medium_is_decided_again_when_it_gets_its_embedding(tables):
     counts = find_duplicates(tables, SEMANTIC, "run")
     assert (counts["compared"], counts["without_embedding"]) == (1, 1)
     assert verdicts(tables) == {"x": "x", "y": "x", "a": "x", "b": "b"}
+
+
+def test_whoever_stood_for_another_and_gives_way_leaves_it_to_be_decided_again(tables):
+    add(tables, "a", "a1", "x", width_px=[300, 200, 100], embedding=[None, None, at(0)[0]])
+    assert find(tables, SEMANTIC) == {"a": "a", "a1": "a", "x": "x"}
+    change(tables, "a", embedding=at(5)[0])
+    assert find(tables, SEMANTIC) == {"a": "x", "a1": "x", "x": "x"}
 
 
 def test_semantic_without_any_embedding_changes_no_verdict(tables):

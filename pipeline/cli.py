@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 tokenizer_app = typer.Typer(help="The vision tokenizer.", no_args_is_help=True)
 app.add_typer(tokenizer_app, name="tokenizer")
+export_app = typer.Typer(help="Kept media as files.", no_args_is_help=True)
+app.add_typer(export_app, name="export")
 
 _PLAIN_WIDTH = 120
 console = Console(width=None if Console().is_terminal else _PLAIN_WIDTH)
@@ -47,9 +49,51 @@ def run(config: ConfigPath, sets: Sets = None) -> None:
 
 
 @app.command()
-def curate(config: ConfigPath, sets: Sets = None) -> None:
+def curate(
+    config: ConfigPath,
+    sets: Sets = None,
+    all_scores: Annotated[
+        bool, typer.Option("--all-scores", help="Compute expensive scores also where no verdict hangs on them.")
+    ] = False,
+) -> None:
     """Probe, score, cut and decide: files become media, each kept or rejected with a reason."""
-    _run(load(config, sets), ("curate",), "curate")
+    _run(load(config, [*(sets or []), *(["curate.all_scores=true"] if all_scores else [])]), ("curate",), "curate")
+
+
+@app.command()
+def redecide(config: ConfigPath, sets: Sets = None) -> None:
+    """Apply the config's rules to stored scores. No file is opened; a run goes on with what is newly kept."""
+    from pipeline.line import redecide as redecide_stored
+
+    redecide_stored(load(config, sets), console)
+
+
+@app.command()
+def rules(
+    config: ConfigPath,
+    sets: Sets = None,
+    out: Annotated[Path, typer.Option("--out", help="The PNG with histograms of the scores.")] = Path("rules.png"),
+) -> None:
+    """What each rule rejects alone and in sequence, and what moving its thresholds would do; from stored scores."""
+    from pipeline.rules_report import print_rules
+
+    print_rules(load(config, sets), out, console)
+
+
+@app.command()
+def sheet(
+    config: ConfigPath,
+    reason: Annotated[str, typer.Option("--reason", help="A reject_reason, or kept.")] = "kept",
+    kind: Annotated[str | None, typer.Option("--kind", help="image, video or unknown; default: all.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many media at most.")] = 48,
+    seed: Annotated[int, typer.Option("--seed", help="Chooses which.")] = 0,
+    out: Annotated[Path, typer.Option("--out", help="The PNG to write.")] = Path("sheet.png"),
+    sets: Sets = None,
+) -> None:
+    """Draw the media of one verdict with their scores."""
+    from pipeline.verdict_sheet import draw_verdict
+
+    draw_verdict(load(config, sets), reason, kind, limit, seed, out, console)
 
 
 @app.command()
@@ -122,6 +166,42 @@ def demo(
     from pipeline.demo.show import run_demo
 
     run_demo(config, sets or [], images, console)
+
+
+OutFolder = Annotated[str, typer.Option("--out", help="A folder or s3:// prefix.")]
+Prune = Annotated[bool, typer.Option("--prune", help="Delete files of media that are kept no more.")]
+
+
+@export_app.command("images")
+def export_images(config: ConfigPath, out: OutFolder, prune: Prune = False, sets: Sets = None) -> None:
+    """Copy the kept images, byte for byte, with a captions.jsonl."""
+    from pipeline.export import export_media
+
+    export_media(load(config, sets), "image", out, prune, console)
+
+
+@export_app.command("clips")
+def export_clips(config: ConfigPath, out: OutFolder, prune: Prune = False, sets: Sets = None) -> None:
+    """Write the kept clips as mp4, cut at their frames and encoded anew, without sound, with a captions.jsonl."""
+    from pipeline.export import export_media
+
+    export_media(load(config, sets), "video", out, prune, console)
+
+
+@app.command("convert-head")
+def convert_head(
+    source: Annotated[Path, typer.Argument(metavar="PTH", help="LAION's published aesthetic predictor.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The safetensors file to write.")],
+) -> None:
+    """Turn LAION's published linear (or improved) aesthetic predictor into a head for curate.clip.aesthetic_head."""
+    from stages.heads import HeadError
+    from stages.heads import convert_head as convert
+
+    try:
+        dim = convert(source, out)
+    except HeadError as error:
+        raise ConfigError(str(error)) from None
+    console.print(f"{out}: a head on embeddings of {dim} numbers", highlight=False)
 
 
 @tokenizer_app.command("train")

@@ -5,12 +5,14 @@ import re
 from rich.console import Console
 
 from pipeline import phases as phase_functions
-from pipeline import plan, report
+from pipeline import plan, refresh, report
+from pipeline.catalog import CatalogError
 from pipeline.config import RunConfig
 from pipeline.phases import Run
 from pipeline.run import cluster
-from pipeline.status import closing
+from pipeline.status import closing, reasons_with_kept
 from stages.columns import CAPTIONS, MEDIA
+from stages.decide import NOT_SCORED
 from stages.lazy import SCORERS
 from tokenizer.shards import TOKENS
 
@@ -37,6 +39,28 @@ def run_phases(config: RunConfig, phases: tuple[str, ...], command: str, console
             run.record()
     closing(run.reports, run.catalog, console)
     return run
+
+
+def redecide(config: RunConfig, console: Console) -> None:
+    """Apply the rules to stored scores, without Ray and without reading a medium; print the verdicts before and after.
+
+    Raises CatalogError without a catalog.
+    """
+    run = Run(config, console, "redecide")
+    if not run.catalog.exists():
+        raise CatalogError(f"{run.catalog.root}: no catalog there yet; run `tokenmill curate CONFIG` first")
+    before = reasons_with_kept(run.catalog)
+    refresh.redecide(run.catalog, config, run.run_id)
+    uses_source = config.caption.caption.captioner == "source"
+    print_ = refresh.curate_fingerprint(config)
+    refresh.reconcile(run.catalog, print_, uses_source, run.run_id, config.curate.duplicates)
+    after = reasons_with_kept(run.catalog)
+    made = report.table("Verdicts on stored scores", "verdict", "before#", "after#")
+    for name in sorted(before | after, key=lambda name: -(before | after)[name]):
+        made.add_row(report.shown(name), str(before.get(name, 0)), str(after.get(name, 0)))
+    console.print(made)
+    if waiting := after.get(NOT_SCORED, 0):
+        console.print(f"{waiting} wait for scores; `tokenmill run` computes them and goes on", highlight=False)
 
 
 def print_plan(run: Run, phases: tuple[str, ...]) -> None:

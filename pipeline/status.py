@@ -48,6 +48,13 @@ def _accounts(catalog: Catalog) -> list[dict[str, Any]]:
     return found
 
 
+def reasons_with_kept(catalog: Catalog) -> dict[str, int]:
+    """Media by verdict: `kept`, and each reason of rejection."""
+    rows = catalog.media.scan(["reject_reason"])
+    rejected = reasons_of(rows)
+    return {"kept": rows.num_rows - sum(rejected.values()), **rejected}
+
+
 def _sources(catalog: Catalog) -> dict[str, int]:
     rows = catalog.sources.scan(["status", "file_id"])
     present = rows.filter(pc.equal(rows["status"], "present"))

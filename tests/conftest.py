@@ -12,6 +12,9 @@ import boto3
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
+from pipeline.config import Cluster
+from pipeline.run import cluster
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -22,6 +25,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"real media not present: {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """One Ray on two CPUs for all tests that run phases in this process: starting it takes ten seconds."""
+    with cluster(Cluster(num_cpus=2)):
+        yield
 
 
 @pytest.fixture

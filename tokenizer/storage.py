@@ -142,3 +142,22 @@ def local_folder(uri: str) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def local_file(uri: str) -> Iterator[str]:
+    """The path of a local file with the object's bytes: itself when local, else a temporary download."""
+    if not is_remote(uri):
+        yield absolute(uri)
+        return
+    with tempfile.NamedTemporaryFile(prefix="tokenmill-") as spool:
+        for chunk in read_chunks(uri):
+            spool.write(chunk)
+        spool.flush()
+        yield spool.name
+
+
+def delete_file(uri: str) -> None:
+    """Remove one object."""
+    filesystem_, path = filesystem(uri)
+    filesystem_.delete_file(path)

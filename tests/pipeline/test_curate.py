@@ -10,7 +10,6 @@ from rich.console import Console
 from pipeline.config import RunConfig
 from pipeline.line import run_phases
 from pipeline.phases import Run
-from pipeline.run import cluster
 
 
 def photo(path: Path, side_px: int, seed: int) -> None:
@@ -51,44 +50,41 @@ def verdicts(run: Run) -> dict[str, tuple[str | None, bool]]:
     return {Path(row["uri"]).name: (row["reject_reason"], bool(row["scored"])) for row in rows}
 
 
-def test_expensive_scores_and_duplicates(tmp_path, corpus):
-    with cluster(RunConfig(root="r", sources=[{"uri": "s"}]).cluster.model_copy(update={"num_cpus": 2})):
-        first = curate(tmp_path, corpus, "width_px >= 300")
-        assert verdicts(first) == {
-            "large.jpg": (None, True),
-            "large_copy.jpg": (None, True),
-            "other.jpg": (None, True),
-            "page.jpg": ("little_text", True),
-            "small.jpg": ("large", False),
-            "small_page.jpg": ("large", False),
-        }
-        ids = {
-            Path(row["uri"]).name: row["media_id"] for row in first.catalog.media.scan(["uri", "media_id"]).to_pylist()
-        }
-        aside = first.catalog.duplicates.scan(["media_id", "duplicate_of", "method"]).to_pylist()
-        assert {row["media_id"]: row["duplicate_of"] for row in aside if row["method"] == "near"} == {
-            ids["large_copy.jpg"]: ids["large.jpg"]
-        }
+def test_expensive_scores_and_duplicates(tmp_path, corpus, local_ray):
+    first = curate(tmp_path, corpus, "width_px >= 300")
+    assert verdicts(first) == {
+        "large.jpg": (None, True),
+        "large_copy.jpg": (None, True),
+        "other.jpg": (None, True),
+        "page.jpg": ("little_text", True),
+        "small.jpg": ("large", False),
+        "small_page.jpg": ("large", False),
+    }
+    ids = {Path(row["uri"]).name: row["media_id"] for row in first.catalog.media.scan(["uri", "media_id"]).to_pylist()}
+    aside = first.catalog.duplicates.scan(["media_id", "duplicate_of", "method"]).to_pylist()
+    assert {row["media_id"]: row["duplicate_of"] for row in aside if row["method"] == "near"} == {
+        ids["large_copy.jpg"]: ids["large.jpg"]
+    }
 
-        versions = [table.version for table in first.catalog]
-        again = curate(tmp_path, corpus, "width_px >= 300")
-        assert again.reports[0].num_read == 0
-        assert [table.version for table in again.catalog] == versions
+    versions = [table.version for table in first.catalog]
+    again = curate(tmp_path, corpus, "width_px >= 300")
+    assert again.reports[0].num_read == 0
+    assert [table.version for table in again.catalog] == versions
 
-        looser = curate(tmp_path, corpus, "width_px >= 100")
-        assert looser.reports[0].num_read == 2, "only the two media that the rule opened"
-        assert verdicts(looser)["small.jpg"] == (None, True)
-        assert verdicts(looser)["small_page.jpg"] == ("little_text", True)
-        assert looser.catalog.media.count() == 6
+    looser = curate(tmp_path, corpus, "width_px >= 100")
+    assert looser.reports[0].num_read == 2, "only the two media that the rule opened"
+    assert verdicts(looser)["small.jpg"] == (None, True)
+    assert verdicts(looser)["small_page.jpg"] == ("little_text", True)
+    assert looser.catalog.media.count() == 6
 
-        tighter = curate(tmp_path, corpus, "width_px >= 380")
-        assert tighter.reports[0].num_read == 0
-        assert verdicts(tighter)["small.jpg"] == ("large", True), "what is known stays known"
+    tighter = curate(tmp_path, corpus, "width_px >= 380")
+    assert tighter.reports[0].num_read == 0
+    assert verdicts(tighter)["small.jpg"] == ("large", True), "what is known stays known"
 
-        (corpus / "large.jpg").unlink()
-        without = curate(tmp_path, corpus, "width_px >= 300")
-        rows = {row["media_id"]: row["method"] for row in without.catalog.duplicates.scan().to_pylist()}
-        assert rows[ids["large_copy.jpg"]] == "kept", "its better copy is gone"
+    (corpus / "large.jpg").unlink()
+    without = curate(tmp_path, corpus, "width_px >= 300")
+    rows = {row["media_id"]: row["method"] for row in without.catalog.duplicates.scan().to_pylist()}
+    assert rows[ids["large_copy.jpg"]] == "kept", "its better copy is gone"
 
-        everything = curate(tmp_path, corpus, "width_px >= 1000", all_scores=True)
-        assert all(scored for _, scored in verdicts(everything).values())
+    everything = curate(tmp_path, corpus, "width_px >= 1000", all_scores=True)
+    assert all(scored for _, scored in verdicts(everything).values())

@@ -41,7 +41,7 @@ class Deadly:
         return pa.Table.from_pylist(rows, schema=DONE)
 
 
-def test_deadly_rows_are_rejected_and_their_neighbours_kept(tmp_path, monkeypatch):
+def test_deadly_rows_are_rejected_and_their_neighbours_kept(tmp_path, monkeypatch, local_ray):
     monkeypatch.setattr(run, "_START_S", 5.0)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     uris = [*(f"good {number}" for number in range(9)), "kill", "hang", "good 9"]
@@ -62,7 +62,7 @@ def test_deadly_rows_are_rejected_and_their_neighbours_kept(tmp_path, monkeypatc
 
     report = PhaseReport("test")
     keys = ["media_id", "uri", "reject_reason"]
-    with run.cluster(config), Meter(Console(quiet=True), report, len(uris), "rows") as meter:
+    with Meter(Console(quiet=True), report, len(uris), "rows") as meter:
         sink = run.Sink(catalog.root, "media", constants, keys, commit, pa.chunked_array([[]], pa.string()))
         run.run_flow([group], todo, "uri", sink, config, meter, reject)
     found = {row["uri"]: row["reject_reason"] for row in catalog.media.scan(["uri", "reject_reason"]).to_pylist()}

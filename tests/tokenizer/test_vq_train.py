@@ -249,3 +249,39 @@ def test_batches_are_crops_of_the_data():
 def test_impossible_configs_say_what_to_change(settings, words):
     with pytest.raises(ValidationError, match=words):
         VqTrainConfig.model_validate(settings)
+
+
+def latents_moved_by_the_context(model, images):
+    """Mean square change of a patch's latents when the rest of the picture is exchanged."""
+    pixels = vq.to_pixels(torch.from_numpy(np.stack([image[:16, :16] for image in images])))[:, None]
+    other = pixels.roll(1, 0).clone()
+    other[..., :8, :8] = pixels[..., :8, :8]
+    trainee = Trainee(small_config(), compile_trunks=False)
+    trainee.vq = model
+    with torch.no_grad():
+        one, two = trainee.latents(pixels), trainee.latents(other)
+    half = one.shape[-1] // 2
+    return float((one - two)[..., :half, :half].square().mean() / one.var())
+
+
+def test_the_context_loss_makes_codes_hang_less_on_their_surroundings(data, tmp_path):
+    images, clips = data
+    moved = {}
+    for context in (0.0, 4.0):
+        config = small_config(steps=40, checkpoint_steps=40, loss=VqLossConfig(context=context))
+        folder = train(config, images, clips, tmp_path / str(context))
+        moved[context] = latents_moved_by_the_context(Emu3VQVAE.from_pretrained(folder).eval(), images)
+    assert moved[4.0] < 0.7 * moved[0.0], moved
+
+
+def test_training_starts_from_given_weights(data, tmp_path):
+    images, clips = data
+    first = train(small_config(), images, clips, tmp_path / "first")
+    given = Trainee(small_config(init_from=str(first)), compile_trunks=False).vq
+    trained = Emu3VQVAE.from_pretrained(first)
+    assert all(
+        torch.equal(a, b) for a, b in zip(given.state_dict().values(), trained.state_dict().values(), strict=True)
+    )
+    other = SMALL.model_copy(update={"num_res_blocks": 2})
+    with pytest.raises(ValueError, match="not of the architecture"):
+        Trainee(small_config(init_from=str(first), model=other), compile_trunks=False)

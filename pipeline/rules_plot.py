@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 _COLUMNS = 3
 _NUM_BINS = 40
 _KEPT, _REJECTED, _LINE = "#16a34a", "#d4d4d8", "#dc2626"
-_LONG_TAIL = 20.0  # from this ratio of the largest to the median on, the axis is logarithmic
+_WIDE = 50.0  # from this ratio of the largest to the smallest on, the axis is logarithmic
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,14 @@ def draw_histograms(histograms: Sequence[Histogram], out: Path) -> None:
         axes.set_axis_off()
     for axes, each in zip(grid.flat, histograms, strict=False):
         values = np.concatenate([each.kept, each.rejected])
-        bins = _bins(values)
+        bins, is_log = _bins(values)
         axes.hist([each.kept, each.rejected], bins, stacked=True, color=[_KEPT, _REJECTED], label=["kept", "rejected"])
         for value in each.lines:
             axes.axvline(value, color=_LINE, linewidth=1.2)
             axes.annotate(f"{value:g}", (value, 0.97), xycoords=("data", "axes fraction"), color=_LINE, fontsize=8)
-        if bins[0] > 0 and bins[-1] / bins[0] > _LONG_TAIL:
+        if is_log:
             axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_title(each.title, fontsize=10)
         axes.set_ylabel("media")
         axes.spines[["top", "right"]].set_visible(False)
@@ -50,8 +52,9 @@ def draw_histograms(histograms: Sequence[Histogram], out: Path) -> None:
     figure.savefig(out, dpi=110)
 
 
-def _bins(values: np.ndarray) -> np.ndarray:
+def _bins(values: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Edges of the bins, and whether they are evenly spaced on a logarithmic axis."""
     low, high = float(values.min()), float(values.max())
-    if low > 0 and high / float(np.median(values)) > _LONG_TAIL:
-        return np.geomspace(low, high, _NUM_BINS + 1)
-    return np.linspace(low, high if high > low else low + 1, _NUM_BINS + 1)
+    if low > 0 and high / low > _WIDE:
+        return np.geomspace(low, high, _NUM_BINS + 1), True
+    return np.linspace(low, high if high > low else low + 1, _NUM_BINS + 1), False

@@ -18,7 +18,6 @@ from pipeline.catalog import Catalog, CatalogError
 from pipeline.config import RunConfig
 from pipeline.report import shown, table
 from pipeline.rules_plot import Histogram, draw_histograms
-from stages.columns import SCORES
 from stages.decide import RULE
 from stages.lazy import states
 
@@ -165,5 +164,5 @@ def _histograms(
         is_known = ~np.isnan(values)
         if is_known.any():
             lines = [each.value for each in found if name in each.column]
-            label = f"{name} of {'images' if kind == 'image' else 'clips'}" + ("" if name in SCORES.names else "")
+            label = f"{name} of {'images' if kind == 'image' else 'clips'}"
             yield Histogram(label, values[is_known & ~rejected], values[is_known & rejected], lines)

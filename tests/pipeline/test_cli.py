@@ -11,7 +11,13 @@ from pipeline.cli import app
 
 COMMANDS = {
     "run": ["CONFIG", "--set"],
-    "curate": ["CONFIG", "--set"],
+    "curate": ["CONFIG", "--set", "--all-scores"],
+    "redecide": ["CONFIG", "--set"],
+    "rules": ["CONFIG", "--set", "--out"],
+    "sheet": ["CONFIG", "--reason", "--kind", "--limit", "--seed", "--out", "--set"],
+    "export images": ["CONFIG", "--out", "--prune", "--set"],
+    "export clips": ["CONFIG", "--out", "--prune", "--set"],
+    "convert-head": ["PTH", "OUT"],
     "caption": ["CONFIG", "--set"],
     "tokenize": ["CONFIG", "--set"],
     "train": ["CONFIG", "--set"],

@@ -11,6 +11,7 @@ from pipeline.config import RunConfig
 from pipeline.phases import Run
 from pipeline.run import cluster
 from pipeline.status import closing, reasons_with_kept
+from stages.clip import filled_columns
 from stages.columns import CAPTIONS, MEDIA
 from stages.decide import NOT_SCORED
 from stages.lazy import SCORERS
@@ -97,17 +98,11 @@ def _print_scorers(run: Run) -> None:
         "clip": part.clip.model or "off (no weights; curate.clip.model names an OpenCLIP model or a folder)",
     }
     run.console.print("  " + "; ".join(f"{name}: {shown}" for name, shown in state.items()), highlight=False)
-    rules = part.decide.image_rules | part.decide.video_rules
-    for name, keep in rules.items():
-        words = set(re.findall(r"[a-z_]+", keep))
-        off = {column for scorer in SCORERS if not _is_on(part.scorers, scorer) for column in SCORERS[scorer]}
-        missing = sorted(words & off)
-        if missing:
+    filled = filled_columns(part.clip) | (set(SCORERS["text"]) if part.text is not None else set())
+    off = {column for columns in SCORERS.values() for column in columns} - filled
+    for name, keep in (part.decide.image_rules | part.decide.video_rules).items():
+        if missing := sorted(set(re.findall(r"[a-z_]+", keep)) & off):
             run.console.print(f"  rule {name}: goes without {', '.join(missing)}", style="yellow", highlight=False)
-
-
-def _is_on(scorers: tuple[str, ...], scorer: str) -> bool:
-    return any(full.startswith(f"{scorer}:") for full in scorers)
 
 
 def _columns(phase: str) -> list[str]:

@@ -44,6 +44,16 @@ class ClipConfig(Config):
         return self
 
 
+def filled_columns(config: ClipConfig) -> set[str]:
+    """The score columns that this config really fills."""
+    if config.model is None:
+        return set()
+    names = {name for name in _HEADS if getattr(config, f"{name}_head") is not None}
+    return (
+        names | ({"similarity"} if config.similarity else set()) | ({"embedding"} if config.store_embedding else set())
+    )
+
+
 def clip_identity(config: ClipConfig) -> str:
     """Of the model's weights, the heads' files and what is scored, wherever the files lie."""
     from stages.clip_models import model_identity

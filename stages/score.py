@@ -1,9 +1,10 @@
 """Score still images: bytes -> size, sharpness, luminance, colour, noise, text, perceptual hash.
 
-One decode per image serves every score. A large JPEG is decoded by libjpeg at a reduced size that still has twice the
-scoring size (512 px on the shorter edge); then all pictures are area-averaged to a shorter edge of 256 px, so that a
-score does not depend on the resolution. Emu3 2.1 drops below 512 x 512 and on aesthetics; rules read these columns.
-Text is looked for, and views are made for the scorers that run a model, only where the verdict still hangs on them.
+One decode per image serves every cheap score. A large JPEG is decoded by libjpeg at the least reduced size that still
+has the scoring size; then all pictures are averaged to a shorter edge of 256 px, so that a score does not depend on the
+resolution. Emu3 2.1 drops below 512 x 512 and on aesthetics; rules read these columns. Text is looked for, and views
+are made for the scorers that run a model, only where the verdict still hangs on them: those images are decoded once
+more, larger.
 """
 
 from typing import Any
@@ -76,35 +77,41 @@ class ScoreImages:
     def __call__(self, table: pa.Table) -> pa.Table:
         values = values_of(table, self.writes)
         kinds = table["kind"].to_pylist()
-        pictures: dict[int, np.ndarray] = {}
+        contents: dict[int, memoryview] = {}
         for i, content in enumerate(table["content"]):
             if kinds[i] != "image" or values["reject_reason"][i] is not None:
                 continue
+            contents[i] = memoryview(content.as_buffer())
             with limits.medium():
                 try:
-                    found = self._score(memoryview(content.as_buffer()), pictures, i)
+                    found = self._score(contents[i])
                 except RowError as rejected:
                     found = rejected.columns
             for name, value in found.items():
                 values[name][i] = value
-        for i in self._wanted("text", table, values, pictures):
+        for i in self._wanted("text", table, values, contents):
             with limits.medium():
-                values["text_area"][i], values["text_boxes"][i] = self._find_text(pictures[i], self._text_px)
+                found_text = self._find_text(self._again(contents[i], self._text_px), self._text_px)
+            values["text_area"][i], values["text_boxes"][i] = found_text
             values["scored"][i] = add_scored(values["scored"][i], self._lazy.name("text") or "text")
         if self._views_px is not None:
-            for i in self._wanted("clip", table, values, pictures):
-                values["views"][i] = make_view(pictures[i], self._views_px)
+            for i in self._wanted("clip", table, values, contents):
+                with limits.medium():
+                    values["views"][i] = make_view(self._again(contents[i], self._views_px), self._views_px)
         return replace(table, self.writes, values, self.drops)
 
     def _wanted(
-        self, scorer: str, table: pa.Table, values: dict[str, list], pictures: dict[int, np.ndarray]
+        self, scorer: str, table: pa.Table, values: dict[str, list], contents: dict[int, memoryview]
     ) -> list[int]:
         if self._lazy.name(scorer) is None:
             return []
         wanted = self._lazy.wants(scorer, replace(table, self.writes, values, self.drops))
-        return [row for row in pictures if wanted[row]]
+        return [row for row in contents if wanted[row]]
 
-    def _score(self, content: memoryview, pictures: dict[int, np.ndarray], row: int) -> dict[str, Any]:
+    def _again(self, content: memoryview, shorter_px: int) -> np.ndarray:
+        return Picture(content, self._config.max_pixels).rgb(at_least_px=shorter_px)
+
+    def _score(self, content: memoryview) -> dict[str, Any]:
         picture = Picture(content, self._config.max_pixels)
         size: dict[str, Any] = {
             "width_px": picture.width_px,
@@ -114,19 +121,8 @@ class ScoreImages:
         }
         size["aspect"] = max(picture.width_px, picture.height_px) / min(picture.width_px, picture.height_px)
         try:
-            rgb = picture.rgb(at_least_px=2 * SCORING_PX)
+            rgb = picture.rgb(at_least_px=SCORING_PX)
         except RowError as rejected:
             rejected.columns.update(size)
             raise
-        if self._lazy.scorers:
-            pictures[row] = self._kept(rgb)
         return {**size, **measure(rgb)._asdict()}
-
-    def _kept(self, rgb: np.ndarray) -> np.ndarray:
-        """What later scorers of the batch look at: as large as they need, since a batch of scans would fill memory."""
-        shorter_px = max(self._text_px, self._views_px or 0)
-        scale = shorter_px / min(rgb.shape[:2])
-        if scale > 0.5:
-            return rgb
-        size = (max(1, round(rgb.shape[1] * scale)), max(1, round(rgb.shape[0] * scale)))
-        return cv2.resize(rgb, size, interpolation=cv2.INTER_AREA)

@@ -51,6 +51,11 @@ class VqLossConfig(Config):
         description="Small: what surrounds a patch changes its code, noise to a language model; large blurs.",
         ge=0,
     )
+    spread: float = Field(
+        0.0,
+        description="Of fsq's latents over the lattice. Small: dimensions say the same, codes lie idle; large blurs.",
+        ge=0,
+    )
     gan: float = Field(0.0, description="Small blurs, large invents texture; 0 trains no discriminator.", ge=0)
     gan_from_step: int = Field(20_000, description="Small destabilises the start; peers wait for 20,000.", ge=0)
 
@@ -80,4 +85,6 @@ class VqTrainConfig(Config):
         factor = 2 ** (len(self.model.channel_multiplier) - 1)
         if self.crop_px % factor:
             raise ValueError(f"crop_px = {self.crop_px} is no multiple of the spatial factor {factor}; change one")
+        if self.loss.spread and self.model.quantizer != "fsq":
+            raise ValueError("loss.spread spreads latents over the lattice of quantizer 'fsq'; set it to 0 for 'vq'")
         return self

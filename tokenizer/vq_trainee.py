@@ -11,7 +11,14 @@ from transformers import Emu3VQVAE, Emu3VQVAEConfig
 from tokenizer import vq, vq_weights
 from tokenizer.metrics import codebook_use
 from tokenizer.vq_config import VqModelConfig, VqTrainConfig
-from tokenizer.vq_losses import FsqQuantizer, PatchDiscriminator, VqQuantizer, discriminator_loss, generator_loss
+from tokenizer.vq_losses import (
+    FsqQuantizer,
+    PatchDiscriminator,
+    VqQuantizer,
+    discriminator_loss,
+    generator_loss,
+    spread_loss,
+)
 from tokenizer.vq_start import start
 
 TEMPORAL_FACTOR = 4
@@ -79,6 +86,8 @@ class Training:
         loss = loss + weigh.commitment * (z - quantized.detach()).square().mean()
         if weigh.context:
             loss = loss + weigh.context * self._context_loss(pixels, z, step)
+        if weigh.spread and isinstance(self.trainee.quantizer, FsqQuantizer):
+            loss = loss + weigh.spread * spread_loss(z, self.trainee.quantizer.levels)
         critic = self.critic if step >= weigh.gan_from_step else None
         if critic:
             loss = loss + weigh.gan * generator_loss(critic(made.flatten(0, 1)))

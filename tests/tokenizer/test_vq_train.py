@@ -11,7 +11,7 @@ from transformers import Emu3VQVAE
 from tokenizer import vq
 from tokenizer.vq_batches import clip_batch, image_batch
 from tokenizer.vq_config import VqLossConfig, VqModelConfig, VqTrainConfig
-from tokenizer.vq_losses import FSQ_SPACING, FsqQuantizer, VqQuantizer
+from tokenizer.vq_losses import FSQ_SPACING, FsqQuantizer, VqQuantizer, spread_loss
 from tokenizer.vq_train import train
 from tokenizer.vq_trainee import Trainee, new_model
 
@@ -58,6 +58,21 @@ def test_every_fsq_code_is_its_own_nearest():
     quantizer = FsqQuantizer(4096, 4)
     _, codes = quantizer(quantizer.codebook_KD)
     assert torch.equal(codes, torch.arange(4096))
+
+
+def test_spread_is_lost_by_idle_or_repeated_dimensions():
+    torch.manual_seed(0)
+    even = FsqQuantizer(4096, 4).codebook_KD.T.view(1, 4, 1, 64, 64)
+    assert spread_loss(even, 8) < 1e-6
+    repeated, idle = even.clone(), even.clone()
+    repeated[:, 1] = repeated[:, 0]
+    idle[:, 1] = 0
+    assert spread_loss(repeated, 8) > 0.1 and spread_loss(idle, 8) > 0.05
+    z = repeated.clone().requires_grad_(True)
+    spread_loss(z + 0.01 * torch.randn_like(z), 8).backward()
+    assert z.grad.abs().sum() > 0
+    with pytest.raises(ValidationError, match="lattice"):
+        VqTrainConfig(model={"quantizer": "vq"}, loss={"spread": 0.1})
 
 
 def test_gradients_pass_straight_through():

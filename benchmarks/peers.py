@@ -1,0 +1,115 @@
+"""Images/s and videos/s of tokenmill, Data-Juicer and NeMo Curator on the same files, one after the other.
+
+    whole     from the start of the command to its end, on all files
+    steady    the slope between a quarter of the files and all of them, so that starting up does not count
+
+Each peer is a script under benchmarks/peers/ that uv runs in an environment of its own (several GB, made at the first
+run, before any clock starts). Peers decode, filter by shape and aspect, and hash (images); find scenes and motion
+(videos). tokenmill computes all its cheap scores, and writes and commits its tables.
+
+Images are photos of 256 to 1,024 px; videos are real ones, each many times with other bytes and the same pictures.
+Goal: three times the best peer's steady state, and ahead of each with start-up.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import corpus
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+PEERS = {"Data-Juicer": ("data_juicer.py", []), "NeMo Curator": ("nemo_curator.py", [])}
+RAY_MODE = {"Data-Juicer, Ray": ("data_juicer.py", ["ray"])}
+
+
+def images(folder: Path, source: Path, num: int) -> list[Path]:
+    """JPEGs with a longer edge of 256 to 1,024 px, made once."""
+    paths = [folder / f"{index // 1000:03d}" / f"{index:06d}.jpg" for index in range(num)]
+    if all(path.exists() for path in paths):
+        return paths
+    sizes = np.random.default_rng(1).uniform(256, 1024, num)
+    found = corpus.photos(source)
+    for path, side in zip(paths, sizes, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(next(corpus.variants(found[hash(path.name) % len(found) :], 1, (side**2 * 0.7) / 1e6)))
+    return paths
+
+
+def videos(folder: Path, source: Path, copies: int) -> list[Path]:
+    """Real videos in MP4 of at most 40 s, each `copies` times with another comment in its header; made once."""
+    originals = []
+    for path in sorted(source.glob("*.mp4")):
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            if stream.codec_context.name == "h264" and (container.duration or 0) / av.time_base <= 40:
+                originals.append(path)
+    paths = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for copy in range(copies):
+        for original in originals:
+            path = folder / f"{original.stem}-{copy}.mp4"
+            paths.append(path)
+            if path.exists():
+                continue
+            with av.open(str(original)) as source_file, av.open(str(path), "w") as target:
+                target.metadata["comment"] = str(copy)
+                stream = source_file.streams.video[0]
+                written = target.add_stream_from_template(stream)
+                for packet in source_file.demux(stream):
+                    if packet.dts is not None:
+                        packet.stream = written
+                        target.mux(packet)
+    return paths
+
+
+def ours(kind: str, paths: list[Path], work: Path) -> tuple[float, int]:
+    """Seconds and kept media of `tokenmill curate` with the cheap scores."""
+    listed = work / "listed"
+    for folder in (listed, work / "root"):
+        shutil.rmtree(folder, ignore_errors=True)
+    listed.mkdir(parents=True)
+    for path in paths:
+        (listed / path.name).hardlink_to(path)
+    config = {
+        "root": str(work / "root"),
+        "sources": [{"uri": str(listed)}],
+        "curate": {
+            "decide": {
+                "image_rules": {"large": "min(width_px, height_px) >= 64", "long": "aspect <= 10"},
+                "video_rules": {"moves": "flow >= 0 or flicker >= 0"},
+            },
+            "duplicates": {"near_radius": 0},
+            "resources": {"num_cpus": 0.8},
+        },
+    }
+    (work / "config.yaml").write_text(json.dumps(config))
+    command = [sys.executable, "-m", "pipeline.cli", "curate", str(work / "config.yaml")]
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=HERE.parent)
+    seconds = time.perf_counter() - start
+    command[3] = "status"
+    status = json.loads(subprocess.run([*command, "--json"], check=True, stdout=subprocess.PIPE, cwd=HERE.parent).stdout)
+    return seconds, status
+
+
+def peer(script: str, extra: list[str], kind: str, paths: list[Path], work: Path) -> tuple[float, int]:
+    """Seconds and kept rows of a peer's script."""
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    (work / "list.txt").write_text("\n".join(map(str, paths)))
+    command = [sys.executable, "-m", "uv", "run", "--quiet", "--no-project", "--script", str(HERE / "peers" / script)]
+    with (work / "log.txt").open("w") as log:
+        # The environment is made before the clock starts.
+        subprocess.run(command[:4] + ["--script", command[-1], "--help"], stdout=log, stderr=log, check=False)
+        start = time.perf_counter()
+        arguments = [kind, str(work / "list.txt"), str(work / "run"), *extra]
+        done = subprocess.run([*command, *arguments], stdout=subprocess.PIPE, stderr=log, text=True, check=False)
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        raise SystemExit(f"{script} failed; see {work / 'log.txt'}")
+    return seconds, json.loads(done.stdout.strip().splitlines()[-1])["kept"]

@@ -4,9 +4,9 @@
     near.py       one full pass over all hashes
     1 % new       the same hashes stand decided, and one hundredth more arrives
 
-A tenth of the hashes are copies of others with 1 to `--radius` bits flipped; a thousandth are one hash, as blank pictures
-are. Recall is the share of copies that end in the group of their original. Bytes are the peak of what the search
-allocates (tracemalloc), the hashes themselves (8) and the result (8) included.
+A tenth of the hashes are copies of others with 1 to `--radius` bits flipped; a thousandth are one hash, as blank
+pictures are. Recall is the share of copies that end in the group of their original. Bytes are the peak of what the
+search allocates (tracemalloc), the hashes themselves (8) and the result (8) included.
 """
 
 import argparse

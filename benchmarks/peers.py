@@ -34,9 +34,10 @@ def images(folder: Path, source: Path, num: int) -> list[Path]:
         return paths
     sizes = np.random.default_rng(1).uniform(256, 1024, num)
     found = corpus.photos(source)
-    for path, side in zip(paths, sizes, strict=True):
+    for index, (path, side) in enumerate(zip(paths, sizes.tolist(), strict=True)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(next(corpus.variants(found[hash(path.name) % len(found) :], 1, (side**2 * 0.7) / 1e6)))
+        photo = found[index % len(found)]
+        path.write_bytes(next(corpus.variants([photo], 1, side**2 * 0.7 / 1e6, seed=index)))
     return paths
 
 
@@ -90,11 +91,12 @@ def ours(kind: str, paths: list[Path], work: Path) -> tuple[float, int]:
     (work / "config.yaml").write_text(json.dumps(config))
     command = [sys.executable, "-m", "pipeline.cli", "curate", str(work / "config.yaml")]
     start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=HERE.parent)
+    with (work / "log.txt").open("w") as log:
+        subprocess.run(command, check=True, stdout=log, stderr=log, cwd=HERE.parent)
     seconds = time.perf_counter() - start
-    command[3] = "status"
-    status = json.loads(subprocess.run([*command, "--json"], check=True, stdout=subprocess.PIPE, cwd=HERE.parent).stdout)
-    return seconds, status
+    command[3:4] = ["status", "--json"]
+    status = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=HERE.parent).stdout)
+    return seconds, sum(entry["kept"] for entry in status["accounts"] if entry["phase"] == "curate")
 
 
 def peer(script: str, extra: list[str], kind: str, paths: list[Path], work: Path) -> tuple[float, int]:
@@ -102,14 +104,52 @@ def peer(script: str, extra: list[str], kind: str, paths: list[Path], work: Path
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     (work / "list.txt").write_text("\n".join(map(str, paths)))
-    command = [sys.executable, "-m", "uv", "run", "--quiet", "--no-project", "--script", str(HERE / "peers" / script)]
+    uv, path = [sys.executable, "-m", "uv"], str(HERE / "peers" / script)
     with (work / "log.txt").open("w") as log:
-        # The environment is made before the clock starts.
-        subprocess.run(command[:4] + ["--script", command[-1], "--help"], stdout=log, stderr=log, check=False)
+        subprocess.run([*uv, "sync", "--quiet", "--script", path], check=True, stdout=log, stderr=log)
+        arguments = [path, kind, str(work / "list.txt"), str(work / "run"), *extra]
         start = time.perf_counter()
-        arguments = [kind, str(work / "list.txt"), str(work / "run"), *extra]
-        done = subprocess.run([*command, *arguments], stdout=subprocess.PIPE, stderr=log, text=True, check=False)
+        command = [*uv, "run", "--quiet", "--script", *arguments]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
     seconds = time.perf_counter() - start
     if done.returncode:
         raise SystemExit(f"{script} failed; see {work / 'log.txt'}")
     return seconds, json.loads(done.stdout.strip().splitlines()[-1])["kept"]
+
+
+def compare(kind: str, paths: list[Path], work: Path, with_ray_mode: bool) -> None:
+    """Run everybody on a quarter of the files and on all, and print a line each."""
+    quarter = paths[: len(paths) // 4]
+    runs = {"tokenmill": lambda files: ours(kind, files, work / "ours")}
+    for name, (script, extra) in (PEERS | (RAY_MODE if with_ray_mode else {})).items():
+        runs[name] = lambda files, script=script, extra=extra: peer(script, extra, kind, files, work / script)
+    print(f"{len(paths)} {kind}")
+    steady = {}
+    for name, run in runs.items():
+        short, (whole, kept) = run(quarter)[0], run(paths)
+        steady[name] = (len(paths) - len(quarter)) / (whole - short)
+        print(
+            f"{name:18} steady {steady[name]:8.2f} {kind}/s   whole {len(paths) / whole:8.2f} {kind}/s "
+            f"in {whole:6.1f} s   {kept} rows",
+            flush=True,
+        )
+    best = max(rate for name, rate in steady.items() if name != "tokenmill")
+    print(f"tokenmill: {steady['tokenmill'] / best:.1f} times the best peer's steady state")
+
+
+def main() -> None:
+    parser = corpus.arguments(__doc__ or "", num=10_000)
+    parser.add_argument("--videos", type=Path, default=Path("../shared/data/videos"), help="a folder of real videos")
+    parser.add_argument("--copies", type=int, default=12, help="how many times each video")
+    parser.add_argument("--ray-mode", action="store_true", help="Data-Juicer's Ray mode too (slow)")
+    parser.add_argument("--kind", choices=["images", "videos", "both"], default="both")
+    options = parser.parse_args()
+    work = options.work.resolve()
+    if options.kind != "videos":
+        compare("images", images(work / "mixed", options.photos, options.num), work / "peers", options.ray_mode)
+    if options.kind != "images":
+        compare("videos", videos(work / "videos", options.videos, options.copies), work / "peers", options.ray_mode)
+
+
+if __name__ == "__main__":
+    main()

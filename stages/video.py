@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from fractions import Fraction
 
 import av
+import cv2
 import numpy as np
 from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorRange, VideoReformatter
 
 from stages.rows import RowError, words
 
@@ -170,8 +171,8 @@ class Video:
             raise RowError("corrupt", words(error)) from error
 
     def shrinker(self, shorter_px: int, is_coarse: bool = False) -> "Shrinker":
-        """A converter of this video's frames to small pictures; a coarse one takes a third of the time."""
-        return Shrinker(self._stored_px, shorter_px, "FAST_BILINEAR" if is_coarse else "AREA")
+        """A converter of this video's frames to small pictures; a coarse one takes a fifth of the time."""
+        return CoarseShrinker(self._stored_px, shorter_px) if is_coarse else Shrinker(self._stored_px, shorter_px)
 
     def _advance(self) -> tuple[float, VideoFrame] | None:
         try:
@@ -200,8 +201,9 @@ class Video:
 class Shrinker:
     """Stored frames -> uint8 (h, w, 3) BGR with a shorter edge of at most `shorter_px`; not turned."""
 
-    def __init__(self, stored_px: tuple[int, int], shorter_px: int, interpolation: str):
-        self._interpolation = interpolation
+    _interpolation = "AREA"
+
+    def __init__(self, stored_px: tuple[int, int], shorter_px: int):
         scale = min(1.0, shorter_px / min(stored_px))
         self._width, self._height = (max(1, round(side * scale)) for side in stored_px)
         self._reformatter = VideoReformatter()  # keeps its scaler between frames of one size
@@ -220,3 +222,33 @@ class Shrinker:
         except (av.FFmpegError, ValueError) as error:
             raise BrokenVideoError(words(error)) from error
         return small.to_ndarray()
+
+
+class CoarseShrinker(Shrinker):
+    """The same without averaging, on the decoder's own planes where these are the common ones: 8-bit 4:2:0."""
+
+    _interpolation = "FAST_BILINEAR"
+
+    def __init__(self, stored_px: tuple[int, int], shorter_px: int):
+        super().__init__(stored_px, shorter_px)
+        # Half of each side is a whole number of the small picture's own chroma.
+        self._width, self._height = (max(2, side & ~1) for side in (self._width, self._height))
+        rows = self._height * 3 // 2
+        self._planar = np.empty((rows, self._width), np.uint8)
+        quarter = self._height * self._width // 4
+        chroma = self._planar[self._height :].reshape(-1)
+        half_size = (self._height // 2, self._width // 2)
+        self._planes = (
+            self._planar[: self._height],
+            chroma[:quarter].reshape(half_size),
+            chroma[quarter:].reshape(half_size),
+        )
+
+    def __call__(self, frame: VideoFrame) -> np.ndarray:
+        """Raises `BrokenVideoError` as `Shrinker` does."""
+        if frame.format.name != "yuv420p" or frame.color_range == ColorRange.JPEG:
+            return super().__call__(frame)
+        for plane, small in zip(frame.planes, self._planes, strict=True):
+            stored = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
+            cv2.resize(stored, small.shape[::-1], dst=small, interpolation=cv2.INTER_LINEAR)
+        return cv2.cvtColor(self._planar, cv2.COLOR_YUV2BGR_I420)

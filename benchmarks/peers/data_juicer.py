@@ -1,6 +1,9 @@
 # /// script
 # requires-python = ">=3.11,<3.13"
-# dependencies = ["py-data-juicer[distributed]", "av==13.1", "opencv-python-headless", "scenedetect", "imagededup", "imageio-ffmpeg"]
+# dependencies = [
+#     "py-data-juicer[distributed]", "av==13.1", "opencv-python-headless", "scenedetect", "imagededup",
+#     "imageio-ffmpeg",
+# ]
 # ///
 """Data-Juicer on the files listed in LIST: python data_juicer.py images|videos LIST WORK [default|ray]
 

@@ -96,23 +96,20 @@ def noise(luma: np.ndarray) -> float:
 
 def border(luma: np.ndarray) -> float:
     """Share of a uint8 (H, W) luma plane in rows and columns at its edges that are flat and of one brightness."""
-    height, width = luma.shape
     inner = 1.0
-    for plane, length in ((luma, height), (luma.T, width)):
-        num_bars = _bar(plane)
-        num_bars += 0 if num_bars == length else _bar(plane[::-1])
+    for axis in (1, 0):
+        least, most = luma.min(axis), luma.max(axis)
+        num_bars, length = _bar(least, most), len(least)
+        num_bars += 0 if num_bars == length else _bar(least[::-1], most[::-1])
         inner *= 1 - num_bars / length
     return 1 - inner
 
 
-def _bar(plane: np.ndarray) -> int:
-    """How many lines from the first on are flat, and as bright as it."""
-    least, most = 255, 0
-    for number, line in enumerate(plane):
-        least, most = min(least, int(line.min())), max(most, int(line.max()))
-        if most - least > _FLAT_RANGE:
-            return number
-    return len(plane)
+def _bar(least: np.ndarray, most: np.ndarray) -> int:
+    """How many lines from the first on are flat, and as bright as it, by their extremes."""
+    ranges = np.maximum.accumulate(most) - np.minimum.accumulate(least)
+    is_wide = ranges > _FLAT_RANGE
+    return int(is_wide.argmax()) if is_wide.any() else len(is_wide)
 
 
 def measure(rgb: np.ndarray) -> PictureScores:

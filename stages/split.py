@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 from scenedetect.common import FrameTimecode
-from scenedetect.detectors import ContentDetector, ThresholdDetector
+from scenedetect.detector import FlashFilter
+from scenedetect.detectors import ThresholdDetector
 
 from stages import limits
 from stages.columns import MEDIA
@@ -77,18 +78,47 @@ class SplitVideosConfig(Config):
     )
 
 
-class Cuts(ContentDetector):
-    """PySceneDetect's detector with its score in three passes over a frame instead of a dozen: the same numbers."""
+class Cuts:
+    """PySceneDetect's ContentDetector with its score in two passes over a frame instead of a dozen: the same numbers.
 
-    _planes: tuple[np.ndarray, ...] = ()
+    Frames below the threshold never reach the detector's filter of flashes, unless that waits for one.
+    """
 
-    def _calculate_frame_score(self, timecode: FrameTimecode, frame_img: np.ndarray) -> float:
-        planes, before = cv2.split(cv2.cvtColor(frame_img, cv2.COLOR_BGR2HSV)), self._planes
-        self._planes = tuple(planes)
-        if not before:
-            return 0.0
-        distances = [cv2.norm(new, old, cv2.NORM_L1) for new, old in zip(planes, before, strict=True)]
-        return sum(distances) / planes[0].size / len(distances)
+    def __init__(self, threshold: float, min_scene_frames: int):
+        self._threshold = threshold
+        self._filter = FlashFilter(FlashFilter.Mode.MERGE, min_scene_frames)
+        self._before: np.ndarray | None = None
+
+    def at(self, number: int, bgr: np.ndarray) -> list[int]:
+        """Frame numbers at which scenes begin, found with frame `number`, uint8 (h, w, 3); numbers rise from 0."""
+        hsv = cv2.cvtColor(bgr, cv2.COLOR_BGR2HSV)
+        score = 0.0 if self._before is None else cv2.norm(hsv, self._before, cv2.NORM_L1) / hsv.size
+        self._before = hsv
+        is_cut = score >= self._threshold
+        if number and not is_cut and not self._filter._merge_triggered:
+            return []
+        return [cut.frame_num for cut in self._filter.filter(_timecode(number), is_cut)]
+
+
+class Fades:
+    """PySceneDetect's ThresholdDetector, which is asked only where a video turns dark or bright again."""
+
+    def __init__(self, threshold: int, min_scene_frames: int):
+        self._threshold = threshold
+        self._detector = ThresholdDetector(threshold, min_scene_frames)
+        self._was_dark: bool | None = None
+
+    def at(self, number: int, mean: float) -> list[int]:
+        """Frame numbers at which scenes begin, found with frame `number` and the mean of its pixels, 0..255."""
+        is_dark, was_dark = mean < self._threshold, self._was_dark
+        self._was_dark = is_dark
+        if is_dark == was_dark:
+            return []
+        return [cut.frame_num for cut in self._detector.process_frame(_timecode(number), np.array([mean]))]
+
+
+def _timecode(number: int) -> FrameTimecode:
+    return FrameTimecode(number, _ANY_FPS)
 
 
 @dataclass
@@ -202,8 +232,8 @@ class SplitVideos:
         return [clips[row] for row in np.flatnonzero(self._lazy.wants(scorer, rows))]
 
     def _scan(self, video: Video, kept: Kept | None) -> _Scan:
-        content = Cuts(self._config.cut_threshold, self._config.min_scene_frames)
-        fades = ThresholdDetector(self._config.fade_threshold, self._config.min_scene_frames)
+        cuts = Cuts(self._config.cut_threshold, self._config.min_scene_frames)
+        fades = Fades(self._config.fade_threshold, self._config.min_scene_frames)
         scan, sampler = _Scan(), Sampler(video, self._config.score_fps, kept)
         to_scan_size = video.shrinker(_SCAN_PX, is_coarse=True)  # as coarse as PySceneDetect's own
         try:
@@ -212,17 +242,15 @@ class SplitVideos:
                 if time_s >= self._config.max_duration_s:
                     scan.ended = RowError("too_long", f"not read beyond {self._config.max_duration_s:g} s")
                     break
-                small = to_scan_size(frame)
-                number = FrameTimecode(len(scan.times_s), _ANY_FPS)
-                cuts = content.process_frame(number, small)
+                small, number = to_scan_size(frame), len(scan.times_s)
                 blue, green, red, _ = cv2.mean(small)
-                mean = np.array([(blue + green + red) / 3])  # all that the detector takes of a frame
-                scan.content_cuts += [cut.frame_num for cut in cuts]
-                scan.fade_cuts += [cut.frame_num for cut in fades.process_frame(number, mean)]
+                found = cuts.at(number, small)
+                scan.content_cuts += found
+                scan.fade_cuts += fades.at(number, (blue + green + red) / 3)
                 scan.times_s.append(time_s)
                 scan.last_frame_s = video.shown_s(frame)
                 scan.lumas.append(0.299 * red + 0.587 * green + 0.114 * blue)
-                scan.samples += sampler.take(time_s, frame, is_cut=bool(cuts))
+                scan.samples += sampler.take(time_s, frame, is_cut=bool(found))
         except BrokenVideoError as broken:
             scan.ended = RowError("broken_tail", str(broken))
         if not scan.times_s:

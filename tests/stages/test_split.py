@@ -7,11 +7,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 from scenedetect.common import FrameTimecode
-from scenedetect.detectors import ContentDetector
+from scenedetect.detectors import ContentDetector, ThresholdDetector
 
 from stages.read import Read, ReadConfig
 from stages.score import ScoreImages, ScoreImagesConfig
-from stages.split import Cuts, SplitVideos, SplitVideosConfig
+from stages.split import Cuts, Fades, SplitVideos, SplitVideosConfig
 from tokenizer.identity import clip_id
 
 
@@ -134,11 +134,22 @@ def test_true_cuts_of_real_videos_are_found(split, shared_data) -> None:
         assert found == pytest.approx(truth["hard_cut_time_s"], abs=0.1), truth["file"]
 
 
-def test_cut_scores_are_those_of_the_library() -> None:
+def test_scene_ends_are_those_of_the_library() -> None:
     rng = np.random.default_rng(0)
-    theirs, ours = ContentDetector(27.0, 2), Cuts(27.0, 2)
-    for number in range(6):
-        frame = rng.integers(0, 256, (36, 64, 3), np.uint8)
-        at = FrameTimecode(number, 25.0)
-        assert theirs.process_frame(at, frame) == ours.process_frame(at, frame)
-        assert theirs._frame_score == pytest.approx(ours._frame_score, abs=1e-9)
+    shots = rng.integers(0, 256, (12, 36, 64, 3), np.uint8)
+    lengths = [9, 1, 2, 20, 3, 3, 3, 30, 1, 1, 1, 14]  # flashes, fast cutting, long shots
+    frames = [shot for shot, length in zip(shots, lengths, strict=True) for _ in range(length)]
+    fade = np.concatenate([np.linspace(1, 0, 8), np.linspace(0, 1, 8), np.ones(30)])
+    frames += [(level * shots[0]).astype(np.uint8) for level in np.concatenate([fade, fade, fade])]
+    for min_frames in (0, 2, 15):
+        cuts, fades = Cuts(27.0, min_frames), Fades(12, min_frames)
+        their_cuts, their_fades = ContentDetector(27.0, min_frames), ThresholdDetector(12, min_frames)
+        seen = []
+        for number, frame in enumerate(frames):
+            at = FrameTimecode(number, 25.0)
+            expected = [
+                [cut.frame_num for cut in their.process_frame(at, frame)] for their in (their_cuts, their_fades)
+            ]
+            assert [cuts.at(number, frame), fades.at(number, float(frame.mean()))] == expected, number
+            seen += expected
+        assert sum(map(len, seen)) > 3

@@ -23,8 +23,8 @@ import corpus
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-PEERS = {"Data-Juicer": ("data_juicer.py", []), "NeMo Curator": ("nemo_curator.py", [])}
-RAY_MODE = {"Data-Juicer, Ray": ("data_juicer.py", ["ray"])}
+PEERS = {"Data-Juicer": ("run_data_juicer.py", []), "NeMo Curator": ("run_nemo_curator.py", [])}
+RAY_MODE = {"Data-Juicer, Ray": ("run_data_juicer.py", ["ray"])}
 
 
 def images(folder: Path, source: Path, num: int) -> list[Path]:
@@ -85,7 +85,7 @@ def ours(kind: str, paths: list[Path], work: Path) -> tuple[float, int]:
                 "video_rules": {"moves": "flow >= 0 or flicker >= 0"},
             },
             "duplicates": {"near_radius": 0},
-            "resources": {"num_cpus": 0.8},
+            "resources": {"num_cpus": 0.8, "batch_rows": 128},
         },
     }
     (work / "config.yaml").write_text(json.dumps(config))
@@ -110,11 +110,11 @@ def peer(script: str, extra: list[str], kind: str, paths: list[Path], work: Path
         arguments = [path, kind, str(work / "list.txt"), str(work / "run"), *extra]
         start = time.perf_counter()
         command = [*uv, "run", "--quiet", "--script", *arguments]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
+        done = subprocess.run(command, stdout=log, stderr=log, check=False)
     seconds = time.perf_counter() - start
     if done.returncode:
         raise SystemExit(f"{script} failed; see {work / 'log.txt'}")
-    return seconds, json.loads(done.stdout.strip().splitlines()[-1])["kept"]
+    return seconds, json.loads((work / "run" / "kept.json").read_text())
 
 
 def compare(kind: str, paths: list[Path], work: Path, with_ray_mode: bool) -> None:

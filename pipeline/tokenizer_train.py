@@ -1,79 +1,125 @@
-"""`tokenmill tokenizer train`: a vision tokenizer trained on the kept media of the catalog.
+"""`tokenmill tokenizer train`: a vision tokenizer trained on the kept media of the catalog, by Ray Train.
 
-Curates first (a known corpus is not read again), then holds kept images and clips in memory at the size at which they
-are to be tokenized, at most `_MAX_BYTES` of them in the order of their ids, which is random; see tokenizer/vq_train.py
-for the recipe. Runs in this process, on its GPU when it has one. An interrupted training goes on from its checkpoint.
+Curates first (a known corpus is not read again). Then every worker holds the kept images and clips in memory, at the
+sizes that the config names, at most `max_data_mb` of them in the order of their ids, which is random, and trains as
+tokenizer/vq_train.py says. An interrupted training goes on from its checkpoint.
 """
 
-import tempfile
 import time
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 from rich.console import Console
 
-from pipeline import phases
-from pipeline.catalog import CatalogError
-from pipeline.config import RunConfig
+from pipeline.catalog import Catalog, CatalogError
+from pipeline.config import RunConfig, TokenizerResources
 from pipeline.line import run_phases
+from pipeline.run import cluster
 from stages.frames import LoadFrames
 from tokenizer import storage
-from tokenizer.vq_train import train
+from tokenizer.identity import fingerprint
+from tokenizer.log import Record
+from tokenizer.vq_config import VqTrainConfig
+from training.launch import run_on_workers
 
-_MAX_BYTES = 2 << 30
 _ROWS_AT_ONCE = 64
 _SHOW_EVERY_S = 5.0
+_MIN_FRAMES = 4
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a worker needs to know."""
+
+    config: VqTrainConfig
+    resources: TokenizerResources
+    load: Any  # LoadFramesConfig
+    media: pa.Table
+    out: str
 
 
 def train_tokenizer(config: RunConfig, out: str | None, console: Console) -> None:
-    """Train on the catalog's kept media and save under `out` (default ROOT/tokenizer). Raises CatalogError without
-    media.
+    """Train on the catalog's kept media and save under `out` (default ROOT/tokenizer).
+
+    Raises CatalogError without media, ValueError for a folder with the checkpoint of another training.
     """
-    run = run_phases(config, ("curate",), "tokenizer train", console)
-    images, clips = _load(run)
-    if not images and not clips:
-        raise CatalogError(
-            f"{run.catalog.root}: no kept media to train on; `tokenmill status` shows why they were rejected"
+    part = config.tokenizer
+    with cluster(config.cluster):
+        run = run_phases(config, ("curate",), "tokenizer train", console)
+        media = _media(run.catalog)
+        uri = storage.absolute(out or storage.join(run.catalog.root, "tokenizer"))
+        kinds = media["kind"].to_pylist()
+        console.print(
+            f"Training on {kinds.count('image')} images and {kinds.count('video')} clips; "
+            f"{part.resources.num_workers} worker(s)",
+            highlight=False,
         )
-    console.print(f"Training on {len(images)} images and {len(clips)} clips", highlight=False)
-    torch.set_num_threads(max(1, config.cluster.num_cpus or torch.get_num_threads()))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    uri = storage.absolute(out or storage.join(run.catalog.root, "tokenizer"))
-    show = _Progress(console, config.tokenizer.steps)
-    if not storage.is_remote(uri):
-        model = train(config.tokenizer, images, clips, Path(uri), device=device, on_step=show)
-    else:
-        with tempfile.TemporaryDirectory(prefix="tokenmill-") as folder:
-            train(config.tokenizer, images, clips, Path(folder), device=device, on_step=show)
-            storage.upload_folder(Path(folder), uri)
-        model = Path(uri) / "model"
+        job = _Job(part.train, part.resources, config.tokenize.frames, media, uri)
+        run_on_workers(_worker, {"job": job}, part.resources, uri, _Progress(console, part.train.steps))
     console.print(
-        f"Model in {model}; use it with --set tokenize.tokenize.model={model}\n"
+        f"Model in {uri}/model; use it with --set tokenize.tokenize.model={uri}/model\n"
         f"Look at {uri}/reconstructions.png and {uri}/loss.png",
         highlight=False,
     )
 
 
-def _load(run: phases.Run) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Kept media as arrays: images uint8 (H, W, 3), clips uint8 (T, H, W, 3)."""
+def _media(catalog: Catalog) -> pa.Table:
     columns = ["media_id", "kind", "uri", "member", "start_s", "end_s"]
-    media = run.catalog.media.scan(columns, pc.field("reject_reason").is_null()).sort_by("media_id")
-    load = LoadFrames(run.config.tokenize.frames)
+    media = catalog.media.scan(columns, pc.field("reject_reason").is_null()).sort_by("media_id")
+    if not media.num_rows:
+        raise CatalogError(
+            f"{catalog.root}: no kept media to train on; `tokenmill status` shows why they were rejected"
+        )
+    return media
+
+
+def _worker(arguments: dict[str, Any]) -> None:
+    import torch
+    from ray.train import get_context
+    from ray.train.torch import get_device
+
+    from tokenizer.vq_parallel import Workers
+    from tokenizer.vq_train import train
+
+    job: _Job = arguments["job"]
+    context = get_context()
+    torch.set_num_threads(job.resources.threads or max(1, round(job.resources.cpus_per_worker)))
+    images, clips = load_media(job)
+    train(
+        job.config,
+        images,
+        clips,
+        job.out,
+        data_id=fingerprint(job.load, job.media["media_id"].to_pylist()),
+        device=str(get_device()) if job.resources.use_gpu else "cpu",
+        compile_trunks=job.resources.compile,
+        workers=Workers(context.get_world_rank(), context.get_world_size()),
+    )
+
+
+def load_media(job: _Job) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Kept media as arrays: images uint8 (H, W, 3), clips uint8 (T, H, W, 3); each at every size of the config."""
     images: list[np.ndarray] = []
     clips: list[np.ndarray] = []
     num_bytes = 0
-    for start in range(0, media.num_rows, _ROWS_AT_ONCE):
-        for row in load(media.slice(start, _ROWS_AT_ONCE)).to_pylist():
-            if row["reject_reason"] is None:
-                frames = np.frombuffer(row["frames"], np.uint8).reshape(
-                    row["frames_t"], row["frames_h"], row["frames_w"], 3
-                )
-                (clips if row["kind"] == "video" else images).append(frames if row["kind"] == "video" else frames[0])
+    areas = [side * side for side in job.config.sides_px or ()] or [job.load.area_px]
+    loaders = [LoadFrames(job.load.model_copy(update={"area_px": area})) for area in areas]
+    for start in range(0, job.media.num_rows, _ROWS_AT_ONCE):
+        for load in loaders:
+            for row in load(job.media.slice(start, _ROWS_AT_ONCE)).to_pylist():
+                if row["reject_reason"] is not None:
+                    continue
+                shape = row["frames_t"], row["frames_h"], row["frames_w"], 3
+                frames = np.frombuffer(row["frames"], np.uint8).reshape(shape)
+                if row["kind"] == "image":
+                    images.append(frames[0])
+                elif len(frames) >= _MIN_FRAMES:
+                    clips.append(frames)
                 num_bytes += frames.nbytes
-        if num_bytes > _MAX_BYTES:
+        if num_bytes > job.resources.max_data_mb << 20:
             break
     return images, clips
 
@@ -86,14 +132,14 @@ class _Progress:
         self._start = self._last = time.monotonic()
         self._first: int | None = None
 
-    def __call__(self, record: dict[str, Any]) -> None:
-        now, step = time.monotonic(), record["step"] + 1
+    def __call__(self, record: Record) -> None:
+        now, step = time.monotonic(), record["step"]
         self._first = step - 1 if self._first is None else self._first
         if now - self._last >= _SHOW_EVERY_S or step == self._steps:
             self._last = now
             left_s = (now - self._start) / (step - self._first) * (self._steps - step)
             self._console.print(
                 f"  step {step}/{self._steps}  loss {record['loss']:.4f}  PSNR {record['psnr']:.1f} dB  "
-                f"left {left_s:.0f} s",
+                f"codes {record['codes_used']}  left {left_s:.0f} s",
                 highlight=False,
             )

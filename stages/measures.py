@@ -16,6 +16,10 @@ SCORING_PX = 256
 _FLAT_RANGE = 16  # of luma: a bar after JPEG
 _NOISE_BLOCK_PX = 8
 _NOISE_QUANTILE = 0.1  # of blocks: the flattest, where texture does not pass for noise
+_COLOUR_ROWS = 64
+_OPPONENTS_AND_YCC = np.array(  # red - green, yellow - blue; Y, Cr, Cb of JPEG
+    [[1, -1, 0], [0.5, 0.5, -1], [0.299, 0.587, 0.114], [0.5, -0.4187, -0.0813], [-0.1687, -0.3313, 0.5]], np.float32
+).T
 _NOISE_KERNEL = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]], np.float32)
 
 
@@ -56,31 +60,22 @@ def phash(luma: np.ndarray) -> str:
     return np.packbits(lowest > np.median(lowest)).tobytes().hex()
 
 
-def colourfulness(rgb: np.ndarray) -> float:
-    """M3 of Hasler & Suesstrunk of a uint8 (H, W, 3) RGB picture: 0 is grey, above 50 is vivid."""
-    red, green, blue = (channel.astype(np.int16) for channel in cv2.split(rgb))
-    means, deviations = [], []
-    for opponent, scale in ((red - green, 1.0), (red + green - 2 * blue, 0.5)):
-        mean, deviation = cv2.meanStdDev(opponent)
-        means.append(scale * mean.item())
-        deviations.append(scale * deviation.item())
-    return math.hypot(*deviations) + 0.3 * math.hypot(*means)
+def colour(rgb: np.ndarray) -> tuple[float, float]:
+    """(colourfulness, chroma) of a uint8 (H, W, 3) RGB picture, from pixels on a grid of 64 rows or more.
 
-
-def chroma(rgb: np.ndarray) -> float:
-    """Root mean square of the chroma that a line through the luma does not explain, 0..128, of uint8 (H, W, 3) RGB.
-
-    Grey pictures have no chroma, tinted ones (sepia, cyanotype) one that follows their luma; both are monochrome.
+    Colourfulness is M3 of Hasler & Suesstrunk: 0 is grey, above 50 is vivid. Chroma is the root mean square, 0..128, of
+    the chroma that a line through the luma does not explain: grey pictures have none, tinted ones (sepia, cyanotype)
+    one that follows their luma; both are monochrome.
     """
-    small = cv2.resize(rgb, (64, 64), interpolation=cv2.INTER_LINEAR)
-    luma, *chromas = (plane.astype(np.float32).ravel() - plane.mean() for plane in cv2.split(_ycc(small)))
-    power = float(luma @ luma) + 1e-6
-    rest = [plane - luma * (float(plane @ luma) / power) for plane in chromas]
-    return math.sqrt(sum(float(plane @ plane) for plane in rest) / (2 * len(luma)))
-
-
-def _ycc(rgb: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb)
+    step = max(1, min(rgb.shape[:2]) // _COLOUR_ROWS)
+    channels = rgb[::step, ::step].reshape(-1, 3).astype(np.float32) @ _OPPONENTS_AND_YCC
+    means = np.full(len(channels), 1 / len(channels), np.float32) @ channels
+    channels -= means
+    moments = (channels.T @ channels).astype(np.float64) / len(channels)
+    colourfulness = math.sqrt(moments[0, 0] + moments[1, 1]) + 0.3 * math.hypot(means[0], means[1])
+    luma, explained = moments[2, 2] + 1e-9, moments[2, 3] ** 2 + moments[2, 4] ** 2
+    chroma = math.sqrt(max(0.0, moments[3, 3] + moments[4, 4] - explained / luma) / 2)
+    return colourfulness, chroma
 
 
 def noise(luma: np.ndarray) -> float:
@@ -88,10 +83,11 @@ def noise(luma: np.ndarray) -> float:
     height, width = (side // _NOISE_BLOCK_PX for side in luma.shape)
     if not height or not width:
         return 0.0
-    response = np.abs(cv2.filter2D(luma, cv2.CV_16S, _NOISE_KERNEL))
-    response = response[: height * _NOISE_BLOCK_PX, : width * _NOISE_BLOCK_PX].astype(np.float32)
+    luma = luma[: height * _NOISE_BLOCK_PX, : width * _NOISE_BLOCK_PX]
+    response = np.abs(cv2.filter2D(luma, cv2.CV_32F, _NOISE_KERNEL))
     blocks = cv2.resize(response, (width, height), interpolation=cv2.INTER_AREA)
-    return math.sqrt(math.pi / 2) / 6 * float(np.quantile(blocks, _NOISE_QUANTILE))
+    rank = int(_NOISE_QUANTILE * blocks.size)
+    return math.sqrt(math.pi / 2) / 6 * float(np.partition(blocks, rank, axis=None)[rank])
 
 
 def border(luma: np.ndarray) -> float:
@@ -116,14 +112,15 @@ def measure(rgb: np.ndarray) -> PictureScores:
     """Scores of a uint8 (H, W, 3) RGB picture of any size."""
     rgb = _at_scoring_size(rgb)
     luma = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    colourfulness, chroma = colour(rgb)
     mean, deviation = cv2.meanStdDev(luma)
     _, laplacian = cv2.meanStdDev(cv2.Laplacian(luma, cv2.CV_16S))
     return PictureScores(
         sharpness=laplacian.item() ** 2,
         luminance=mean.item(),
         contrast=deviation.item(),
-        colourfulness=colourfulness(rgb),
-        chroma=chroma(rgb),
+        colourfulness=colourfulness,
+        chroma=chroma,
         noise=noise(luma),
         border=border(luma),
         phash=phash(luma),

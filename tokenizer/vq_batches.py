@@ -7,18 +7,28 @@ import numpy as np
 from tokenizer.geometry import resize
 
 
-def image_batch(images: Sequence[np.ndarray], count: int, crop_px: int, rng: np.random.Generator) -> np.ndarray:
-    """`count` random crops, mirrored half of the time: uint8 (count, crop_px, crop_px, 3)."""
-    chosen = rng.integers(len(images), size=count)
+def image_batch(
+    images: Sequence[np.ndarray], count: int, crop_px: int, rng: np.random.Generator, odds: np.ndarray | None = None
+) -> np.ndarray:
+    """`count` random crops, mirrored half of the time: uint8 (count, crop_px, crop_px, 3).
+
+    `odds` (N,) is the chance of each image; null: all alike.
+    """
+    chosen = rng.choice(len(images), count, p=odds)
     return np.stack([_crop(images[index][None], crop_px, rng)[0] for index in chosen])
 
 
 def clip_batch(
-    clips: Sequence[np.ndarray], count: int, crop_px: int, num_frames: int, rng: np.random.Generator
+    clips: Sequence[np.ndarray],
+    count: int,
+    crop_px: int,
+    num_frames: int,
+    rng: np.random.Generator,
+    odds: np.ndarray | None = None,
 ) -> np.ndarray:
-    """`count` crops of neighbouring frames: uint8 (count, num_frames, crop_px, crop_px, 3)."""
+    """`count` crops of neighbouring frames: uint8 (count, num_frames, crop_px, crop_px, 3). `odds` as above."""
     taken = []
-    for index in rng.integers(len(clips), size=count):
+    for index in rng.choice(len(clips), count, p=odds):
         start = rng.integers(len(clips[index]) - num_frames + 1)
         taken.append(_crop(clips[index][start : start + num_frames], crop_px, rng))
     return np.stack(taken)

@@ -69,6 +69,12 @@ class VqTrainConfig(Config):
     steps: int = Field(4000, description="Few blur; 1,500 to 5,000 gained 0.7 dB on photos.", gt=0)
     batch: int = Field(16, description="Frames a step. Small is noisy, large is slow; clips take four each.", ge=4)
     crop_px: int = Field(64, description="Small hides the scene, large is slow; must fit the spatial factor.", gt=0)
+    sides_px: list[int] | None = Field(
+        None,
+        description="Squares of these sides give the areas at which media are shown, aspect kept. Few sizes fit few "
+        "resolutions, many take memory; null: the area of tokenize.frames.",
+        min_length=1,
+    )
     video_share: float = Field(
         0.2, description="Share of steps on clips. Small blurs motion, large stills.", ge=0, le=1
     )

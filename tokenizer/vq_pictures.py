@@ -1,12 +1,14 @@
 """A trained tokenizer and its log -> two pictures: reconstructions under their originals, and the curve of PSNR."""
 
-import json
+import io
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 
+from tokenizer import storage
+from tokenizer.log import Record
 from tokenizer.vq import VisionTokenizer
 from tokenizer.vq_batches import large_enough
 
@@ -15,7 +17,7 @@ _SMOOTHING_STEPS = 25
 
 
 def draw_reconstructions(
-    tokenizer: VisionTokenizer, images: Sequence[np.ndarray], clips: Sequence[np.ndarray], side_px: int, path: Path
+    tokenizer: VisionTokenizer, images: Sequence[np.ndarray], clips: Sequence[np.ndarray], side_px: int, uri: str
 ) -> None:
     """A PNG of up to eight images (centre crops) over their reconstructions, and two clips of four frames likewise."""
     rows = []
@@ -28,18 +30,15 @@ def draw_reconstructions(
         originals = np.stack([_centre(clips[index][: tokenizer.temporal_factor], side_px) for index in picks])
         decoded = tokenizer.decode_clips(tokenizer.encode_clips(originals))
         rows += [originals.reshape(-1, *originals.shape[2:]), decoded.reshape(-1, *decoded.shape[2:])]
-    Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows])).save(path)
+    png = io.BytesIO()
+    Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows])).save(png, "PNG")
+    storage.write_bytes(uri, png.getvalue())
 
 
-def draw_curve(log: Path, path: Path) -> None:
-    """A PNG of PSNR by step, smoothed over 25 steps, images and clips apart."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    records = [json.loads(line) for line in log.read_text().splitlines()]
-    figure, axes = pyplot.subplots(figsize=(6, 3.5))
+def draw_curve(records: list[Record], uri: str) -> None:
+    """A PNG of PSNR by step, smoothed over 25 steps, images and clips apart; of the records of a training's log."""
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
     for kind in ("images", "clips"):
         steps = [record["step"] for record in records if record["kind"] == kind]
         values = [record["psnr"] for record in records if record["kind"] == kind]
@@ -49,9 +48,9 @@ def draw_curve(log: Path, path: Path) -> None:
     axes.set_xlabel("step")
     axes.set_ylabel("PSNR of training crops, dB")
     axes.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=110)
+    storage.write_bytes(uri, png.getvalue())
 
 
 def _centre(frames: np.ndarray, side_px: int) -> np.ndarray:

@@ -8,8 +8,8 @@ The temporal BatchNorms stay in eval mode with identity statistics, so training 
 Everything of a step is a function of (config, data, step): a resumed run repeats the uninterrupted one exactly.
 """
 
-import json
-import os
+import io
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenizer import vq
+from tokenizer import storage, vq
 from tokenizer.identity import fingerprint
+from tokenizer.log import TrainLog, read_log
 from tokenizer.vq_batches import clip_batch, image_batch
 from tokenizer.vq_config import VqLossConfig, VqModelConfig, VqTrainConfig
+from tokenizer.vq_parallel import Workers
 from tokenizer.vq_pictures import draw_curve, draw_reconstructions
 from tokenizer.vq_trainee import TEMPORAL_FACTOR, Training
 
@@ -31,48 +33,69 @@ def train(
     config: VqTrainConfig,
     images: Sequence[np.ndarray],
     clips: Sequence[np.ndarray],
-    out: Path,
+    out: str,
     *,
+    data_id: str = "",
     device: str = "cpu",
     compile_trunks: bool = False,
+    workers: Workers | None = None,
     on_step: Callable[[dict[str, Any]], None] | None = None,
-) -> Path:
-    """Train on `images`, uint8 (H, W, 3), and `clips`, uint8 (T, H, W, 3), T >= 4; return the folder of the model.
+) -> str:
+    """Train on `images`, uint8 (H, W, 3), and `clips`, uint8 (T, H, W, 3), T >= 4; return the URI of the model.
 
-    All pixels are held in memory by the caller (3 bytes each: 1,000 images of 256 px are 0.2 GB). List an image more
-    often to show it more often, which costs nothing. Those smaller than a crop are scaled up; scale larger ones down
-    beforehand, to the sizes that will be tokenized. `out` gets model/, checkpoint.pt, log.jsonl (one record a step,
-    also given to `on_step`), loss.png and reconstructions.png. A checkpoint of this config in `out` is gone on from.
+    Crops are drawn evenly over the pixels of all images, and of all clips: a large picture is shown more often. All
+    pixels are held in memory by the caller (3 bytes each), on every worker alike. `out`, a folder or s3:// prefix, gets
+    model/, checkpoint.pt, log.jsonl (one record a step, also given to `on_step`), loss.png and reconstructions.png, the
+    pictures with every checkpoint. A checkpoint in `out` of this config and of the same `data_id` is gone on from.
     `compile_trunks` pays two minutes of compilation for steps 1.6 times as fast on a CPU.
 
-    Raises ValueError for empty data, clips of fewer than four frames, or a folder with another config's checkpoint.
+    Raises ValueError for empty data, clips of fewer than four frames, a batch that the workers cannot share, or a
+    folder with the checkpoint of another config or of other data.
     """
     kinds = _kinds(images, clips)
-    training = Training(config, device, compile_trunks)
-    out.mkdir(parents=True, exist_ok=True)
-    first = _resume(out, training)
-    with (out / "log.jsonl").open("a") as log:
-        for step in range(first, config.steps):
-            rng = np.random.default_rng([config.seed, step])
-            kind = kinds[int(rng.random() < config.video_share)]
-            if kind == "images":
-                frames = image_batch(images, config.batch, config.crop_px, rng)[:, None]
-            else:
-                frames = clip_batch(clips, config.batch // TEMPORAL_FACTOR, config.crop_px, TEMPORAL_FACTOR, rng)
-            pixels = vq.to_pixels(torch.from_numpy(frames).to(device))
-            record = {"step": step, "kind": kind, **training.step(pixels, step)}
-            log.write(json.dumps(record) + "\n")
+    workers = workers or Workers()
+    training = Training(config, device, compile_trunks, workers)
+    identity = fingerprint(config, data_id)
+    first = _resume(out, training, identity)
+    log = TrainLog(out, first) if workers.rank == 0 else None
+    odds = {"images": _odds(images), "clips": _odds(clips)}
+    for step in range(first, config.steps):
+        rng = np.random.default_rng([config.seed, step])
+        kind = kinds[int(rng.random() < config.video_share)]
+        if kind == "images":
+            frames = image_batch(images, config.batch, config.crop_px, rng, odds[kind])[:, None]
+        else:
+            count = config.batch // TEMPORAL_FACTOR
+            frames = clip_batch(clips, count, config.crop_px, TEMPORAL_FACTOR, rng, odds[kind])
+        pixels = vq.to_pixels(workers.share(torch.from_numpy(frames)).to(device))
+        record = {"step": step + 1, "kind": kind, **training.step(pixels, step)}
+        if log is not None:
+            log.append(record)
+        is_saved = (step + 1) % config.checkpoint_steps == 0 or step + 1 == config.steps
+        if is_saved and log is not None:
             log.flush()
-            if (step + 1) % config.checkpoint_steps == 0 or step + 1 == config.steps:
-                _checkpoint(out, training, step + 1)
-            if on_step:
-                on_step(record)
-    folder = out / "model"
-    training.averaged_model().save_pretrained(folder)
-    draw_curve(out / "log.jsonl", out / "loss.png")
-    tokenizer = vq.VisionTokenizer.load(str(folder))
-    draw_reconstructions(tokenizer, images, clips, config.crop_px, out / "reconstructions.png")
-    return folder
+            _checkpoint(out, training, step + 1, identity)
+            _draw(out, training, images, clips)
+        if on_step:
+            on_step(record)
+    model_uri = storage.join(out, "model")
+    if workers.rank == 0:
+        with tempfile.TemporaryDirectory(prefix="tokenmill-") as folder:
+            training.averaged_model().save_pretrained(folder)
+            storage.upload_folder(Path(folder), model_uri)
+    return model_uri
+
+
+def _odds(media: Sequence[np.ndarray]) -> np.ndarray:
+    """Chance of each medium, float64 (N,): in proportion to its pixels."""
+    sizes = np.array([medium.shape[-3] * medium.shape[-2] for medium in media], np.float64)
+    return sizes / max(1.0, sizes.sum())
+
+
+def _draw(out: str, training: Training, images: Sequence[np.ndarray], clips: Sequence[np.ndarray]) -> None:
+    draw_curve(read_log(out), storage.join(out, "loss.png"))
+    tokenizer = vq.VisionTokenizer(training.averaged_model(), "in training", training.device)
+    draw_reconstructions(tokenizer, images, clips, training.config.crop_px, storage.join(out, "reconstructions.png"))
 
 
 def _kinds(images: Sequence[np.ndarray], clips: Sequence[np.ndarray]) -> tuple[str, str]:
@@ -85,25 +108,20 @@ def _kinds(images: Sequence[np.ndarray], clips: Sequence[np.ndarray]) -> tuple[s
     return ("images" if images else "clips"), ("clips" if clips else "images")
 
 
-def _checkpoint(out: Path, training: Training, step: int) -> None:
+def _checkpoint(out: str, training: Training, step: int, identity: str) -> None:
     """Written whole or not at all."""
-    state = {"step": step, "config": fingerprint(training.config), **training.state()}
-    temporary = out / "checkpoint.pt.partial"
-    torch.save(state, temporary)
-    os.replace(temporary, out / "checkpoint.pt")
+    state = io.BytesIO()
+    torch.save({"step": step, "identity": identity, **training.state()}, state)
+    storage.write_bytes(storage.join(out, "checkpoint.pt"), state.getvalue())
 
 
-def _resume(out: Path, training: Training) -> int:
-    """Load the checkpoint in `out`, if any, cut the log to it, and return the step to go on from."""
-    path, log = out / "checkpoint.pt", out / "log.jsonl"
-    step = 0
-    if path.exists():
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if state["config"] != fingerprint(training.config):
-            raise ValueError(f"{path}: of another config; give another folder or delete this one")
-        step = state["step"]
-        training.load_state(state)
-    if log.exists():
-        lines = log.read_text().splitlines(keepends=True)
-        log.write_text("".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] < step))
-    return step
+def _resume(out: str, training: Training, identity: str) -> int:
+    """Load the checkpoint in `out`, if any, and return the step to go on from."""
+    uri = storage.join(out, "checkpoint.pt")
+    if not storage.exists(uri):
+        return 0
+    state = torch.load(io.BytesIO(storage.read_bytes(uri)), map_location="cpu", weights_only=True)
+    if state["identity"] != identity:
+        raise ValueError(f"{uri}: of another config or of other media; give another folder or delete this one")
+    training.load_state(state)
+    return int(state["step"])

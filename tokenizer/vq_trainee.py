@@ -1,5 +1,6 @@
 """A model in training: the exact path of VisionTokenizer with gradients, its losses, one step at a time."""
 
+import copy
 import math
 from typing import Any
 
@@ -19,6 +20,7 @@ from tokenizer.vq_losses import (
     generator_loss,
     spread_loss,
 )
+from tokenizer.vq_parallel import Workers
 from tokenizer.vq_start import start
 
 TEMPORAL_FACTOR = 4
@@ -64,9 +66,12 @@ class Trainee(nn.Module):
 class Training:
     """Everything that changes from step to step, and how one step changes it."""
 
-    def __init__(self, config: VqTrainConfig, device: str, compile_trunks: bool) -> None:
+    def __init__(
+        self, config: VqTrainConfig, device: str, compile_trunks: bool, workers: Workers | None = None
+    ) -> None:
         torch.manual_seed(config.seed)
-        self.config = config
+        self.config, self.device = config, device
+        self.workers = workers or Workers()
         self.trainee = Trainee(config, compile_trunks).to(device)
         self.critic = PatchDiscriminator().to(device) if config.loss.gan else None
         self.weights: list[Tensor] = [weight for weight in self.trainee.parameters() if weight.requires_grad]
@@ -76,7 +81,10 @@ class Training:
             self.optimizers.append(torch.optim.AdamW(self.critic.parameters(), lr=config.lr, betas=(0.9, 0.95)))
 
     def step(self, pixels: Tensor, step: int) -> dict[str, Any]:
-        """One update from (B, T, 3, H, W) in -1..1. Returns loss, PSNR in dB and the use of codes by this batch."""
+        """One update from this worker's part (B, T, 3, H, W), in -1..1, of the step's batch.
+
+        Returns loss, PSNR in dB and the use of codes by the whole batch.
+        """
         weigh = self.config.loss
         for optimizer in self.optimizers:
             optimizer.param_groups[0]["lr"] = learning_rate(self.config, step)
@@ -93,22 +101,26 @@ class Training:
             loss = loss + weigh.gan * generator_loss(critic(made.flatten(0, 1)))
         self.optimizers[0].zero_grad()
         loss.backward()
+        self.workers.average([weight.grad for weight in self.weights if weight.grad is not None])
         grad_norm = nn.utils.clip_grad_norm_(self.weights, _CLIP_NORM)
         self.optimizers[0].step()
         if isinstance(self.trainee.quantizer, VqQuantizer):
             generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
-            self.trainee.quantizer.update(z, codes, generator)
+            self.trainee.quantizer.update(self.workers.gather(z.detach()), self.workers.gather(codes), generator)
         if critic:
             self.optimizers[1].zero_grad()
             discriminator_loss(critic(pixels.flatten(0, 1)), critic(made.detach().flatten(0, 1))).backward()
+            self.workers.average([weight.grad for weight in critic.parameters() if weight.grad is not None])
             nn.utils.clip_grad_norm_(critic.parameters(), _CLIP_NORM)
             self.optimizers[1].step()
         decay = min(self.config.ema, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.averages, [weight.detach() for weight in self.weights], 1 - decay)
-        use = codebook_use(codes.cpu().numpy(), self.config.model.codebook_size)
+        figures = torch.stack([loss.detach(), mse.detach()])
+        self.workers.average([figures])
+        use = codebook_use(self.workers.gather(codes).cpu().numpy(), self.config.model.codebook_size)
         return {
-            "loss": loss.item(),
-            "psnr": 10 * math.log10(4 / max(mse.item(), 1e-12)),
+            "loss": figures[0].item(),
+            "psnr": 10 * math.log10(4 / max(figures[1].item(), 1e-12)),
             "codes_used": use["codes_used"],
             "perplexity": use["perplexity"],
             "grad_norm": grad_norm.item(),
@@ -153,11 +165,13 @@ class Training:
 
     @torch.no_grad()
     def averaged_model(self) -> Emu3VQVAE:
-        """The model to export: averaged weights, the quantizer's codebook. Ends the training."""
-        for weight, average in zip(self.weights, self.averages, strict=True):
+        """The model to export, a copy: averaged weights, the quantizer's codebook."""
+        model = copy.deepcopy(self.trainee.vq)
+        wanted = [weight for weight in model.parameters() if weight.requires_grad]
+        for weight, average in zip(wanted, self.averages, strict=True):
             weight.copy_(average)
-        self.trainee.vq.quantize.embedding.weight.copy_(self.trainee.quantizer.codebook_KD)
-        return self.trainee.vq
+        model.quantize.embedding.weight.copy_(self.trainee.quantizer.codebook_KD)
+        return model
 
 
 def new_model(config: VqModelConfig) -> Emu3VQVAE:
@@ -184,7 +198,7 @@ def given_model(config: VqModelConfig, init_from: str) -> Emu3VQVAE:
     found = model.state_dict()
     if {name: weight.shape for name, weight in wanted.items()} != {name: w.shape for name, w in found.items()}:
         raise ValueError(
-            f"tokenizer.init_from = {init_from!r} is not of the architecture of tokenizer.model; match them"
+            f"tokenizer.train.init_from = {init_from!r} is not of the architecture of tokenizer.train.model; match them"
         )
     model.quantize.embedding.requires_grad_(False)
     return model.eval()

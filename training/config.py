@@ -107,8 +107,8 @@ class TrainConfig(Config):
     seed: int = Field(0, description="Of weights, order and dropout.", ge=0)
 
 
-class TrainResources(Resources):
-    """How a run is spread over machines. Never changes what is computed."""
+class WorkerResources(Resources):
+    """How many workers train, and what each reserves. Never changes what is computed."""
 
     num_workers: int = Field(1, description="Too many wait for CPUs or GPUs; one: no data parallelism.", gt=0)
     use_gpu: bool = Field(False, description="One GPU per worker; false trains on the CPU.")
@@ -116,6 +116,12 @@ class TrainResources(Resources):
     threads: int | None = Field(
         None, description="CPU threads per worker; more than there are CPUs is slow. Null: cpus_per_worker.", gt=0
     )
+    max_failures: int = Field(0, description="Crashes after which workers restart from the newest checkpoint.", ge=0)
+
+
+class TrainResources(WorkerResources):
+    """How a run is spread over machines. Never changes what is computed."""
+
     spread_model: bool = Field(
         False, description="False: every worker holds the whole model. True: weights are spread over workers (FSDP2)."
     )
@@ -124,4 +130,3 @@ class TrainResources(Resources):
     log_every_steps: int = Field(1, description="Often writes many lines, rarely shows nothing for long.", gt=0)
     checkpoint_every_steps: int = Field(500, description="Often costs time, rarely loses more at a crash.", gt=0)
     keep_checkpoints: int = Field(2, description="Newest checkpoints that stay; each is three times the model.", gt=0)
-    max_failures: int = Field(0, description="Crashes after which workers restart from the newest checkpoint.", ge=0)

@@ -5,7 +5,7 @@ import io
 from matplotlib.figure import Figure
 
 from tokenizer import storage
-from training.log import read_log
+from tokenizer.log import read_log
 
 _NAMES = {"text": "captions", "image": "images", "video": "videos"}
 

@@ -17,12 +17,12 @@ import torch
 from torch import nn
 
 from tokenizer import storage
+from tokenizer.log import Record, TrainLog, read_log
 from tokenizer.sequence import Kind
 from training import checkpoint
 from training.config import OptimizerConfig, TrainResources
 from training.job import DONE, TrainJob, TrainResult
 from training.loader import Loader, Pack
-from training.log import Record, TrainLog, read_log
 from training.model import PackLoss, build_model
 from training.parallel import Workers
 from training.prepare import Prepared, load_prepared, prepare

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from stages.measures import colourfulness, measure, phash
+from stages.measures import colour, measure, phash
 
 
 def _distance(left: str, right: str) -> int:
@@ -43,7 +43,9 @@ def test_blur_flatness_and_grey_are_seen(texture) -> None:
     flat = measure(np.full((256, 256, 3), 128, np.uint8))
     assert (flat.sharpness, flat.luminance, flat.contrast, flat.colourfulness) == (0, 128, 0, 0)
     grey = np.repeat(picture[..., :1], 3, axis=2)
-    assert colourfulness(grey) == 0 < colourfulness(picture)
+    assert colour(grey)[0] == pytest.approx(0, abs=1e-4) and colour(picture)[0] > 5
+    sepia = (grey * np.array([1, 0.8, 0.6])).astype(np.uint8)
+    assert colour(grey)[1] < 0.5 and colour(sepia)[1] < 1 < colour(picture)[1]
 
 
 def test_colourfulness_is_the_published_formula(texture) -> None:
@@ -51,4 +53,4 @@ def test_colourfulness_is_the_published_formula(texture) -> None:
     red, green, blue = (picture[..., i].astype(float) for i in range(3))
     rg, yb = red - green, (red + green) / 2 - blue
     expected = np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
-    assert colourfulness(picture) == pytest.approx(expected, rel=1e-6)
+    assert colour(picture)[0] == pytest.approx(expected, rel=1e-5)

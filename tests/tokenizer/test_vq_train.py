@@ -5,13 +5,16 @@ import json
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from pydantic import ValidationError
+from torch import multiprocessing
 from transformers import Emu3VQVAE
 
 from tokenizer import vq
 from tokenizer.vq_batches import clip_batch, image_batch
 from tokenizer.vq_config import VqLossConfig, VqModelConfig, VqTrainConfig
 from tokenizer.vq_losses import FSQ_SPACING, FsqQuantizer, VqQuantizer, spread_loss
+from tokenizer.vq_parallel import Workers
 from tokenizer.vq_train import train
 from tokenizer.vq_trainee import Trainee, new_model
 
@@ -138,7 +141,7 @@ def test_an_untrained_model_starts_well():
 def trained(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("vq")
     records = []
-    model = train(small_config(steps=40, lr=3e-3), *data, folder, on_step=records.append)
+    model = train(small_config(steps=40, lr=3e-3), *data, str(folder), on_step=records.append)
     return folder, model, records
 
 
@@ -177,16 +180,16 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(data, tmp_path, changes):
         changes = {"loss": VqLossConfig(gan=0.1, gan_from_step=2)}
     config = small_config(**changes)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    model = train(config, *data, whole)
+    model = train(config, *data, str(whole))
 
     def kill(record):
-        if record["step"] == 4:
+        if record["step"] == 5:
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        train(config, *data, broken, on_step=kill)
+        train(config, *data, str(broken), on_step=kill)
     assert len(losses(broken)) == 5
-    resumed = train(config, *data, broken)
+    resumed = train(config, *data, str(broken))
     assert losses(broken) == losses(whole)
     ours, theirs = (Emu3VQVAE.from_pretrained(folder).state_dict() for folder in (model, resumed))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -195,7 +198,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(data, tmp_path, changes):
 def test_every_choice_of_the_config_is_acted_upon(data, tmp_path):
     def first_losses(name, **changes):
         folder = tmp_path / name
-        train(small_config(steps=3, **changes), *data, folder)
+        train(small_config(steps=3, **changes), *data, str(folder))
         return losses(folder)
 
     plain = first_losses("plain")
@@ -216,18 +219,40 @@ def test_every_choice_of_the_config_is_acted_upon(data, tmp_path):
 
 def test_images_alone_and_clips_alone(data, tmp_path):
     images, clips = data
-    train(small_config(steps=2), images, [], tmp_path / "images")
-    train(small_config(steps=2), [], clips, tmp_path / "clips")
+    train(small_config(steps=2), images, [], str(tmp_path / "images"))
+    train(small_config(steps=2), [], clips, str(tmp_path / "clips"))
     with pytest.raises(ValueError, match="give at least one"):
-        train(small_config(), [], [], tmp_path / "none")
+        train(small_config(), [], [], str(tmp_path / "none"))
     with pytest.raises(ValueError, match="3 frames"):
-        train(small_config(), [], [clips[0][:3]], tmp_path / "short")
+        train(small_config(), [], [clips[0][:3]], str(tmp_path / "short"))
 
 
 def test_a_folder_of_another_config_is_refused(data, tmp_path):
-    train(small_config(steps=3), *data, tmp_path)
+    train(small_config(steps=3), *data, str(tmp_path))
     with pytest.raises(ValueError, match="another config"):
-        train(small_config(steps=4), *data, tmp_path)
+        train(small_config(steps=4), *data, str(tmp_path))
+    with pytest.raises(ValueError, match="other media"):
+        train(small_config(steps=3), *data, str(tmp_path), data_id="more")
+
+
+def _worker(rank: int, folder: str, data, config: VqTrainConfig) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    train(config, *data, f"{folder}/two", workers=Workers(rank, 2))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("quantizer", ["fsq", "vq"])
+def test_two_workers_train_like_one(data, tmp_path, quantizer):
+    """Losses that look at one picture at a time: the same steps, up to the order of sums."""
+    loss = VqLossConfig(context=0.0)
+    model = SMALL.model_copy(update={"quantizer": quantizer})
+    config = small_config(batch=8, steps=4, checkpoint_steps=4, loss=loss, model=model)
+    train(config, *data, str(tmp_path / "one"))
+    multiprocessing.spawn(_worker, (str(tmp_path), data, config), nprocs=2)
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
+    with pytest.raises(ValueError, match="cannot be shared by 3 workers"):
+        train(small_config(batch=4), *data, str(tmp_path / "three"), workers=Workers(0, 3))
 
 
 def test_batches_are_crops_of_the_data():
@@ -284,14 +309,14 @@ def test_the_context_loss_makes_codes_hang_less_on_their_surroundings(data, tmp_
     moved = {}
     for context in (0.0, 4.0):
         config = small_config(steps=40, checkpoint_steps=40, loss=VqLossConfig(context=context))
-        folder = train(config, images, clips, tmp_path / str(context))
+        folder = train(config, images, clips, str(tmp_path / str(context)))
         moved[context] = latents_moved_by_the_context(Emu3VQVAE.from_pretrained(folder).eval(), images)
     assert moved[4.0] < 0.7 * moved[0.0], moved
 
 
 def test_training_starts_from_given_weights(data, tmp_path):
     images, clips = data
-    first = train(small_config(), images, clips, tmp_path / "first")
+    first = train(small_config(), images, clips, str(tmp_path / "first"))
     given = Trainee(small_config(init_from=str(first)), compile_trunks=False).vq
     trained = Emu3VQVAE.from_pretrained(first)
     assert all(

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tokenizer.log import read_log
 from training.config import TrainResources
 from training.job import DONE
-from training.log import read_log
 from training.loop import fit
 from training.worker import train_worker
 

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, Emu3ForCausalLM
 
 from tokenizer import storage
+from tokenizer.log import read_log
 from training import checkpoint, worker
 from training.config import OptimizerConfig, TrainResources
 from training.job import DONE, TrainJob, TrainResult
-from training.log import read_log
 from training.prepare import prepare
 from training.worker import learning_rate, train_worker
 

@@ -1,6 +1,6 @@
 """The log: appended, tailed while it grows, cut back on resume, torn lines ignored."""
 
-from training.log import FILE_NAME, LogTail, TrainLog, read_log
+from tokenizer.log import FILE_NAME, LogTail, TrainLog, read_log
 
 
 def test_append_tail_and_resume(tmp_path):

@@ -5,11 +5,11 @@
 #     "imageio-ffmpeg",
 # ]
 # ///
-"""Data-Juicer on the files listed in LIST: python data_juicer.py images|videos LIST WORK [default|ray]
+"""Data-Juicer on the files listed in LIST: python run_data_juicer.py images|videos LIST WORK [default|ray]
 
 Images: shape, aspect and file size filters, image_deduplicator (perceptual hash), operators fused, one process a core.
 Videos: video_split_by_scene_mapper (PySceneDetect's content detector; it encodes its clips anew), then
-video_motion_score_filter (Farneback at 2 FPS). Prints one JSON line: kept rows.
+video_motion_score_filter (Farneback at 2 FPS). Writes WORK/kept.json: kept rows.
 """
 
 import json
@@ -66,4 +66,4 @@ if executor == "ray":
 else:
     DefaultExecutor(settings).run()
 written = [out] if out.is_file() else sorted(path for path in out.rglob("*") if path.is_file())
-print(json.dumps({"kept": sum(1 for path in written for _ in path.open())}))
+(work / "kept.json").write_text(json.dumps(sum(1 for path in written for _ in path.open())))

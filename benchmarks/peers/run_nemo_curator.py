@@ -2,11 +2,11 @@
 # requires-python = ">=3.11,<3.13"
 # dependencies = ["nemo-curator", "opencv-python-headless", "av", "imagehash", "scenedetect"]
 # ///
-"""NeMo Curator on the files listed in LIST: python nemo_curator.py images|videos LIST WORK
+"""NeMo Curator on the files listed in LIST: python run_nemo_curator.py images|videos LIST WORK
 
 Its engine (Xenna) runs stages written here, because its own image reader and scene detector need a GPU. Images: decode
 with PIL, size, aspect, 64-bit perceptual hash (imagehash), one task of 32 files at a time. Videos: PySceneDetect's
-content detector, Farneback's flow at 2 FPS on a shorter edge of 256 px. Prints one JSON line: kept rows.
+content detector, Farneback's flow at 2 FPS on a shorter edge of 256 px. Writes WORK/kept.json: kept rows.
 """
 
 import json
@@ -118,7 +118,7 @@ def main() -> None:
     if kind == "images":
         rows = list({row["phash"]: row for row in rows}.values())
     (work / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    print(json.dumps({"kept": len(rows)}))
+    (work / "kept.json").write_text(json.dumps(len(rows)))
 
 
 if __name__ == "__main__":

@@ -107,9 +107,16 @@ def peer(script: str, extra: list[str], kind: str, paths: list[Path], work: Path
     uv, path = [sys.executable, "-m", "uv"], str(HERE / "peers" / script)
     with (work / "log.txt").open("w") as log:
         subprocess.run([*uv, "sync", "--quiet", "--script", path], check=True, stdout=log, stderr=log)
-        arguments = [path, kind, str(work / "list.txt"), str(work / "run"), *extra]
+        find = [
+            *uv,
+            "python",
+            "find",
+            "--script",
+            path,
+        ]  # run directly: Ray would carry the environment of `uv run` along
+        python = subprocess.run(find, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+        command = [python, path, kind, str(work / "list.txt"), str(work / "run"), *extra]
         start = time.perf_counter()
-        command = [*uv, "run", "--quiet", "--script", *arguments]
         done = subprocess.run(command, stdout=log, stderr=log, check=False)
     seconds = time.perf_counter() - start
     if done.returncode:

@@ -81,13 +81,23 @@ class Caption(Config):
     resources: Pool = Pool(batch_rows=256)
 
 
+class TokenizePool(Pool):
+    """The actors that hold the vision tokenizer."""
+
+    batch_px: int = Field(
+        1 << 20,
+        description="Pixels of one pass on a GPU. Small leaves it idle, large fills its memory: 2^20 take about 4 GB.",
+        gt=0,
+    )
+
+
 class Tokenize(Config):
     """Phase three: kept media become rows of `tokens`."""
 
     frames: LoadFramesConfig = LoadFramesConfig()
     tokenize: TokenizeConfig = TokenizeConfig()
     frames_resources: Pool = Pool()
-    resources: Pool = Pool()
+    resources: TokenizePool = TokenizePool()
 
 
 class Train(Config):
@@ -102,6 +112,7 @@ class TokenizerResources(WorkerResources):
     """How `tokenmill tokenizer train` runs."""
 
     compile: bool = Field(False, description="True pays two minutes of compilation for steps 1.6 times as fast.")
+    checkpoint_steps: int = Field(500, description="Small writes often, large loses work at a crash.", gt=0)
     max_data_mb: int = Field(
         2048, description="Pixels that each worker holds; small shows less variety, large fills memory.", gt=0
     )

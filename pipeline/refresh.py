@@ -15,7 +15,9 @@ from pipeline.config import RunConfig
 from pipeline.duplicates import DuplicatesConfig, duplicate_ids, find_duplicates
 from pipeline.sources import Listing
 from stages.decide import NOT_SCORED, RULE, decide
+from stages.frames import LoadFramesConfig
 from stages.lazy import parse_scored
+from tokenizer.geometry import AspectError, fit_area
 from tokenizer.identity import content_id, fingerprint
 
 
@@ -254,16 +256,35 @@ def without_caption(catalog: Catalog, print_: str) -> pa.Table:
     return media.filter(pc.invert(pc.is_in(media["media_id"], value_set=done.combine_chunks())))
 
 
-def without_tokens(catalog: Catalog, print_: str) -> pa.Table:
-    """Kept, captioned media that have no codes of this fingerprint; the todo of the tokenize phase."""
+def without_tokens(catalog: Catalog, print_: str, frames: LoadFramesConfig) -> pa.Table:
+    """Kept, captioned media that have no codes of this fingerprint; the todo of the tokenize phase.
+
+    Media of one bucket stand together, so that the tokenizer's batches are full; so do the clips of one video.
+    """
     captions = catalog.captions.scan(["media_id", "caption"])
     done = catalog.tokens.scan(["media_id"], pc.field("fingerprint") == print_)["media_id"]
     columns = ["media_id", "kind", "uri", "member", "start_s", "end_s"]
-    media = _kept(catalog, columns)
+    media = _kept(catalog, [*columns, "width_px", "height_px"])
     media = media.filter(pc.invert(pc.is_in(media["media_id"], value_set=done.combine_chunks())))
     at = pc.index_in(media["media_id"], value_set=captions["media_id"].combine_chunks())
-    rows = media.append_column("caption", captions["caption"].take(at))
-    return rows.filter(pc.is_valid(at))
+    rows = media.append_column("caption", captions["caption"].take(at)).filter(pc.is_valid(at))
+    order = [(name, "ascending") for name in ("kind", "bucket", "uri", "start_s", "media_id")]
+    return rows.append_column("bucket", _buckets(rows, frames)).sort_by(order).select([*columns, "caption"])
+
+
+def _buckets(rows: pa.Table, frames: LoadFramesConfig) -> pa.Array:
+    """The size at which each medium is tokenized, as one text; null where it is rejected for its aspect."""
+    known: dict[tuple[int | None, int | None], str | None] = {(None, None): None}
+    found = []
+    for size in zip(rows["width_px"].to_pylist(), rows["height_px"].to_pylist(), strict=True):
+        if size not in known:
+            try:
+                fitted = fit_area(*size, frames.area_px, max_aspect=frames.max_aspect)
+                known[size] = f"{fitted[0]}x{fitted[1]}"
+            except AspectError:
+                known[size] = None
+        found.append(known[size])
+    return pa.array(found, pa.string())
 
 
 def drop_stale(catalog: Catalog, name: str, print_: str, run_id: str) -> int:

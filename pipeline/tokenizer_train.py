@@ -96,6 +96,7 @@ def _worker(arguments: dict[str, Any]) -> None:
         data_id=fingerprint(job.load, job.media["media_id"].to_pylist()),
         device=str(get_device()) if job.resources.use_gpu else "cpu",
         compile_trunks=job.resources.compile,
+        checkpoint_steps=job.resources.checkpoint_steps,
         workers=Workers(context.get_world_rank(), context.get_world_size()),
     )
 

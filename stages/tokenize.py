@@ -37,8 +37,8 @@ class Tokenize:
     """`frames` -> `codes` (list<uint16>) with grid_t, grid_h, grid_w. The frames are dropped.
 
     Costs 3.7 TFLOP per 512 x 512 image with Emu3's tokenizer, four times that per group of 4 frames. Rejects nothing:
-    what has no frames has a reason already. `batch_pixels` (frames x height x width of one pass) bounds memory, about
-    4 GB per 2^20 px, and changes no code.
+    what has no frames has a reason already. `batch_px` (frames x height x width of one pass) bounds memory, about 4 GB
+    per 2^20 px, and changes no code.
     """
 
     reads = pa.schema([*pick(TOKENS, "kind"), *pick(LoadFrames.writes, "frames", "frames_t", "frames_h", "frames_w")])
@@ -46,13 +46,11 @@ class Tokenize:
     drops = ("uri", "member", "start_s", "end_s", "frames", "frames_t", "frames_h", "frames_w", "reject_detail")
     rows = "same"
 
-    def __init__(self, config: TokenizeConfig, batch_pixels: int = 1 << 20):
+    def __init__(self, config: TokenizeConfig, batch_px: int = 1 << 20):
         from tokenizer.vq import VisionTokenizer  # torch and transformers: seconds that only this worker need spend
 
-        self._batch_pixels = batch_pixels
-        self._tokenizer = VisionTokenizer.load(
-            config.model, device_of_worker(), config.dtype, max_batch_px=batch_pixels
-        )
+        self._batch_px = batch_px
+        self._tokenizer = VisionTokenizer.load(config.model, device_of_worker(), config.dtype, max_batch_px=batch_px)
         assert self._tokenizer.codebook_size <= 1 << 16  # codes are stored in 16 bits
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -72,7 +70,7 @@ class Tokenize:
         return result.select(order + [name for name in result.column_names if name not in order])
 
     def _parts(self, rows: list[int], shape: tuple) -> Iterator[list[int]]:
-        count = max(1, self._batch_pixels // int(np.prod(shape[1:])))
+        count = max(1, self._batch_px // int(np.prod(shape[1:])))
         for start in range(0, len(rows), count):
             yield rows[start : start + count]
 

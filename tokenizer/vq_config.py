@@ -83,7 +83,6 @@ class VqTrainConfig(Config):
     precision: Literal["bf16", "fp32"] = Field(
         "bf16", description="Of the 2-D trunk; fp32 is slower. The temporal part and the codes are always fp32."
     )
-    checkpoint_steps: int = Field(500, description="Small writes often, large loses work at a crash.", gt=0)
     seed: int = Field(0, description="Of weights, crops and flips.", ge=0)
 
     @model_validator(mode="after")

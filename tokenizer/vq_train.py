@@ -38,6 +38,7 @@ def train(
     data_id: str = "",
     device: str = "cpu",
     compile_trunks: bool = False,
+    checkpoint_steps: int = 500,
     workers: Workers | None = None,
     on_step: Callable[[dict[str, Any]], None] | None = None,
 ) -> str:
@@ -71,7 +72,7 @@ def train(
         record = {"step": step + 1, "kind": kind, **training.step(pixels, step)}
         if log is not None:
             log.append(record)
-        is_saved = (step + 1) % config.checkpoint_steps == 0 or step + 1 == config.steps
+        is_saved = (step + 1) % checkpoint_steps == 0 or step + 1 == config.steps
         if is_saved and log is not None:
             log.flush()
             _checkpoint(out, training, step + 1, identity)

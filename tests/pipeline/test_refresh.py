@@ -10,6 +10,7 @@ from pipeline import refresh
 from pipeline.catalog import SOURCES, Catalog
 from pipeline.sources import LISTING, Listing
 from stages.columns import CAPTIONS, MEDIA
+from stages.frames import LoadFramesConfig
 from tokenizer.shards import TOKENS
 
 PRINT = "now"
@@ -140,8 +141,25 @@ def test_only_missing_work_is_handed_on(catalog):
     catalog.tokens.edit(pc.field("media_id") == "A", None, {})
     assert refresh.without_caption(catalog, PRINT).num_rows == 0
     assert refresh.without_caption(catalog, "another captioner").num_rows == 2
-    todo = refresh.without_tokens(catalog, PRINT)
+    todo = refresh.without_tokens(catalog, PRINT, LoadFramesConfig())
     assert todo.select(["media_id", "caption"]).to_pylist() == [{"media_id": "A", "caption": "of A"}]
+
+
+def test_media_of_one_bucket_stand_together(catalog):
+    fill(catalog, {name.lower(): name for name in "ABCDE"})
+    catalog.tokens.edit(pc.field("media_id").is_valid(), None, {})
+    sizes = {"A": (640, 480), "B": (480, 640), "C": (1280, 960), "D": (9000, 10), "E": (481, 640)}
+
+    def sized(found: pa.Table) -> pa.Table:
+        ids = found["media_id"].to_pylist()
+        for position, name in enumerate(("width_px", "height_px")):
+            values = pa.array([sizes[media_id][position] for media_id in ids], pa.int32())
+            found = found.set_column(found.schema.get_field_index(name), name, values)
+        return found
+
+    catalog.media.edit(pc.field("media_id").is_valid(), sized, {})
+    todo = refresh.without_tokens(catalog, PRINT, LoadFramesConfig(area_px=64 * 64))
+    assert todo["media_id"].to_pylist() == ["B", "E", "A", "C", "D"]
 
 
 def test_a_changed_source_caption_redoes_the_caption_and_keeps_the_codes(catalog):

@@ -71,8 +71,8 @@ def test_tokenize(folder: Path, table: pa.Table, check_stage) -> None:
         assert (row["caption"], row["fps"]) == ("c", given["fps"])
 
 
-def test_batch_pixels_change_no_code(folder: Path, table: pa.Table) -> None:
-    outputs = [Tokenize(TokenizeConfig(model=str(folder)), batch_pixels=n)(table) for n in (1, 7000, 1 << 20)]
+def test_batch_px_changes_no_code(folder: Path, table: pa.Table) -> None:
+    outputs = [Tokenize(TokenizeConfig(model=str(folder)), batch_px=n)(table) for n in (1, 7000, 1 << 20)]
     assert outputs[0].equals(outputs[1]) and outputs[0].equals(outputs[2])
 
 

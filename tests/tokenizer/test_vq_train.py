@@ -10,12 +10,11 @@ from pydantic import ValidationError
 from torch import multiprocessing
 from transformers import Emu3VQVAE
 
-from tokenizer import vq
+from tokenizer import vq, vq_train
 from tokenizer.vq_batches import clip_batch, image_batch
 from tokenizer.vq_config import VqLossConfig, VqModelConfig, VqTrainConfig
 from tokenizer.vq_losses import FSQ_SPACING, FsqQuantizer, VqQuantizer, spread_loss
 from tokenizer.vq_parallel import Workers
-from tokenizer.vq_train import train
 from tokenizer.vq_trainee import Trainee, new_model
 
 SMALL = VqModelConfig(channel_multiplier=[1, 1], codebook_size=4096, embed_dim=4)
@@ -30,8 +29,12 @@ def data():
 
 
 def small_config(**changes):
-    settings = {"model": SMALL, "batch": 4, "crop_px": 16, "steps": 6, "checkpoint_steps": 3, "precision": "fp32"}
+    settings = {"model": SMALL, "batch": 4, "crop_px": 16, "steps": 6, "precision": "fp32"}
     return VqTrainConfig(**(settings | changes))
+
+
+def train(*arguments, **options):
+    return vq_train.train(*arguments, **({"checkpoint_steps": 3} | options))
 
 
 def losses(folder):
@@ -247,7 +250,7 @@ def test_two_workers_train_like_one(data, tmp_path, quantizer):
     """Losses that look at one picture at a time: the same steps, up to the order of sums."""
     loss = VqLossConfig(context=0.0)
     model = SMALL.model_copy(update={"quantizer": quantizer})
-    config = small_config(batch=8, steps=4, checkpoint_steps=4, loss=loss, model=model)
+    config = small_config(batch=8, steps=4, loss=loss, model=model)
     train(config, *data, str(tmp_path / "one"))
     multiprocessing.spawn(_worker, (str(tmp_path), data, config), nprocs=2)
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
@@ -308,7 +311,7 @@ def test_the_context_loss_makes_codes_hang_less_on_their_surroundings(data, tmp_
     images, clips = data
     moved = {}
     for context in (0.0, 4.0):
-        config = small_config(steps=40, checkpoint_steps=40, loss=VqLossConfig(context=context))
+        config = small_config(steps=40, loss=VqLossConfig(context=context))
         folder = train(config, images, clips, str(tmp_path / str(context)))
         moved[context] = latents_moved_by_the_context(Emu3VQVAE.from_pretrained(folder).eval(), images)
     assert moved[4.0] < 0.7 * moved[0.0], moved

@@ -1,7 +1,8 @@
 """Images/s and videos/s of tokenmill, Data-Juicer and NeMo Curator on the same files, one after the other.
 
-    whole     from the start of the command to its end, on all files
-    steady    the slope between a quarter of the files and all of them, so that starting up does not count
+    whole     from the start of the command to its end
+    steady    without start-up: tokenmill from its first result to its last commit; Data-Juicer its executor's run;
+              NeMo Curator from the first task's start to the last one's end
 
 Each peer is a script under benchmarks/peers/ that uv runs in an environment of its own (several GB, made at the first
 run, before any clock starts). Peers decode, filter by shape and aspect, and hash (images); find scenes and motion
@@ -68,8 +69,8 @@ def videos(folder: Path, source: Path, copies: int) -> list[Path]:
     return paths
 
 
-def ours(kind: str, paths: list[Path], work: Path) -> tuple[float, int]:
-    """Seconds and kept media of `tokenmill curate` with the cheap scores."""
+def ours(kind: str, paths: list[Path], work: Path) -> tuple[float, float, int]:
+    """Seconds of `tokenmill curate` with the cheap scores, rows per second, and kept media."""
     listed = work / "listed"
     for folder in (listed, work / "root"):
         shutil.rmtree(folder, ignore_errors=True)
@@ -96,24 +97,20 @@ def ours(kind: str, paths: list[Path], work: Path) -> tuple[float, int]:
     seconds = time.perf_counter() - start
     command[3:4] = ["status", "--json"]
     status = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=HERE.parent).stdout)
-    return seconds, sum(entry["kept"] for entry in status["accounts"] if entry["phase"] == "curate")
+    rate = status["last_run"]["phases"][0]["rows_per_s"]
+    return seconds, rate, sum(entry["kept"] for entry in status["accounts"] if entry["phase"] == "curate")
 
 
-def peer(script: str, extra: list[str], kind: str, paths: list[Path], work: Path) -> tuple[float, int]:
-    """Seconds and kept rows of a peer's script."""
+def peer(script: str, extra: list[str], kind: str, paths: list[Path], work: Path) -> tuple[float, float, int]:
+    """Seconds of a peer's script, files per second while it works, and kept rows."""
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     (work / "list.txt").write_text("\n".join(map(str, paths)))
     uv, path = [sys.executable, "-m", "uv"], str(HERE / "peers" / script)
     with (work / "log.txt").open("w") as log:
         subprocess.run([*uv, "sync", "--quiet", "--script", path], check=True, stdout=log, stderr=log)
-        find = [
-            *uv,
-            "python",
-            "find",
-            "--script",
-            path,
-        ]  # run directly: Ray would carry the environment of `uv run` along
+        # Run directly: Ray would carry the environment of `uv run` along.
+        find = [*uv, "python", "find", "--script", path]
         python = subprocess.run(find, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
         command = [python, path, kind, str(work / "list.txt"), str(work / "run"), *extra]
         start = time.perf_counter()
@@ -121,23 +118,22 @@ def peer(script: str, extra: list[str], kind: str, paths: list[Path], work: Path
     seconds = time.perf_counter() - start
     if done.returncode:
         raise SystemExit(f"{script} failed; see {work / 'log.txt'}")
-    return seconds, json.loads((work / "run" / "kept.json").read_text())
+    result = json.loads((work / "run" / "result.json").read_text())
+    return seconds, len(paths) / result["work_s"], result["kept"]
 
 
 def compare(kind: str, paths: list[Path], work: Path, with_ray_mode: bool) -> None:
-    """Run everybody on a quarter of the files and on all, and print a line each."""
-    quarter = paths[: len(paths) // 4]
-    runs = {"tokenmill": lambda files: ours(kind, files, work / "ours")}
+    """Run everybody on the files, and print a line each."""
+    runs = {"tokenmill": lambda: ours(kind, paths, work / "ours")}
     for name, (script, extra) in (PEERS | (RAY_MODE if with_ray_mode else {})).items():
-        runs[name] = lambda files, script=script, extra=extra: peer(script, extra, kind, files, work / script)
+        runs[name] = lambda script=script, extra=extra: peer(script, extra, kind, paths, work / script)
     print(f"{len(paths)} {kind}")
     steady = {}
     for name, run in runs.items():
-        short, (whole, kept) = run(quarter)[0], run(paths)
-        steady[name] = (len(paths) - len(quarter)) / (whole - short)
+        seconds, steady[name], kept = run()
         print(
-            f"{name:18} steady {steady[name]:8.2f} {kind}/s   whole {len(paths) / whole:8.2f} {kind}/s "
-            f"in {whole:6.1f} s   {kept} rows",
+            f"{name:18} steady {steady[name]:8.2f} {kind}/s   whole {len(paths) / seconds:8.2f} {kind}/s "
+            f"in {seconds:6.1f} s   {kept} rows",
             flush=True,
         )
     best = max(rate for name, rate in steady.items() if name != "tokenmill")

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -44,6 +45,7 @@ SOURCES = pa.schema(
 )
 
 SCHEMAS = {"sources": SOURCES, "media": MEDIA, "duplicates": DUPLICATES, "captions": CAPTIONS, "tokens": TOKENS}
+_MIN_SMALL_FILES = 16
 _LOG_EVERY_COMMITS = 10  # checkpoint the Delta log so that opening a long-lived table stays one read
 
 
@@ -90,18 +92,21 @@ def storage_options() -> dict[str, str]:
 class Table:
     """One Delta table of the catalog."""
 
-    def __init__(self, root: str, name: str):
+    def __init__(self, root: str, name: str, pinned: int | datetime | None = None):
         self.root, self.name = root, name
         self.uri = storage.join(root, name)
         self.schema = SCHEMAS[name]
+        self._pinned = pinned
         self._delta: DeltaTable | None = None
 
     @property
     def delta(self) -> DeltaTable:
-        """The table at its newest known version. Raises CatalogError."""
+        """The table at its newest known version, or at the pinned one. Raises CatalogError."""
         if self._delta is None:
             try:
                 self._delta = DeltaTable(self.uri, storage_options=storage_options())
+                if self._pinned is not None:
+                    self._delta.load_as_version(self._pinned)
             except TableNotFoundError as error:
                 raise CatalogError(f"{self.uri}: no table there; run `tokenmill run CONFIG` first") from error
             except (DeltaError, OSError) as error:
@@ -179,6 +184,9 @@ class Table:
         """One version: files already written become visible, files named in `removed` vanish from it."""
         if not added and not removed:
             return
+        if self._pinned is not None:
+            raise CatalogError(f"{self.uri}: version {self.version} is past and stays as it is; leave --version out")
+        note = note | {"rows_added": sum(shard.num_rows for shard in added), "rows_removed": self._num_rows(removed)}
         now = int(time.time() * 1000)
         actions: list[AddAction | RemoveAction] = [
             AddAction(
@@ -210,6 +218,33 @@ class Table:
         self._delta = None
         if self.version and self.version % _LOG_EVERY_COMMITS == 0:
             self.delta.create_checkpoint()
+
+    def _num_rows(self, names: list[str]) -> int:
+        """Rows of the files of this version with these names."""
+        if not names:
+            return 0
+        files = pa.table(self.delta.get_add_actions())
+        return pc.sum(files.filter(pc.is_in(files["path"], value_set=pa.array(names)))["num_records"]).as_py() or 0
+
+    def compact(self, target_bytes: int, note: dict[str, Any]) -> int:
+        """Put files smaller than half of `target_bytes` together, in one version with the same rows; returns how many
+        files became fewer. Fewer than `_MIN_SMALL_FILES` small files stay as they are.
+        """
+        files = pa.table(self.delta.get_add_actions()).select(["path", "size_bytes"]).sort_by("path").to_pylist()
+        small = [file for file in files if file["size_bytes"] < target_bytes // 2]
+        if len(small) < _MIN_SMALL_FILES:
+            return 0
+        added: list[Shard] = []
+        group: list[str] = []
+        size = 0
+        for position, file in enumerate(small):
+            group.append(storage.join(self.uri, file["path"]))
+            size += file["size_bytes"]
+            if size >= target_bytes or position == len(small) - 1:
+                added.append(write_shard(self.root, self.name, self._dataset(group).to_table()))
+                group, size = [], 0
+        self.commit(added, [file["path"] for file in small], note | {"what": "compacted"})
+        return len(small) - len(added)
 
     def edit(
         self,
@@ -251,15 +286,29 @@ class Table:
 
 
 class Catalog:
-    """The five tables of one root."""
+    """The five tables of one root; at `version` of `tokens`, the others as they were at that moment.
 
-    def __init__(self, root: str):
+    Raises CatalogError for a version that is not there.
+    """
+
+    def __init__(self, root: str, version: int | None = None):
         self.root = storage.absolute(root)
-        self.sources = Table(self.root, "sources")
-        self.media = Table(self.root, "media")
-        self.duplicates = Table(self.root, "duplicates")
-        self.captions = Table(self.root, "captions")
-        self.tokens = Table(self.root, "tokens")
+        self.version = version
+        moment = None if version is None else self._moment(version)
+        self.sources = Table(self.root, "sources", moment)
+        self.media = Table(self.root, "media", moment)
+        self.duplicates = Table(self.root, "duplicates", moment)
+        self.captions = Table(self.root, "captions", moment)
+        self.tokens = Table(self.root, "tokens", version)
+
+    def _moment(self, version: int) -> datetime:
+        """When the next version of `tokens` was committed: until then the other tables belong to this one."""
+        commits = {commit["version"]: commit["timestamp"] for commit in Table(self.root, "tokens").history()}
+        if version not in commits:
+            known = f"{min(commits)} to {max(commits)}"
+            raise CatalogError(f"{self.root}: there is no version {version}, only {known}; see `tokenmill log CONFIG`")
+        until_ms = commits[version + 1] - 1 if version + 1 in commits else int(time.time() * 1000) + 1
+        return datetime.fromtimestamp(until_ms / 1000, UTC)
 
     def __iter__(self) -> Iterator[Table]:
         return iter((self.sources, self.media, self.duplicates, self.captions, self.tokens))

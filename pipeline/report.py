@@ -36,6 +36,7 @@ class PhaseReport:
     rejected: Counter[str] = field(default_factory=Counter)
     num_copies: int = 0  # rows whose content was known already
     seconds: float = 0.0
+    rows_per_s: float | None = None  # from the first result to the last commit: without the start of workers
     notes: list[str] = field(default_factory=list)
     numbers: dict[str, Any] = field(default_factory=dict)
 
@@ -49,6 +50,7 @@ class PhaseReport:
             "rejected": dict(self.rejected),
             "num_copies": self.num_copies,
             "seconds": round(self.seconds, 2),
+            "rows_per_s": self.rows_per_s,
             "notes": self.notes,
             **self.numbers,
         }
@@ -61,6 +63,7 @@ class Meter:
         self.console, self.report, self.total, self.unit = console, report, total, unit
         self.arrived_rows = 0
         self._start = self._last = time.monotonic()
+        self._first: tuple[float, int] | None = None  # when results came first, and how many
         self._bar: Progress | None = None
         self._text = ""
 
@@ -88,6 +91,7 @@ class Meter:
     def arrived(self, num_rows: int) -> None:
         """The results of `num_rows` rows of the todo came out of the last stage; the last block may be shorter."""
         self.arrived_rows = min(self.arrived_rows + num_rows, self.total)
+        self._first = self._first or (time.monotonic(), self.arrived_rows)
         self._show()
 
     def at(self, done: int, text: str) -> None:
@@ -106,11 +110,17 @@ class Meter:
                 self.report.num_kept += item["counts"]
             else:
                 self.report.rejected[item["values"]] += item["counts"]
+        self.report.rows_per_s = self._rate()
         self._show()
 
+    def _rate(self) -> float | None:
+        """Rows a second since the first result; null before the second."""
+        if self._first is None or self.arrived_rows == self._first[1]:
+            return None
+        return (self.arrived_rows - self._first[1]) / max(time.monotonic() - self._first[0], 1e-6)
+
     def _line(self) -> str:
-        elapsed = max(time.monotonic() - self._start, 1e-6)
-        rate = self.arrived_rows / elapsed
+        rate = self._rate() or self.arrived_rows / max(time.monotonic() - self._start, 1e-6)
         left = (self.total - self.arrived_rows) / rate if rate and self.total > self.arrived_rows else 0.0
         text = self._text or f"kept {self.report.num_kept}  rejected {sum(self.report.rejected.values())}"
         return f"{self.arrived_rows}/{self.total} {self.unit}  {rate:.1f}/s  {text}  left {left:.0f} s"

@@ -34,6 +34,8 @@ from pipeline.report import Meter
 from stages.chain import Chain, StageSpec
 
 _RETRIES = 1
+_FIRST_COMMIT_S = 5.0
+_COMMIT_SHARE = 0.25  # of the time so far
 _LOOK_EVERY_S = 1.0
 _START_S = 30.0  # a worker's imports and models
 
@@ -154,7 +156,8 @@ def run_flow(
         )
     seen: list[pa.ChunkedArray] = []
     pending: list[Any] = []
-    num_pending, last = 0, time.monotonic()
+    num_pending = 0
+    started = last = time.monotonic()
 
     def flush() -> None:
         nonlocal num_pending, last
@@ -165,13 +168,18 @@ def run_flow(
             pending.clear()
         num_pending, last = 0, time.monotonic()
 
-    for bundle in dataset.iter_internal_ref_bundles():
+    for number, bundle in enumerate(dataset.iter_internal_ref_bundles()):
+        if number == 0:
+            started = last = time.monotonic()
         num_rows = bundle.num_rows() or 0
         if num_rows:
             pending += list(bundle.block_refs)
             num_pending += num_rows
         meter.arrived(groups[-1].pool.batch_rows)
-        if num_pending >= config.shard_rows or time.monotonic() - last >= config.commit_every_s:
+        now = time.monotonic()
+        # Short runs show early what they keep, and write while workers still score.
+        every_s = min(config.commit_every_s, max(_FIRST_COMMIT_S, _COMMIT_SHARE * (now - started)))
+        if num_pending >= config.shard_rows or now - last >= every_s:
             flush()
     flush()
     done = pa.chunked_array([chunk for column in seen for chunk in column.chunks], pa.string())

@@ -71,11 +71,12 @@ def closing(reports: list[PhaseReport], catalog: Catalog, console: Console) -> N
     """The closing tables: what this run read, and the accounts of the catalog."""
     for report in reports:
         assert report.num_seen == report.num_kept + sum(report.rejected.values()), "a row went missing in the count"
-    made = table("This run", "phase", "read#", "new rows#", "copies#", "seconds#", "notes")
+    made = table("This run", "phase", "read#", "new rows#", "copies#", "seconds#", "rows/s#", "notes")
     for report in reports:
         notes = "; ".join(shown(note, 300) for note in report.notes)
         numbers = (str(number) for number in (report.num_read, report.num_seen, report.num_copies))
-        made.add_row(report.phase, *numbers, f"{report.seconds:.1f}", notes)
+        rate = "" if report.rows_per_s is None else f"{report.rows_per_s:,.1f}"
+        made.add_row(report.phase, *numbers, f"{report.seconds:.1f}", rate, notes)
     console.print(made)
     _print_accounts(catalog, console)
 

@@ -6,12 +6,14 @@
 
 Its engine (Xenna) runs stages written here, because its own image reader and scene detector need a GPU. Images: decode
 with PIL, size, aspect, 64-bit perceptual hash (imagehash), one task of 32 files at a time. Videos: PySceneDetect's
-content detector, Farneback's flow at 2 FPS on a shorter edge of 256 px. Writes WORK/kept.json: kept rows.
+content detector, Farneback's flow at 2 FPS on a shorter edge of 256 px. Writes WORK/result.json: kept rows, and the
+seconds from the first task's start to the last one's end.
 """
 
 import json
 import os
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +63,9 @@ class Score(ProcessingStage[FileGroupTask, FileGroupTask]):
         return ["data"], []
 
     def process(self, task):
+        start = time.time()
         task._metadata["rows"] = [row for path in task.data for row in self.rows(path)]
+        task._metadata["span"] = (start, time.time())
         return task
 
 
@@ -118,7 +122,8 @@ def main() -> None:
     if kind == "images":
         rows = list({row["phash"]: row for row in rows}.values())
     (work / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (work / "kept.json").write_text(json.dumps(len(rows)))
+    starts, ends = zip(*(task._metadata["span"] for task in tasks), strict=True)
+    (work / "result.json").write_text(json.dumps({"kept": len(rows), "work_s": max(ends) - min(starts)}))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ reader widens it. Sources: the Delta protocol's add and remove actions; ARCHITEC
 """
 
 import json
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from pipeline.duplicates import DUPLICATES
 from stages.columns import CAPTIONS, MEDIA
 from tokenizer import storage
+from tokenizer.object_store import delta_options
 from tokenizer.shards import TOKENS, write_parquet
 
 SOURCES = pa.schema(
@@ -46,6 +46,7 @@ SOURCES = pa.schema(
 
 SCHEMAS = {"sources": SOURCES, "media": MEDIA, "duplicates": DUPLICATES, "captions": CAPTIONS, "tokens": TOKENS}
 _MIN_SMALL_FILES = 16
+_COMMIT_ATTEMPTS = 5
 _LOG_EVERY_COMMITS = 10  # checkpoint the Delta log so that opening a long-lived table stays one read
 
 
@@ -83,12 +84,6 @@ def write_shard(root: str, table: str, rows: pa.Table) -> Shard:
     return Shard(name, size, rows.num_rows, ids["min"] or "", ids["max"] or "")
 
 
-def storage_options() -> dict[str, str]:
-    """delta-rs options beyond what it reads from the AWS variables by itself."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
-    return {"allow_http": "true"} if endpoint.startswith("http://") else {}
-
-
 class Table:
     """One Delta table of the catalog."""
 
@@ -96,6 +91,7 @@ class Table:
         self.root, self.name = root, name
         self.uri = storage.join(root, name)
         self.schema = SCHEMAS[name]
+        self.guard: Callable[[], None] | None = None  # called before each commit; raises where none may be made
         self._pinned = pinned
         self._delta: DeltaTable | None = None
 
@@ -104,7 +100,7 @@ class Table:
         """The table at its newest known version, or at the pinned one. Raises CatalogError."""
         if self._delta is None:
             try:
-                self._delta = DeltaTable(self.uri, storage_options=storage_options())
+                self._delta = DeltaTable(self.uri, storage_options=delta_options())
                 if self._pinned is not None:
                     self._delta.load_as_version(self._pinned)
             except TableNotFoundError as error:
@@ -118,7 +114,7 @@ class Table:
     def exists(self) -> bool:
         """True when the table has been created."""
         try:
-            return DeltaTable.is_deltatable(self.uri, storage_options=storage_options())
+            return DeltaTable.is_deltatable(self.uri, storage_options=delta_options())
         except (DeltaError, OSError) as error:
             raise CatalogError(
                 f"{self.uri}: cannot be reached: {error}; check the address and the AWS_* variables"
@@ -132,7 +128,7 @@ class Table:
             if not storage.is_remote(self.uri):
                 storage.filesystem(self.uri)[0].create_dir(self.uri, recursive=True)
             DeltaTable.create(
-                self.uri, schema=_delta_schema(self.schema), mode="ignore", storage_options=storage_options()
+                self.uri, schema=_delta_schema(self.schema), mode="ignore", storage_options=delta_options()
             )
         except (DeltaError, OSError) as error:
             raise CatalogError(
@@ -151,7 +147,7 @@ class Table:
     def files(self, version: int | None = None) -> list[str]:
         """URIs of the Parquet files of a version (default: the newest), in a stable order."""
         delta = (
-            self.delta if version is None else DeltaTable(self.uri, version=version, storage_options=storage_options())
+            self.delta if version is None else DeltaTable(self.uri, version=version, storage_options=delta_options())
         )
         return sorted(storage.join(self.uri, uri.rsplit("/", 1)[1]) for uri in delta.file_uris())
 
@@ -206,18 +202,34 @@ class Table:
             for shard in added
         ]
         actions += [RemoveAction(name, True, now, partition_values={}) for name in removed]
-        try:
-            self.delta.create_write_transaction(
-                actions,
-                "append",
-                _delta_schema(self.schema),
-                commit_properties=CommitProperties(custom_metadata={k: str(v) for k, v in note.items()}),
-            )
-        except (DeltaError, OSError) as error:
-            raise CatalogError(f"{self.uri}: commit failed: {error}; run the same command again to continue") from error
+        self._write_version(actions, {key: str(value) for key, value in note.items()})
         self._delta = None
         if self.version and self.version % _LOG_EVERY_COMMITS == 0:
             self.delta.create_checkpoint()
+
+    def _write_version(self, actions: list[AddAction | RemoveAction], note: dict[str, str]) -> None:
+        """Make `actions` the next version, once: a put whose answer was lost is looked for before it is sent again."""
+        if self.guard:
+            self.guard()
+        version, commit_id = self.version, uuid.uuid4().hex
+        properties = CommitProperties(custom_metadata=note | {"commit_id": commit_id}, max_commit_retries=0)
+        for attempt in range(_COMMIT_ATTEMPTS):
+            try:
+                self.delta.create_write_transaction(
+                    actions, "append", _delta_schema(self.schema), commit_properties=properties
+                )
+                return
+            except (DeltaError, OSError) as error:
+                self._delta = None
+                if self.version > version:
+                    if self.delta.history(self.version - version)[-1].get("commit_id") == commit_id:
+                        return
+                    attempt = _COMMIT_ATTEMPTS  # another writer's version: what was read for this one is old
+                if attempt >= _COMMIT_ATTEMPTS - 1 or not storage.is_remote(self.uri):
+                    raise CatalogError(
+                        f"{self.uri}: commit failed: {error}; run the same command again to continue"
+                    ) from error
+                time.sleep(2.0**attempt)
 
     def _num_rows(self, names: list[str]) -> int:
         """Rows of the files of this version with these names."""

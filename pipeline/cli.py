@@ -188,6 +188,25 @@ def export_clips(config: ConfigPath, out: OutFolder, prune: Prune = False, sets:
     export_media(load(config, sets), "video", out, prune, console)
 
 
+@export_app.command("webdataset")
+def export_webdataset(
+    config: ConfigPath,
+    out: OutFolder,
+    version: Annotated[
+        int | None, typer.Option("--version", min=0, help="A version of the tokens table; default: the newest.")
+    ] = None,
+    shard_mb: Annotated[int, typer.Option("--shard-mb", min=1, help="Size of a tar, in units of 2^20 bytes.")] = 256,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Write shards that hold removed samples anew, without them.")
+    ] = False,
+    sets: Sets = None,
+) -> None:
+    """Write the kept token rows as tars that webdataset and wids open; again = what is new, changed or gone."""
+    from pipeline.export_webdataset import export_webdataset as export
+
+    export(load(config, sets), out, version, shard_mb, compact, console)
+
+
 @app.command("convert-head")
 def convert_head(
     source: Annotated[Path, typer.Argument(metavar="PTH", help="LAION's published aesthetic predictor.")],

@@ -8,8 +8,10 @@ from pipeline import phases as phase_functions
 from pipeline import plan, refresh, report
 from pipeline.catalog import CatalogError
 from pipeline.config import RunConfig
+from pipeline.lease import held
 from pipeline.phases import Run
 from pipeline.run import cluster
+from pipeline.sources import check_sources
 from pipeline.status import closing, reasons_with_kept
 from stages.clip import filled_columns
 from stages.columns import CAPTIONS, MEDIA
@@ -30,14 +32,17 @@ def run_phases(config: RunConfig, phases: tuple[str, ...], command: str, console
     ):
         plan.check_columns(made, schema)
     run = Run(config, console, command)
-    run.catalog.create()
-    with cluster(config.cluster):
-        print_plan(run, phases)
-        try:
-            for name in phases:
-                getattr(phase_functions, name)(run)
-        finally:
-            run.record()
+    if "curate" in phases:
+        check_sources(config.sources)
+    with held(run.catalog, run.run_id, command):
+        run.catalog.create()
+        with cluster(config.cluster):
+            print_plan(run, phases)
+            try:
+                for name in phases:
+                    getattr(phase_functions, name)(run)
+            finally:
+                run.record()
     closing(run.reports, run.catalog, console)
     return run
 
@@ -51,10 +56,11 @@ def redecide(config: RunConfig, console: Console) -> None:
     if not run.catalog.exists():
         raise CatalogError(f"{run.catalog.root}: no catalog there yet; run `tokenmill curate CONFIG` first")
     before = reasons_with_kept(run.catalog)
-    refresh.redecide(run.catalog, config, run.run_id)
     uses_source = config.caption.caption.captioner == "source"
     print_ = refresh.curate_fingerprint(config)
-    refresh.reconcile(run.catalog, print_, uses_source, run.run_id, config.curate.duplicates)
+    with held(run.catalog, run.run_id, "redecide"):
+        refresh.redecide(run.catalog, config, run.run_id)
+        refresh.reconcile(run.catalog, print_, uses_source, run.run_id, config.curate.duplicates)
     after = reasons_with_kept(run.catalog)
     made = report.table("Verdicts on stored scores", "verdict", "before#", "after#")
     for name in sorted(before | after, key=lambda name: -(before | after)[name]):

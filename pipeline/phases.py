@@ -159,6 +159,7 @@ def tokenize(run: Run) -> None:
     catalog = run.catalog
     print_ = tokenize_print(run.config)
     todo = refresh.without_tokens(catalog, print_, run.config.tokenize.frames)
+    plan.check_clips(run.config, todo["kind"].to_pylist())
     keys = ["media_id", "reject_reason", "frames_trimmed"]
     _simple_phase(run, plan.tokenize_plan(run.config), catalog.tokens, TOKENS, todo, print_, keys)
     refresh.drop_stale(catalog, "tokens", print_, run.run_id)

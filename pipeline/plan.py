@@ -4,6 +4,7 @@ Checked before any worker starts: a missing column is found by name, and pools t
 wait for ever, without an error) are refused with the number to change.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from stages.read import Read
 from stages.score import ScoreImages
 from stages.split import SplitVideos
 from stages.tokenize import Tokenize
+from tokenizer import vq_weights
 
 PLACES = pa.schema(
     [
@@ -85,11 +87,22 @@ def caption_plan(config: RunConfig) -> PhasePlan:
 def tokenize_plan(config: RunConfig) -> PhasePlan:
     """Load frames, tokenize: one pool on CPUs; on GPUs the frames come from a CPU pool of their own."""
     part = config.tokenize
-    load: StageSpec = (LoadFrames, (part.frames,))
+    load: StageSpec = (LoadFrames, (part.frames, part.tokenize.model))
     encode: StageSpec = (Tokenize, (part.tokenize, part.resources.batch_px))
     if part.resources.num_gpus == 0:
         return PhasePlan("tokenize", TO_TOKENIZE, (((load, encode), part.resources),))
     return PhasePlan("tokenize", TO_TOKENIZE, (((load,), part.frames_resources), ((encode,), part.resources)))
+
+
+def check_clips(config: RunConfig, kinds: Iterable[str]) -> None:
+    """The tokenizer codes every kind of medium that waits for it. Raises PlanError."""
+    model, num_clips = config.tokenize.tokenize.model, sum(kind == "video" for kind in kinds)
+    if num_clips and not vq_weights.codes_clips(model):
+        raise PlanError(
+            f"tokenize: {num_clips} kept clips, and {model} codes images only; set tokenize.tokenize.model to one that "
+            f"codes clips ({vq_weights.CLIP_TOKENIZERS}), or keep no clip: add `no_clips: duration_s < 0` to "
+            "curate.decide.video_rules"
+        )
 
 
 def check_columns(plan: PhasePlan, result: pa.Schema) -> None:

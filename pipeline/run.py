@@ -89,15 +89,19 @@ class Sink:
     commit: Callable[[Shard | None, pa.Table], None]  # (shard of the new rows, key columns of all rows)
     known: pa.ChunkedArray  # media_ids that are in the table already
 
+    def __post_init__(self) -> None:
+        actor: Any = writer.Writer
+        self._writer = actor.remote(self.root, self.table, self.constants, self.keys)
+
     def take(self, blocks: list[Any]) -> pa.Table:
         """Write `blocks` (references) as a shard without the rows that are known, commit it, return all keys."""
-        shard, keys = ray.get(writer.write.remote(self.root, self.table, self.constants, self.keys, *blocks))
+        shard, keys = ray.get(self._writer.write.remote(*blocks))
         ids = keys["media_id"].combine_chunks()
         first = pc.equal(pc.index_in(ids, value_set=ids), pa.array(range(len(ids)), pa.int32()))
         fresh = pc.and_(first, pc.invert(pc.is_in(ids, value_set=self.known.combine_chunks())))
         num_fresh = pc.sum(fresh).as_py() or 0
         if 0 < num_fresh < len(ids):
-            shard = ray.get(writer.rewrite.remote(self.root, self.table, shard, fresh))
+            shard = ray.get(self._writer.rewrite.remote(shard, fresh))
         self.known = pa.chunked_array([*self.known.chunks, ids.filter(fresh)], pa.string())
         keys = keys.append_column("is_fresh", fresh)
         self.commit(shard if num_fresh else None, keys)

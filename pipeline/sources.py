@@ -11,15 +11,15 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import boto3
 import pyarrow as pa
 from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline.config import ConfigError, Source
-from tokenizer import storage
+from tokenizer import object_store, storage
 from tokenizer.identity import fingerprint
 
 CAPTIONS_NAME = "captions.jsonl"
@@ -51,17 +51,37 @@ class Listing:
     ignored: Counter[str] = field(default_factory=Counter)
 
 
+def check_sources(sources: list[Source]) -> None:
+    """Open every source and look at its first object. Raises ConfigError as `list_sources` does, in a moment."""
+    for number, source in enumerate(sources):
+        with _named(number, source):
+            uri = storage.absolute(source.uri)
+            if storage.is_remote(uri):
+                object_store.check(uri)
+            next(_list(uri), None)
+
+
+@contextmanager
+def _named(number: int, source: Source) -> Iterator[None]:
+    try:
+        yield
+    except object_store.StoreError as error:
+        raise ConfigError(f"sources.{number}.uri: {error}") from None
+    except (ClientError, BotoCoreError) as error:
+        raise ConfigError(f"sources.{number}.uri: {object_store.explained(source.uri, error)}") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"sources.{number}.uri: {source.uri}: {error}; check the address and your permissions"
+        ) from None
+
+
 def list_sources(sources: list[Source]) -> Listing:
     """List every source. Raises ConfigError for a source that is not there or cannot be read."""
     found: dict[str, dict[str, object]] = {}
     ignored: Counter[str] = Counter()
     for number, source in enumerate(sources):
-        try:
+        with _named(number, source):
             rows = list(_rows(list(_list(storage.absolute(source.uri))), source, ignored))
-        except (ClientError, BotoCoreError, OSError, ValueError) as error:
-            raise ConfigError(
-                f"sources.{number}.uri: {source.uri}: {error}; check the address and your permissions"
-            ) from None
         for row in rows:
             found.setdefault(str(row["uri"]), row)
     ordered = [found[uri] for uri in sorted(found)]
@@ -88,7 +108,7 @@ def _list_local(folder: str) -> Iterator[_Object]:
 def _list_s3(uri: str) -> Iterator[_Object]:
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
     pages = (
-        boto3.client("s3")
+        object_store.client()
         .get_paginator("list_objects_v2")
         .paginate(Bucket=bucket, Prefix=f"{prefix}/" if prefix else "")
     )

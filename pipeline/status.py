@@ -96,7 +96,7 @@ def _print_accounts(catalog: Catalog, console: Console) -> None:
 
 
 def _last_run(root: str) -> dict[str, Any] | None:
-    names = storage.list_names(storage.join(root, "runs"))
+    names = [name for name in storage.list_names(storage.join(root, "runs")) if name.endswith(".json")]
     return storage.read_json(storage.join(root, "runs", names[-1])) if names else None
 
 

@@ -1,5 +1,6 @@
-"""Ray tasks that turn finished blocks into a Parquet shard. Imports little: workers start in the time of their
-imports.
+"""The Ray actor that turns finished blocks into Parquet shards. Imports little: it starts in the time of its imports.
+
+An actor and not a task, because Ray ends idle task workers: each shard would wait three seconds for a new process.
 """
 
 import pyarrow as pa
@@ -12,23 +13,25 @@ from tokenizer import storage
 NUM_CPUS = 0.2
 
 
-@ray.remote(num_cpus=NUM_CPUS)
-def write(
-    root: str, table: str, constants: dict[str, str], keys: list[str], *blocks: pa.Table
-) -> tuple[Shard, pa.Table]:
-    """Blocks -> one shard of `table` with the constant columns added, and the key columns of its rows."""
-    rows = pa.concat_tables(blocks, promote_options="permissive")
-    for name, value in constants.items():
-        rows = rows.append_column(name, pa.array([value] * rows.num_rows, pa.string()))
-    return write_shard(root, table, rows), rows.select(keys)
+@ray.remote(num_cpus=NUM_CPUS, max_restarts=-1, max_task_retries=3)
+class Writer:
+    """Writes shards of one table; commits nothing."""
 
+    def __init__(self, root: str, table: str, constants: dict[str, str], keys: list[str]):
+        self._root, self._table, self._constants, self._keys = root, table, constants, keys
 
-@ray.remote(num_cpus=NUM_CPUS)
-def rewrite(root: str, table: str, shard: Shard, keep: pa.BooleanArray) -> Shard:
-    """The shard with only the rows to keep; the old file, never committed, is deleted."""
-    filesystem, path = storage.filesystem(storage.join(root, table, shard.name))
-    with filesystem.open_input_file(path) as file:
-        rows = pq.read_table(file).filter(keep)
-    written = write_shard(root, table, rows)
-    filesystem.delete_file(path)
-    return written
+    def write(self, *blocks: pa.Table) -> tuple[Shard, pa.Table]:
+        """Blocks -> one shard with the constant columns added, and the key columns of its rows."""
+        rows = pa.concat_tables(blocks, promote_options="permissive")
+        for name, value in self._constants.items():
+            rows = rows.append_column(name, pa.array([value] * rows.num_rows, pa.string()))
+        return write_shard(self._root, self._table, rows), rows.select(self._keys)
+
+    def rewrite(self, shard: Shard, keep: pa.BooleanArray) -> Shard:
+        """The shard with only the rows to keep; the old file, never committed, is deleted."""
+        filesystem, path = storage.filesystem(storage.join(self._root, self._table, shard.name))
+        with filesystem.open_input_file(path) as file:
+            rows = pq.read_table(file).filter(keep)
+        written = write_shard(self._root, self._table, rows)
+        filesystem.delete_file(path)
+        return written

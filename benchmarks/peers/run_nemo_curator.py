@@ -2,12 +2,12 @@
 # requires-python = ">=3.11,<3.13"
 # dependencies = ["nemo-curator", "opencv-python-headless", "av", "imagehash", "scenedetect"]
 # ///
-"""NeMo Curator on the files listed in LIST: python run_nemo_curator.py images|videos LIST WORK
+"""NeMo Curator on the files listed in LIST: python run_nemo_curator.py images|videos LIST WORK [fused]
 
 Its engine (Xenna) runs stages written here, because its own image reader and scene detector need a GPU. Images: decode
-with PIL, size, aspect, 64-bit perceptual hash (imagehash), one task of 32 files at a time. Videos: PySceneDetect's
-content detector, Farneback's flow at 2 FPS on a shorter edge of 256 px. Writes WORK/result.json: kept rows, and the
-seconds from the first task's start to the last one's end.
+with PIL, size, aspect, 64-bit perceptual hash (imagehash), 32 files a task, in two stages or fused into one. Videos:
+PySceneDetect's content detector, Farneback's flow at 2 FPS on a shorter edge of 256 px. Writes WORK/result.json: kept
+rows, and the seconds from the first task's start to the last one's end.
 """
 
 import json
@@ -26,7 +26,7 @@ from nemo_curator.stages.base import ProcessingStage
 from nemo_curator.stages.resources import Resources
 from nemo_curator.tasks import EmptyTask, FileGroupTask
 
-CPUS = 0.9  # one worker a core, and the partitioner beside them
+CPUS = 0.9  # of a core: the partitioner stands beside
 
 
 @dataclass
@@ -70,6 +70,8 @@ class Score(ProcessingStage[FileGroupTask, FileGroupTask]):
 
 
 class ScoreImages(Score):
+    """Everything in one stage: the least that the engine can cost."""
+
     name = "score_images"
 
     def rows(self, path):
@@ -80,6 +82,39 @@ class ScoreImages(Score):
             image.load()
             width, height = image.size
             return [{"path": path, "width": width, "height": height, "phash": str(imagehash.phash(image))}]
+
+
+class ReadImages(Score):
+    """The first of two stages, as its own image pipelines are built: pixels travel to the next."""
+
+    name = "read_images"
+
+    def __init__(self):
+        self.resources = Resources(cpus=CPUS / 2)
+
+    def rows(self, path):
+        import numpy as np
+        from PIL import Image
+
+        with Image.open(path) as image:
+            return [{"path": path, "pixels": np.asarray(image.convert("RGB"))}]
+
+
+class HashImages(ReadImages):
+    """The second of the two."""
+
+    name = "hash_images"
+
+    def process(self, task):
+        import imagehash
+        from PIL import Image
+
+        for row in task._metadata["rows"]:
+            pixels = row.pop("pixels")
+            row.update(height=pixels.shape[0], width=pixels.shape[1])
+            row["phash"] = str(imagehash.phash(Image.fromarray(pixels)))
+        task._metadata["span"] = (task._metadata["span"][0], time.time())
+        return task
 
 
 class ScoreVideos(Score):
@@ -115,7 +150,9 @@ class ScoreVideos(Score):
 def main() -> None:
     kind, listed, work = sys.argv[1], Path(sys.argv[2]).read_text().splitlines(), Path(sys.argv[3])
     work.mkdir(parents=True, exist_ok=True)
-    stages = [ListFiles(listed, 32), ScoreImages()] if kind == "images" else [ListFiles(listed, 1), ScoreVideos()]
+    is_fused = sys.argv[4:] == ["fused"]
+    images = [ListFiles(listed, 32), *([ScoreImages()] if is_fused else [ReadImages(), HashImages()])]
+    stages = images if kind == "images" else [ListFiles(listed, 1), ScoreVideos()]
     pipeline = Pipeline(name="bench", stages=stages)
     tasks = pipeline.run(XennaExecutor(config={"execution_mode": "streaming", "logging_interval": 60}))
     rows = [row for task in tasks for row in task._metadata["rows"]]

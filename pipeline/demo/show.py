@@ -112,7 +112,7 @@ def _frames(config: RunConfig, media: pa.Table, tokens: pa.Table) -> list[np.nda
     """uint8 (T, H, W, 3) of each row, as the tokenizer got them."""
     at = pc.index_in(tokens["media_id"], value_set=media["media_id"].combine_chunks())
     rows = media.take(at).append_column("caption", tokens["caption"])
-    loaded = LoadFrames(config.tokenize.frames)(rows).to_pylist()
+    loaded = LoadFrames(config.tokenize.frames, config.tokenize.tokenize.model)(rows).to_pylist()
     shapes = [(row["frames_t"], row["frames_h"], row["frames_w"], 3) for row in loaded]
     return [np.frombuffer(row["frames"], np.uint8).reshape(shape) for row, shape in zip(loaded, shapes, strict=True)]
 

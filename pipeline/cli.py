@@ -33,7 +33,17 @@ Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the config: a.b=v; repeatable."),
 ]
+Version = Annotated[
+    int | None,
+    typer.Option("--version", min=0, help="Of the dataset, as `tokenmill log` numbers them; default: newest."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 PHASES = ("curate", "caption", "tokenize", "train")
+
+
+def _at(config: Path, sets: list[str] | None, version: int | None) -> RunConfig:
+    """The config, looking at `version` of the dataset."""
+    return load(config, [*(sets or []), *([] if version is None else [f"version={version}"])])
 
 
 def _run(config: RunConfig, phases: tuple[str, ...], command: str) -> None:
@@ -73,11 +83,12 @@ def rules(
     config: ConfigPath,
     sets: Sets = None,
     out: Annotated[Path, typer.Option("--out", help="The PNG with histograms of the scores.")] = Path("rules.png"),
+    version: Version = None,
 ) -> None:
     """What each rule rejects alone and in sequence, and what moving its thresholds would do; from stored scores."""
     from pipeline.rules_report import print_rules
 
-    print_rules(load(config, sets), out, console)
+    print_rules(_at(config, sets, version), out, console)
 
 
 @app.command()
@@ -89,11 +100,12 @@ def sheet(
     seed: Annotated[int, typer.Option("--seed", help="Chooses which.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="The PNG to write.")] = Path("sheet.png"),
     sets: Sets = None,
+    version: Version = None,
 ) -> None:
     """Draw the media of one verdict with their scores."""
     from pipeline.verdict_sheet import draw_verdict
 
-    draw_verdict(load(config, sets), reason, kind, limit, seed, out, console)
+    draw_verdict(_at(config, sets, version), reason, kind, limit, seed, out, console)
 
 
 @app.command()
@@ -109,21 +121,44 @@ def tokenize(config: ConfigPath, sets: Sets = None) -> None:
 
 
 @app.command()
-def train(config: ConfigPath, sets: Sets = None) -> None:
+def train(config: ConfigPath, sets: Sets = None, version: Version = None) -> None:
     """Train one transformer on the token shards of one pinned version."""
-    _run(load(config, sets), ("train",), "train")
+    _run(_at(config, sets, version), ("train",), "train")
 
 
 @app.command()
 def status(
     config: ConfigPath,
     sets: Sets = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: AsJson = False,
+    version: Version = None,
 ) -> None:
     """Counts of every table, rejections by reason, versions, fingerprints, and what the last run did."""
     from pipeline.status import print_status
 
-    print_status(load(config, sets), console, as_json)
+    print_status(_at(config, sets, version), console, as_json)
+
+
+@app.command()
+def log(config: ConfigPath, sets: Sets = None, as_json: AsJson = False) -> None:
+    """Versions of the dataset: which run made them, when, and how many rows of each table came and went."""
+    from pipeline.versions import print_log
+
+    print_log(load(config, sets), as_json, console)
+
+
+@app.command()
+def diff(
+    config: ConfigPath,
+    one: Annotated[int, typer.Argument(metavar="V1", min=0)],
+    two: Annotated[int, typer.Argument(metavar="V2", min=0)],
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Media added, removed, recaptioned and tokenized anew between two versions."""
+    from pipeline.versions import print_difference
+
+    print_difference(load(config, sets), one, two, as_json, console)
 
 
 @app.command()
@@ -131,11 +166,12 @@ def show(
     config: ConfigPath,
     media_id: Annotated[str, typer.Argument(metavar="MEDIA_ID", help="Of a medium, or its first letters; or a uri.")],
     sets: Sets = None,
+    version: Version = None,
 ) -> None:
     """Everything known of one medium."""
     from pipeline.status import print_medium
 
-    print_medium(load(config, sets), media_id, console)
+    print_medium(_at(config, sets, version), media_id, console)
 
 
 @app.command()
@@ -235,11 +271,25 @@ def tokenizer_train(
     train_tokenizer(load(config, sets), out, console)
 
 
+@tokenizer_app.command("convert")
+def tokenizer_convert(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder or hub name in BAAI's published layout.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write, new or an earlier result.")],
+) -> None:
+    """Turn the published Emu3 vision tokenizer into a folder that transformers loads, for tokenize.tokenize.model."""
+    from tokenizer.vq_convert import convert
+
+    identity = convert(source, out)
+    console.print(f"{out}: weights {identity[:12]}; use it with --set tokenize.tokenize.model={out}", highlight=False)
+
+
 def main() -> None:
     """Entry point of the `tokenmill` command."""
     from pipeline.plan import PlanError
+    from tokenizer.object_store import StoreError
+    from tokenizer.vq_weights import TokenizerLoadError
 
-    expected: tuple[type[Exception], ...] = (ConfigError, CatalogError, PlanError)
+    expected: tuple[type[Exception], ...] = (ConfigError, CatalogError, PlanError, StoreError, TokenizerLoadError)
     _guard(app, expected)
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any
 
 import pyarrow as pa
@@ -30,6 +31,9 @@ from training.job import DONE, TrainJob
 from training.loop import fit
 
 
+_CODE = ("tokenmill", "torch", "transformers", "av", "pillow", "opencv-python", "scenedetect")
+
+
 @dataclass
 class Run:
     """One invocation: the config, its catalog, and what has been done so far."""
@@ -43,7 +47,7 @@ class Run:
     )
 
     def __post_init__(self) -> None:
-        self.catalog = Catalog(self.config.root)
+        self.catalog = Catalog(self.config.root, self.config.version)
 
     def record(self) -> None:
         """Keep what the run did under `<root>/runs`; `status` shows the newest."""
@@ -52,6 +56,8 @@ class Run:
             "command": self.command,
             "phases": [report.as_dict() for report in self.reports],
             "versions": {table.name: table.version for table in self.catalog},
+            "config": self.config.model_dump(mode="json"),
+            "code": {name: metadata.version(name) for name in _CODE},
         }
         storage.write_json(storage.join(self.catalog.root, "runs", f"{self.run_id}.json"), document)
 
@@ -204,7 +210,7 @@ def train(run: Run) -> None:
     one.
     """
     part, tokens = run.config.train, run.catalog.tokens
-    version = tokens.version if part.tokens_version is None else part.tokens_version
+    version = tokens.version
     uri = trained.run_uri(run.catalog.root, part.train, version)
     job = TrainJob(
         config=part.train,

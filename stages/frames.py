@@ -20,7 +20,7 @@ from stages.columns import MEDIA
 from stages.pixels import Picture
 from stages.rows import RowError, pick, replace, values_of, words
 from stages.video import Video
-from tokenizer import geometry, storage
+from tokenizer import geometry, storage, vq_weights
 from tokenizer.identity import Config, clip_id, content_id
 from tokenizer.shards import TOKENS
 
@@ -61,6 +61,7 @@ class LoadFrames:
     T is 1 for images and a multiple of 4 for clips. Costs one full decode of an image; of a clip, its frames and those
     back to the key frame before it. A video is opened once for all its clips in a table. Rejects: unreadable, changed
     (the file is no longer the one that was curated), corrupt, aspect, too_few_frames, and what ScoreImages rejects.
+    Sides are multiples of what `tokenizer`, a name as in TokenizeConfig, makes one code of.
     """
 
     reads = pick(MEDIA, "media_id", "kind", "uri", "member", "start_s", "end_s")
@@ -77,8 +78,9 @@ class LoadFrames:
     drops: tuple[str, ...] = ()
     rows = "same"
 
-    def __init__(self, config: LoadFramesConfig):
+    def __init__(self, config: LoadFramesConfig, tokenizer: str = vq_weights.BUILTIN):
         self._config = config
+        self._factor = vq_weights.spatial_factor(tokenizer)
         self._folder = tempfile.TemporaryDirectory(prefix="tokenmill-frames-")  # removed with this worker
         self._opened: tuple[str, str, str] | None = None  # uri, local path and identity of the last video
 
@@ -107,8 +109,9 @@ class LoadFrames:
         return _columns(geometry.resize(picture.rgb(), size)[None])
 
     def _size(self, width_px: int, height_px: int) -> tuple[int, int]:
+        config = self._config
         try:
-            return geometry.fit_area(width_px, height_px, self._config.area_px, max_aspect=self._config.max_aspect)
+            return geometry.fit_area(width_px, height_px, config.area_px, self._factor, config.max_aspect)
         except geometry.AspectError as error:
             raise RowError("aspect", words(error)) from error
 

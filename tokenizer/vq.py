@@ -1,90 +1,53 @@
-"""Pixels <-> codes with Emu3's vision tokenizer (`transformers`' Emu3VQVAE), at a quarter of the work on stills.
+"""Pixels <-> codes: one interface over the vision tokenizers of `transformers`; exact, no whole matrix of distances.
 
-The reference repeats a still 4 times and runs all copies through the 2-D trunk. Here the trunk sees it once and its
-4-channel latent is expanded before the temporal convolutions; decoding keeps one frame before the trunk. Both give the
-reference's codes and pixels exactly (the trunk never looks across frames) at 0.25 of its FLOPs. Clips are coded in
-independent groups of 4 frames, the authors' convention (Emu3 code, autoencode.py), so any group can be read alone.
+| class | codes | networks |
+| --- | --- | --- |
+| Emu3VQVAE | images and clips | tokenizer/vq_emu3.py |
+| JanusVQVAE | images | tokenizer/vq_still.py |
+| ChameleonVQVAE | images, encoding only | tokenizer/vq_still.py |
 
-Shapes: B batch, T frames, t groups, H W pixels, h w codes, C channels, D dimensions of a code, K codes, N vectors.
+Codes are those of the reference class, in fp32 on a CPU. It holds N x K distances, several copies of 1 GiB for one
+720 x 720 image with Emu3's 32,768 codes; here the nearest code is searched in chunks of 32 MiB.
+
+Shapes: B batch, T frames, t groups, H W pixels, h w codes, D dimensions of a code, K codes, N vectors.
 """
 
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Emu3VQVAE
+from transformers import ChameleonVQVAE, Emu3VQVAE, JanusVQVAE
 from transformers.utils import logging as transformers_logging
 
 from tokenizer import vq_published
 from tokenizer.identity import weights_id
-from tokenizer.vq_weights import TokenizerLoadError, folder_of
+from tokenizer.vq_emu3 import Emu3Codec
+from tokenizer.vq_still import StillCodec
+from tokenizer.vq_weights import CLIP_TOKENIZERS, TokenizerLoadError, config_of, folder_of
 
 _DISTANCE_ELEMENTS = 1 << 23  # 32 MiB of fp32 distances at a time; all of a 720x720 image would be 1 GiB
+_CLASSES: dict[str, Any] = {"emu3_vqgan": Emu3VQVAE, "chameleon_vqgan": ChameleonVQVAE, "janus_vqgan": JanusVQVAE}
+
+Model = Emu3VQVAE | ChameleonVQVAE | JanusVQVAE
 
 
-def load_model(folder: Path) -> Emu3VQVAE:
-    """The weights in `folder`, fp32 on the CPU, from transformers' layout or the one BAAI published.
+def load_model(folder: Path) -> Model:
+    """The weights in `folder`, fp32 on the CPU, from transformers' layout or, Emu3's, the one BAAI published.
 
-    Raises TokenizerLoadError when they are not those of an Emu3 vision tokenizer.
+    Raises TokenizerLoadError when they are not those of a vision tokenizer.
     """
-    kind = json.loads((folder / "config.json").read_text()).get("model_type")
-    if kind not in ("emu3_vqgan", vq_published.MODEL_TYPE):
-        raise TokenizerLoadError(
-            f"{folder}: model_type is {kind!r}, not 'emu3_vqgan'; of a whole Emu3 model, save `model.vqmodel` with "
-            "save_pretrained() and pass that folder"
-        )
+    kind = config_of(str(folder))["model_type"]
     transformers_logging.disable_progress_bar()
     try:
         if kind == vq_published.MODEL_TYPE:
             return vq_published.load_published(folder)
-        return Emu3VQVAE.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        return _CLASSES[kind].from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise TokenizerLoadError(
             f"{folder}: cannot be loaded: {error}; save it again with save_pretrained()"
         ) from error
-
-
-def encode_trunk(model: Emu3VQVAE, pixels_NCHW: Tensor) -> Tensor:
-    """The 2-D half of the encoder, frame by frame: pixels in -1..1 -> latent (N, C, h, w)."""
-    encoder = model.encoder
-    x = encoder.conv_in(pixels_NCHW)
-    x = encoder.middle_block(encoder.down_block(x))
-    x = encoder.norm_out(x)
-    return encoder.conv_out(x * torch.sigmoid(x))
-
-
-def encode_time(model: Emu3VQVAE, latent_BCTHW: Tensor) -> Tensor:
-    """The temporal half of the encoder: 4 frames of latents -> one vector a place (B, D, t, h, w), not yet a code."""
-    x = latent_BCTHW
-    for conv in model.encoder.time_conv:
-        x = conv(x)
-        x = x * torch.sigmoid(x)
-    for layer in model.encoder.time_res_stack:
-        x = layer(x)
-    return model.quant_conv(x)
-
-
-def decode_time(model: Emu3VQVAE, quant_BDTHW: Tensor) -> tuple[Tensor, Tensor]:
-    """The temporal half of the decoder: code vectors -> (hidden, guide), each (B, D, 4t, h, w)."""
-    x = torch.cat((model.post_quant_conv(quant_BDTHW), quant_BDTHW))
-    for layer in model.decoder.time_res_stack:
-        x = layer(x)
-    for conv in model.decoder.time_conv:
-        x = conv(x)
-        x = x * torch.sigmoid(x)
-    hidden, guide = x.chunk(2)
-    return hidden, guide
-
-
-def decode_trunk(model: Emu3VQVAE, hidden_NDHW: Tensor, guide_NDHW: Tensor) -> Tensor:
-    """The 2-D half of the decoder, frame by frame -> pixels in about -1..1, (N, 3, H, W)."""
-    decoder = model.decoder
-    x = decoder.conv_in(hidden_NDHW)
-    x = decoder.up_block(decoder.middle_block(x, guide_NDHW), guide_NDHW)
-    x = decoder.norm_out(x, guide_NDHW)
-    return decoder.conv_out(x * torch.sigmoid(x))
 
 
 def nearest_codes(z_ND: Tensor, codebook_KD: Tensor, norms_K: Tensor) -> Tensor:
@@ -121,7 +84,7 @@ class VisionTokenizer:
 
     def __init__(
         self,
-        model: Emu3VQVAE,
+        model: Model,
         identity: str,
         device: str = "cpu",
         dtype: str = "float32",
@@ -132,6 +95,7 @@ class VisionTokenizer:
         self._dtype = getattr(torch, dtype)
         self._max_batch_px = 1 if self._device.type == "cpu" else max_batch_px
         # The nearest code is searched in fp32 whatever `dtype` is: in bf16 codes next to a border flip.
+        self._codec = Emu3Codec(model) if isinstance(model, Emu3VQVAE) else StillCodec(model)
         self._codebook_KD = model.quantize.embedding.weight.detach().to(self._device, torch.float32)
         self._norms_K = (self._codebook_KD**2).sum(1)
         self.model = model.eval().requires_grad_(False)
@@ -153,12 +117,22 @@ class VisionTokenizer:
     @property
     def spatial_factor(self) -> int:
         """Pixels of a side that become one code."""
-        return 2 ** (len(self.model.config.channel_multiplier) - 1)
+        return self._codec.spatial_factor
 
     @property
     def temporal_factor(self) -> int:
-        """Frames that become one grid of codes."""
-        return self.model.config.temporal_downsample_factor
+        """Frames that become one grid of codes; 1 when only images are coded."""
+        return self._codec.temporal_factor
+
+    @property
+    def codes_clips(self) -> bool:
+        """Whether clips are coded; else `encode_clips` and `decode_clips` raise ValueError."""
+        return self._codec.clips
+
+    @property
+    def decodes(self) -> bool:
+        """Whether codes become pixels again; else `decode_images` raises ValueError."""
+        return self._codec.decodes
 
     @torch.inference_mode()
     def encode_images(self, frames: np.ndarray) -> np.ndarray:
@@ -166,17 +140,16 @@ class VisionTokenizer:
         self._check_frames(frames, 4)
         codes = []
         for part in self._parts(frames, frames.shape[1] * frames.shape[2]):
-            latent = encode_trunk(self.model, self._pixels(part))
-            repeated = latent.unsqueeze(2).expand(-1, -1, self.temporal_factor, -1, -1)
-            codes.append(self._quantize(encode_time(self.model, repeated))[:, 0])
+            codes.append(self._quantize(self._codec.encode_images(self._pixels(part)))[:, 0])
         return self._gathered(codes, frames)
 
     @torch.inference_mode()
     def encode_clips(self, frames: np.ndarray) -> np.ndarray:
         """uint8 (B, T, H, W, 3) RGB, T a multiple of 4 -> codes int64 (B, T / 4, h, w), each group coded alone.
 
-        Raises ValueError for other shapes or types.
+        Raises ValueError for other shapes or types, and when the tokenizer codes images only.
         """
+        codec = self._clip_codec()
         self._check_frames(frames, 5)
         num_clips, num_frames, height, width = frames.shape[:4]
         if num_frames % self.temporal_factor:
@@ -186,38 +159,47 @@ class VisionTokenizer:
         groups = np.ascontiguousarray(frames).reshape(-1, self.temporal_factor, height, width, 3)
         codes = []
         for part in self._parts(groups, self.temporal_factor * height * width):
-            pixels = self._pixels(part)
-            latent = encode_trunk(self.model, pixels.flatten(0, 1)).unflatten(0, pixels.shape[:2])
-            codes.append(self._quantize(encode_time(self.model, latent.transpose(1, 2))))
+            codes.append(self._quantize(codec.encode_groups(self._pixels(part))))
         gathered = self._gathered(codes, groups)
         return gathered.reshape(num_clips, num_frames // self.temporal_factor, *gathered.shape[2:])
 
     @torch.inference_mode()
     def decode_images(self, codes: np.ndarray) -> np.ndarray:
-        """Codes (B, h, w) -> uint8 (B, H, W, 3) RGB. Raises ValueError for codes that the codebook lacks."""
+        """Codes (B, h, w) -> uint8 (B, H, W, 3) RGB. Raises ValueError for codes that the codebook lacks, or without a
+        decoder.
+        """
+        if not self.decodes:
+            raise ValueError(
+                f"{type(self.model).__name__} has no decoder in transformers; draw pixels with a JanusVQVAE or an "
+                f"Emu3VQVAE ({CLIP_TOKENIZERS})"
+            )
         self._check_codes(codes, 3)
         side_px = self.spatial_factor
         frames = []
         for part in self._parts(codes, codes.shape[1] * codes.shape[2] * side_px**2):
-            hidden, guide = decode_time(self.model, self._vectors(part[:, None]))
-            pixels = decode_trunk(self.model, hidden[:, :, 0].contiguous(), guide[:, :, 0].contiguous())
-            frames.append(to_frames(pixels).cpu().numpy())
+            frames.append(to_frames(self._codec.decode_images(self._vectors(part[:, None]))).cpu().numpy())
         return np.concatenate(frames) if frames else np.zeros((0, *self._size_px(codes), 3), np.uint8)
 
     @torch.inference_mode()
     def decode_clips(self, codes: np.ndarray) -> np.ndarray:
         """Codes (B, t, h, w) -> uint8 (B, 4t, H, W, 3) RGB, each group alone. Raises ValueError as decode_images."""
+        codec = self._clip_codec()
         self._check_codes(codes, 4)
         num_clips, num_groups = codes.shape[:2]
         height, width = self._size_px(codes)
         groups = np.ascontiguousarray(codes).reshape(-1, 1, *codes.shape[2:])
         frames = []
         for part in self._parts(groups, self.temporal_factor * height * width):
-            halves = decode_time(self.model, self._vectors(part))
-            hidden, guide = (half.transpose(1, 2).flatten(0, 1) for half in halves)
-            frames.append(to_frames(decode_trunk(self.model, hidden, guide)).cpu().numpy())
+            frames.append(to_frames(codec.decode_groups(self._vectors(part))).cpu().numpy())
         gathered = np.concatenate(frames) if frames else np.zeros(0, np.uint8)
         return gathered.reshape(num_clips, num_groups * self.temporal_factor, height, width, 3)
+
+    def _clip_codec(self) -> Emu3Codec:
+        if not isinstance(self._codec, Emu3Codec):
+            raise ValueError(
+                f"{type(self.model).__name__} codes images only; code clips with an Emu3VQVAE ({CLIP_TOKENIZERS})"
+            )
+        return self._codec
 
     def _parts(self, items: np.ndarray, px_each: int) -> list[np.ndarray]:
         count = max(1, self._max_batch_px // max(1, px_each))

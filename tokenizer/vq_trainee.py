@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
-from tokenizer import vq, vq_weights
+from tokenizer import vq_emu3, vq_weights
 from tokenizer.metrics import codebook_use
 from tokenizer.vq_config import VqModelConfig, VqTrainConfig
 from tokenizer.vq_losses import (
@@ -38,15 +38,15 @@ class Trainee(nn.Module):
         kind = FsqQuantizer if config.model.quantizer == "fsq" else VqQuantizer
         self.quantizer: FsqQuantizer | VqQuantizer = kind(config.model.codebook_size, config.model.embed_dim)
         self._is_low_precision = config.precision == "bf16"
-        self._encode = torch.compile(vq.encode_trunk) if compile_trunks else vq.encode_trunk
-        self._decode = torch.compile(vq.decode_trunk) if compile_trunks else vq.decode_trunk
+        self._encode = torch.compile(vq_emu3.encode_trunk) if compile_trunks else vq_emu3.encode_trunk
+        self._decode = torch.compile(vq_emu3.decode_trunk) if compile_trunks else vq_emu3.decode_trunk
 
     def forward(self, pixels_BTCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(B, T, 3, H, W) in -1..1, T 1 or 4 -> its reconstruction, latents z, their quantized values, codes."""
         num_frames = pixels_BTCHW.shape[1]
         z = self.latents(pixels_BTCHW)
         quantized, codes = self.quantizer(z)
-        halves = vq.decode_time(self.vq, quantized)
+        halves = vq_emu3.decode_time(self.vq, quantized)
         hidden, guide = (half[:, :, :num_frames].transpose(1, 2).flatten(0, 1) for half in halves)
         with self._autocast(pixels_BTCHW.device):
             pixels = self._decode(self.vq, hidden, guide)
@@ -57,7 +57,7 @@ class Trainee(nn.Module):
         with self._autocast(pixels_BTCHW.device):
             latent = self._encode(self.vq, pixels_BTCHW.flatten(0, 1))
         latent = latent.float().unflatten(0, (-1, pixels_BTCHW.shape[1])).transpose(1, 2)
-        return vq.encode_time(self.vq, latent.expand(-1, -1, TEMPORAL_FACTOR, -1, -1))
+        return vq_emu3.encode_time(self.vq, latent.expand(-1, -1, TEMPORAL_FACTOR, -1, -1))
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=self._is_low_precision)

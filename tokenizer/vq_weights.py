@@ -6,11 +6,15 @@ Reads files only: the command line and the driver need no more, and do not wait 
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from tokenizer.identity import weights_id
 
 BUILTIN = "builtin"
 BUILTIN_FOLDER = Path(__file__).resolve().parent / "builtin"
+CLIP_TOKENIZERS = "BAAI/Emu3-VisionTokenizer, or builtin"
+_CLIP_TYPES = ("emu3_vqgan", "Emu3VisionVQ")  # transformers' layout and the published one
+_TYPES = (*_CLIP_TYPES, "chameleon_vqgan", "janus_vqgan")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -28,7 +32,7 @@ def folder_of(name: str) -> Path:
         if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
             raise TokenizerLoadError(
                 f"{folder}: holds no config.json with .safetensors beside it; pass a hub name or a folder written by "
-                "Emu3VQVAE.save_pretrained()"
+                "save_pretrained()"
             )
         return folder
     if name == BUILTIN or not _HUB_NAME.fullmatch(name):
@@ -49,6 +53,30 @@ def identity(name: str) -> str:
     return weights_id(folder_of(name))
 
 
+def config_of(name: str) -> dict[str, Any]:
+    """The tokenizer's config.json. Raises TokenizerLoadError, also when it is not that of a vision tokenizer."""
+    folder = folder_of(name)
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("model_type") not in _TYPES:
+        raise TokenizerLoadError(
+            f"{folder}: model_type is {config.get('model_type')!r}, not one of {', '.join(_TYPES)}; of a whole Emu3, "
+            "Chameleon or Janus model, save `model.vqmodel` with save_pretrained() and pass that folder"
+        )
+    return config
+
+
 def codebook_size(name: str) -> int:
     """How many codes the tokenizer has, from its config alone. Raises TokenizerLoadError."""
-    return int(json.loads((folder_of(name) / "config.json").read_text())["codebook_size"])
+    config = config_of(name)
+    return int(config["codebook_size"] if "codebook_size" in config else config["num_embeddings"])
+
+
+def spatial_factor(name: str) -> int:
+    """Pixels of a side that become one code, from its config alone. Raises TokenizerLoadError."""
+    config = config_of(name)
+    return 2 ** (len(config["channel_multiplier"] if "channel_multiplier" in config else config["ch_mult"]) - 1)
+
+
+def codes_clips(name: str) -> bool:
+    """Whether the tokenizer codes clips, from its config alone; else images only. Raises TokenizerLoadError."""
+    return config_of(name)["model_type"] in _CLIP_TYPES

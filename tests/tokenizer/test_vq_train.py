@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import multiprocessing
 from transformers import Emu3VQVAE
 
-from tokenizer import vq, vq_train
+from tokenizer import vq, vq_emu3, vq_train
 from tokenizer.vq_batches import clip_batch, image_batch
 from tokenizer.vq_config import VqLossConfig, VqModelConfig, VqTrainConfig
 from tokenizer.vq_losses import FSQ_SPACING, FsqQuantizer, VqQuantizer, spread_loss
@@ -131,8 +131,8 @@ def test_an_untrained_model_starts_well():
     model = new_model(VqModelConfig(channel_multiplier=[1, 1, 2, 2]))
     pixels = torch.rand(4, 3, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3) * 2 - 1
     with torch.no_grad():
-        latent = vq.encode_trunk(model, pixels)
-        z = vq.encode_time(model, latent.unsqueeze(2).expand(-1, -1, 4, -1, -1))
+        latent = vq_emu3.encode_trunk(model, pixels)
+        z = vq_emu3.encode_time(model, latent.unsqueeze(2).expand(-1, -1, 4, -1, -1))
     spread = z.std((0, 2, 3, 4))
     assert (spread > 0.3).all() and (spread < 2.5).all()
     for channel in range(4):

@@ -221,11 +221,11 @@ class Table:
                 return
             except (DeltaError, OSError) as error:
                 self._delta = None
-                if self.version > version:
-                    if self.delta.history(self.version - version)[-1].get("commit_id") == commit_id:
-                        return
-                    attempt = _COMMIT_ATTEMPTS  # another writer's version: what was read for this one is old
-                if attempt >= _COMMIT_ATTEMPTS - 1 or not storage.is_remote(self.uri):
+                num_new = self.version - version
+                if num_new and self.delta.history(num_new)[-1].get("commit_id") == commit_id:
+                    return
+                # A version of another writer's: what this one was made from is old.
+                if num_new or attempt == _COMMIT_ATTEMPTS - 1 or not storage.is_remote(self.uri):
                     raise CatalogError(
                         f"{self.uri}: commit failed: {error}; run the same command again to continue"
                     ) from error

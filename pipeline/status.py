@@ -111,7 +111,7 @@ def _tables(catalog: Catalog) -> list[dict[str, Any]]:
 
 def document(config: RunConfig) -> dict[str, Any]:
     """All that `status` says, for machines. Raises CatalogError when there is no catalog yet."""
-    catalog = Catalog(config.root)
+    catalog = Catalog(config.root, config.version)
     if not catalog.exists():
         raise CatalogError(f"{catalog.root}: no catalog there yet; run `tokenmill run CONFIG` first")
     trained = storage.join(catalog.root, "training")
@@ -137,7 +137,7 @@ def print_status(config: RunConfig, console: Console, as_json: bool) -> None:
         prints = ", ".join(f"{name} ({count})" for name, count in row["fingerprints"].items())
         made.add_row(row["table"], str(row["version"]), str(row["rows"]), prints or "-")
     console.print(made)
-    _print_accounts(Catalog(config.root), console)
+    _print_accounts(Catalog(config.root, config.version), console)
     if last := state["last_run"]:
         read = ", ".join(f"{phase['phase']} read {phase['num_read']}" for phase in last["phases"])
         console.print(f"Last run {last['run_id']} ({last['command']}): {read}", highlight=False)
@@ -147,7 +147,7 @@ def print_status(config: RunConfig, console: Console, as_json: bool) -> None:
 
 def print_medium(config: RunConfig, key: str, console: Console) -> None:
     """Print every row about one medium, found by id, by the first letters of its id, or by uri."""
-    catalog = Catalog(config.root)
+    catalog = Catalog(config.root, config.version)
     where = pc.starts_with(pc.field("media_id"), key) | (pc.field("uri") == key)
     media = catalog.media.scan(where=where)
     if not media.num_rows:

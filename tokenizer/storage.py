@@ -1,22 +1,23 @@
 """Where bytes live: local paths and `s3://` URIs behind the same few functions.
 
 Every module takes a URI as a string and comes here to open it, so that a laptop's folder and a bucket are the same
-code. Credentials and endpoint come from the standard AWS variables (AWS_ENDPOINT_URL and so on), which pyarrow,
-delta-rs and boto3 all read.
+code. Credentials, endpoint, retries and timeouts of a store stand in tokenizer/object_store.py. A body that ends before
+its length is an error of the store, asked for again like any other, and never a short file.
 """
 
+import fcntl
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from pyarrow import fs as pafs
+
+from tokenizer import object_store
 
 CHUNK_BYTES = 1 << 22
 
@@ -40,22 +41,10 @@ def join(uri: str, *parts: str) -> str:
     return "/".join([uri.rstrip("/"), *parts])
 
 
-@lru_cache(maxsize=8)
-def _s3() -> pafs.S3FileSystem:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
-    if not endpoint:
-        return pafs.S3FileSystem(region=region)
-    parts = urlsplit(endpoint)
-    return pafs.S3FileSystem(
-        region=region, endpoint_override=parts.netloc, scheme=parts.scheme, allow_bucket_creation=False
-    )
-
-
 def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """The pyarrow file system of `uri` and the path inside it."""
     if is_remote(uri):
-        return _s3(), uri.removeprefix("s3://")
+        return object_store.arrow(), uri.removeprefix("s3://")
     return pafs.LocalFileSystem(), absolute(uri)
 
 
@@ -66,21 +55,25 @@ def exists(uri: str) -> bool:
 
 
 def read_bytes(uri: str) -> bytes:
-    """All bytes of one object. Raises FileNotFoundError, OSError."""
+    """All bytes of one object. Raises FileNotFoundError, OSError, and StoreError for a store that fails."""
     filesystem_, path = filesystem(uri)
-    with filesystem_.open_input_stream(path) as stream:
-        return stream.read()
+    with _reading(uri), filesystem_.open_input_file(path) as file:  # one request; a stream asks for 256 KiB at a time
+        return file.read()
 
 
 def read_chunks(uri: str) -> Iterator[bytes]:
-    """The object's bytes in chunks of 4 MiB."""
+    """The object's bytes in chunks of 4 MiB. Raises FileNotFoundError, OSError, StoreError for a store that fails."""
     filesystem_, path = filesystem(uri)
-    with filesystem_.open_input_stream(path) as stream:
+    with _reading(uri), filesystem_.open_input_stream(path) as stream:
         while chunk := stream.read(CHUNK_BYTES):
             yield chunk
 
 
-def write_bytes(uri: str, data: bytes) -> None:
+def _reading(uri: str) -> AbstractContextManager[None]:
+    return object_store.reading(uri) if is_remote(uri) else nullcontext()
+
+
+def write_bytes(uri: str, data: bytes | bytearray) -> None:
     """Write one object so that it is seen whole or not at all (rename locally, one put on S3)."""
     filesystem_, path = filesystem(uri)
     if is_remote(uri):
@@ -92,6 +85,49 @@ def write_bytes(uri: str, data: bytes) -> None:
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     temporary.write_bytes(data)
     os.replace(temporary, target)
+
+
+def swap_bytes(uri: str, data: bytes, expected: bytes | None) -> bool:
+    """Write `data` if the object holds `expected` (None: if there is no object) and say so; else change nothing.
+
+    One conditional put on S3, a lock on the folder's disk locally: of several writers with one expectation, one wins.
+    Raises OSError, and StoreError for a store that fails or refuses.
+    """
+    return _swap_s3(uri, data, expected) if is_remote(uri) else _swap_local(Path(absolute(uri)), data, expected)
+
+
+def _swap_local(target: Path, data: bytes, expected: bytes | None) -> bool:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f".{target.name}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released with the process, however it ends
+        if (target.read_bytes() if target.exists() else None) != expected:
+            return False
+        write_bytes(str(target), data)
+        return True
+
+
+def _swap_s3(uri: str, data: bytes, expected: bytes | None) -> bool:
+    from botocore.exceptions import BotoCoreError, ClientError  # as in object_store.client
+
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    where = {"Bucket": bucket, "Key": key}
+    client = object_store.client()
+    condition = {"IfNoneMatch": "*"}
+    try:
+        if expected is not None:
+            found = client.get_object(**where)
+            if found["Body"].read() != expected:
+                return False
+            condition = {"IfMatch": found["ETag"]}
+        client.put_object(**where, Body=data, **condition)
+        return True
+    except (ClientError, BotoCoreError) as error:
+        code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
+        if code in ("PreconditionFailed", "412", "ConditionalRequestConflict"):
+            return read_bytes(uri) == data  # the answer to our own put may have been lost, and the put repeated
+        if code in ("NoSuchKey", "404"):
+            return False
+        raise object_store.StoreError(object_store.explained(uri, error)) from error
 
 
 def read_json(uri: str) -> Any:

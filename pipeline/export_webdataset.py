@@ -194,7 +194,13 @@ def _first_repeated(ids: pa.ChunkedArray) -> str | None:
 
 def _open(out: str) -> dict[str, Any]:
     """`tokenmill.json` of the folder; a new one for a new folder, so that its tars are known to be ours."""
-    empty = {"format": tars.FORMAT, "tokens_version": None, "shards": [], "removed": {}, "next_shard": 0}
+    empty: dict[str, Any] = {
+        "format": tars.FORMAT,
+        "tokens_version": None,
+        "shards": [],
+        "removed": {},
+        "next_shard": 0,
+    }
     place = storage.join(out, tars.DOCUMENT)
     if storage.exists(place):
         try:
@@ -226,8 +232,10 @@ def _compare(
 
 def _cut(places: pa.Table, out: str, first: int, shard_bytes: int) -> list[_Shard]:
     """Shards of at most `shard_bytes` (one sample may be larger), numbered from `first`."""
+    if not len(places):
+        return []
     sizes = places["num_bytes"].to_numpy()
-    starts, size = [0] if len(sizes) else [], 0
+    starts, size = [0], 0
     for position, num_bytes in enumerate(sizes.tolist()):
         if size and tars.tar_bytes(size + num_bytes) > shard_bytes:
             starts.append(position)

@@ -17,6 +17,7 @@ COMMANDS = {
     "sheet": ["CONFIG", "--reason", "--kind", "--limit", "--seed", "--out", "--set"],
     "export images": ["CONFIG", "--out", "--prune", "--set"],
     "export clips": ["CONFIG", "--out", "--prune", "--set"],
+    "export webdataset": ["CONFIG", "--out", "--version", "--shard-mb", "--compact", "--set"],
     "convert-head": ["PTH", "OUT"],
     "caption": ["CONFIG", "--set"],
     "tokenize": ["CONFIG", "--set"],

@@ -228,9 +228,7 @@ def export_clips(config: ConfigPath, out: OutFolder, prune: Prune = False, sets:
 def export_webdataset(
     config: ConfigPath,
     out: OutFolder,
-    version: Annotated[
-        int | None, typer.Option("--version", min=0, help="A version of the tokens table; default: the newest.")
-    ] = None,
+    version: Version = None,
     shard_mb: Annotated[int, typer.Option("--shard-mb", min=1, help="Size of a tar, in units of 2^20 bytes.")] = 256,
     compact: Annotated[
         bool, typer.Option("--compact", help="Write shards that hold removed samples anew, without them.")

@@ -104,7 +104,11 @@ class Train(Config):
     """Phase four: one transformer over the token shards of one pinned version."""
 
     train: TrainConfig = TrainConfig()
-    tokens_version: int | None = Field(None, description="Null pins the newest version when training starts.", ge=0)
+    shards: str | None = Field(
+        None,
+        description="Folder or s3:// prefix that `tokenmill export webdataset` wrote; null reads the tokens table.",
+        min_length=1,
+    )
     resources: TrainResources = TrainResources()
 
 
@@ -157,6 +161,11 @@ class RunConfig(Config):
     tokenize: Tokenize = Tokenize()
     train: Train = Train()
     sample: Sample = Sample()
+    version: int | None = Field(
+        None,
+        description="Of the dataset, as `tokenmill log` numbers them, to read or train on; null: the newest.",
+        ge=0,
+    )
     tokenizer: Tokenizer = Tokenizer()
     cluster: Cluster = Cluster()
 

@@ -64,16 +64,18 @@ class _Shard:
 def export_webdataset(
     config: RunConfig, out: str, version: int | None, shard_mb: int, compact: bool, console: Console
 ) -> None:
-    """Bring the export under `out` (a folder or s3://) to `version` of the tokens; null is the newest.
+    """Bring the export under `out` (a folder or s3://) to `version` of the tokens; null is the config's.
 
-    Raises CatalogError without a catalog, without kept rows, or when `out` holds tars that are no export.
+    Raises CatalogError without a catalog, without kept rows for a new export, or when `out` holds tars that are no
+    export.
     """
-    catalog = Catalog(config.root, version)
+    catalog = Catalog(config.root, config.version if version is None else version)
     if not catalog.exists():
         raise CatalogError(f"{catalog.root}: no catalog there yet; run `tokenmill run CONFIG` first")
     source = _Source(catalog.tokens.files())
     wanted = source.places()
-    if not wanted.num_rows:
+    out = storage.absolute(out)
+    if not wanted.num_rows and not storage.exists(storage.join(out, tars.DOCUMENT)):
         raise CatalogError(
             f"{catalog.tokens.uri}: version {catalog.tokens.version} holds no kept row; "
             "run `tokenmill tokenize CONFIG` first"
@@ -84,7 +86,6 @@ def export_webdataset(
             "finish `tokenmill tokenize CONFIG`, or name another --version"
         )
 
-    out = storage.absolute(out)
     before = _open(out)
     alive, removed = _compare(out, before["shards"], wanted)
     kept = [shard for shard in before["shards"] if not (compact and shard["name"] in removed)]

@@ -27,6 +27,7 @@ from stages.columns import CAPTIONS, MEDIA
 from tokenizer import storage, vq_weights
 from tokenizer.shards import TOKENS
 from training.curves import draw_curves
+from tokenizer.tars import Export, ExportError, read_export
 from training.job import DONE, TrainJob
 from training.loop import fit
 
@@ -206,15 +207,30 @@ def _constants(print_: str, run: Run) -> dict[str, str]:
 
 
 def train(run: Run) -> None:
-    """One transformer over the shards of one pinned version of `tokens`; resumed from its checkpoint when there is
-    one.
+    """One transformer over the shards of one pinned version of `tokens`, from the table or an export of it; resumed
+    from its checkpoint when there is one.
     """
     part, tokens = run.config.train, run.catalog.tokens
-    version = tokens.version
-    uri = trained.run_uri(run.catalog.root, part.train, version)
+def _export(uri: str, version: int | None) -> Export:
+    """The export to train on; of `version` unless that is null."""
+    try:
+        export = read_export(uri)
+    except ExportError as error:
+        raise CatalogError(f"train.shards: {error}") from None
+    if version not in (None, export.tokens_version):
+        raise CatalogError(
+            f"train.shards: {uri} holds tokens version {export.tokens_version}, not {version}; "
+            f"leave --version out, or bring it there with `tokenmill export webdataset --version {version}`"
+        )
+    return export
+
+
+    export = None if part.shards is None else _export(part.shards, run.config.version)
+    version = tokens.version if export is None else export.tokens_version
+    uri = trained.run_uri(run.catalog.root, part.train, version, None if export is None else export.id)
     job = TrainJob(
         config=part.train,
-        shard_uris=tokens.files(version),
+        shard_uris=tokens.files(version) if export is None else export.shard_uris,
         codebook_size=vq_weights.codebook_size(run.config.tokenize.tokenize.model),
         run_uri=uri,
         tokens_version=version,
@@ -224,13 +240,15 @@ def train(run: Run) -> None:
     with run.phase("train", 0, "steps") as meter:
 
         def show(step: int, total: int, losses: dict[str, float], tokens_per_s: float) -> None:
+        export_id=None if export is None else export.id,
+        removed={} if export is None else export.removed,
             meter.total = total
             shown = "  ".join(f"{name} {value:.3f}" for name, value in losses.items() if name != "structure")
             meter.at(step, f"{shown}  {tokens_per_s:,.0f} tokens/s")
 
         if not job.shard_uris:
             raise CatalogError(
-                f"{tokens.uri}: version {version} holds no rows to train on; `tokenmill status` says why"
+                f"{part.shards or tokens.uri}: version {version} holds no rows to train on; `tokenmill status` says why"
             )
         result = fit(job, part.resources, show)
         draw_curves(uri, storage.join(uri, "loss.png"))

@@ -12,9 +12,10 @@ def _suffix(config: TrainConfig) -> str:
     return fingerprint("train", config)[:8]
 
 
-def run_uri(root: str, config: TrainConfig, tokens_version: int) -> str:
-    """The folder of the training of `config` on that version of the tokens."""
-    return storage.join(root, "training", f"v{tokens_version:06d}-{_suffix(config)}")
+def run_uri(root: str, config: TrainConfig, tokens_version: int, export_id: str | None = None) -> str:
+    """The folder of the training of `config` on that version of the tokens, from the table or from an export."""
+    export = "" if export_id is None else f"{export_id[:8]}-"
+    return storage.join(root, "training", f"v{tokens_version:06d}-{export}{_suffix(config)}")
 
 
 def finished(root: str) -> list[str]:

@@ -45,6 +45,7 @@ MEMBERS = pa.schema(
     ]
 )
 ROW = MEMBERS.names[: MEMBERS.get_field_index("fingerprint") + 1]  # those of a token shard
+CODES_PLACE = ["grid_t", "grid_h", "grid_w", "codes_offset"]  # what read_codes needs
 _BLOCK = 512
 _RECORD = 20 * _BLOCK  # tars end with zeros up to a multiple of this
 _GROUP_BYTES = 16 << 20
@@ -186,7 +187,10 @@ def read_members(tar_uri: str, columns: list[str] | None = None) -> tuple[pa.Tab
 
 
 def read_codes(tar_uri: str, members: pa.Table) -> pa.ListArray:
-    """Codes of neighbouring members, list<uint16>, by one ranged read. Raises OSError when the tar is gone."""
+    """Codes of neighbouring members (columns CODES_PLACE), list<uint16>, by one ranged read.
+
+    Raises OSError when the tar is gone.
+    """
     first = members["codes_offset"].to_numpy()
     counts = np.prod([members[name].to_numpy() for name in ("grid_t", "grid_h", "grid_w")], axis=0, dtype=np.int64)
     filesystem, path = storage.filesystem(tar_uri)
@@ -194,7 +198,7 @@ def read_codes(tar_uri: str, members: pa.Table) -> pa.ListArray:
         data = stream.read_at(int((first + 2 * counts).max() - first.min()), int(first.min()))
     offsets = np.concatenate([[0], np.cumsum(counts)])
     codes = np.empty(offsets[-1], np.uint16)
-    for start, count, at in zip((first - first.min()).tolist(), counts.tolist(), offsets.tolist(), strict=False):
+    for start, count, at in zip((first - first.min()).tolist(), counts.tolist(), offsets[:-1].tolist(), strict=True):
         codes[at : at + count] = np.frombuffer(data, "<u2", count, start)
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(codes))
 

@@ -13,7 +13,11 @@ DONE = "done.json"  # the result, written last: a folder with it is finished
 
 @dataclass(frozen=True)
 class TrainJob:
-    """One training: what (`config`), on which token shards, and the folder that holds all it makes."""
+    """One training: what (`config`), on which token shards, and the folder that holds all it makes.
+
+    The shards are Parquet files of the `tokens` table, or the tars of an export with its `id` and `removed`
+    (tokenizer/tars.py).
+    """
 
     config: TrainConfig
     shard_uris: list[str]
@@ -21,6 +25,8 @@ class TrainJob:
     run_uri: str  # a folder or s3:// prefix of this run alone
     tokens_version: int | None = None  # of the `tokens` table; recorded
     tokens_fingerprint: str | None = None  # only rows made with it are used; null: all
+    export_id: str | None = None  # null: the names of the shards say what they hold
+    removed: dict[str, list[str]] = field(default_factory=dict)  # media_ids that are no part of the export, by tar
     text_tokenizer: str | None = field(init=False)  # of the config, a relative folder made absolute
     init_from: str | None = field(init=False)
 
@@ -40,7 +46,9 @@ class TrainJob:
     def fingerprint(self) -> str:
         """Changes with all that the result depends on."""
         names = [uri.rsplit("/", 1)[1] for uri in self.shard_uris]
-        return fingerprint(self.config, names, self.codebook_size, self.tokens_version, self.tokens_fingerprint)
+        return fingerprint(
+            self.config, self.export_id or names, self.codebook_size, self.tokens_version, self.tokens_fingerprint
+        )
 
     def read_summary(self) -> dict[str, Any] | None:
         """plan.json of the run's folder (training/prepare.py), or None before it is written.

@@ -1,4 +1,4 @@
-"""A pack of the plan -> arrays of one fixed length, from ranged reads of row groups.
+"""A pack of the plan -> arrays of one fixed length, from ranged reads of row groups, in Parquet or in tars.
 
 Captions are tokenized and sequences built when they are read (0.1 ms for an image of 8x8 codes), so that shards stay
 free of any text vocabulary. Row groups stay in a cache of bounded size; one step is read ahead.
@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenizer import storage
+from tokenizer import storage, tars
 from tokenizer.sequence import Kind, Sequence, SequenceLayout
-from training.index import Index
+from training.index import Index, media_key
 from training.plan import Plan
 
 PADDING = -1  # the document number of padding
@@ -63,16 +63,21 @@ class RowGroups:
         return self._uris[shard]
 
     def get(self, shard: int, row_group: int) -> pa.Table:
-        """Columns codes, fps and caption of a row group. Raises OSError when the shard is gone."""
+        """Columns media_id, codes, fps and caption of a row group. Raises OSError when the shard is gone."""
         key = (shard, row_group)
         if key in self._cached:
             self._cached.move_to_end(key)
             return self._cached[key]
-        filesystem, path = storage.filesystem(self._uris[shard])
+        uri = self._uris[shard]
+        is_tar = tars.is_tar(uri)
+        columns = ["media_id", "fps", "caption", *(tars.CODES_PLACE if is_tar else ("codes",))]
+        filesystem, path = storage.filesystem(tars.members_uri(uri) if is_tar else uri)
         with filesystem.open_input_file(path) as stream:
             file = pq.ParquetFile(stream, metadata=self._footers.get(shard), pre_buffer=True)
             self._footers[shard] = file.metadata
-            table = file.read_row_group(row_group, columns=["codes", "fps", "caption"])
+            table = file.read_row_group(row_group, columns=columns)
+        if is_tar:
+            table = table.drop_columns(tars.CODES_PLACE).append_column("codes", tars.read_codes(uri, table))
         self.num_reads += 1
         self._cached[key] = table
         self._held_bytes += table.nbytes
@@ -126,7 +131,8 @@ class Loader:
         caption_ids = self._layout.caption_ids(None if is_null else table["caption"][row].as_py())
         expected = int(index.medium_tokens[document]) + (0 if is_null else int(index.caption_tokens[document]))
         if (
-            codes is None
+            media_key(table["media_id"][row].as_py()) != index.media[document]
+            or codes is None
             or len(codes) != grid.prod()
             or len(caption_ids) + int(index.medium_tokens[document]) != expected
         ):

@@ -5,9 +5,9 @@ mod R = r; so the state of the data is one number, the step, and a run may resum
 of a peer has exact resume, another world size, mixing and unbroken images together.
 
 An epoch shuffles the row groups of all shards, takes them in windows of `window_documents`, and shuffles and packs the
-documents of each window. A corpus below one window is thereby shuffled as a whole; a larger one is read one window of
-row groups at a time, each row group once per epoch and worker, where a global shuffle would read a row group for every
-document.
+documents of each window. A corpus below one window is thereby shuffled as a whole, and its plan does not depend on how
+its rows are spread over shards; a larger one is read one window of row groups at a time, each row group once per epoch
+and worker, where a global shuffle would read a row group for every document.
 """
 
 import hashlib
@@ -123,7 +123,7 @@ def _epoch(index: Index, config: DataConfig, seed: int, epoch: int) -> tuple[lis
     rng = np.random.default_rng([seed, epoch])
     groups = np.unique(index.shard.astype(np.int64) << 32 | index.row_group, return_inverse=True)[1]
     sizes = np.bincount(groups)
-    order = rng.permutation(len(sizes))
+    order = np.random.default_rng([seed, epoch, 1]).permutation(len(sizes))  # leaves that of the documents as it is
     before = np.cumsum(sizes[order]) - sizes[order]
     windows = np.empty(len(sizes), np.int64)
     windows[order] = before // config.window_documents

@@ -15,10 +15,12 @@ import webdataset
 from rich.console import Console
 
 from pipeline import export_webdataset as module
+from pipeline import phases
 from pipeline.catalog import Catalog, CatalogError
 from pipeline.config import RunConfig
 from tokenizer import storage, tars
 from tokenizer.shards import TOKENS
+from training.job import TrainJob
 
 SHARD_MB = 1
 QUIET = Console(quiet=True)
@@ -256,6 +258,49 @@ def test_on_an_object_store_all_is_the_same(make, tmp_path, s3):
     assert {name: storage.read_bytes(f"{s3}/exports/one/{name}") for name in names} == contents(tmp_path / "out")
     Catalog(remote.root).tokens.append(token_rows(range(80, 90)), {})
     assert export(remote, f"{s3}/exports/one")["num_samples"] == 90
+
+
+def test_an_export_is_emptied_with_its_table(make, tmp_path):
+    config = make(token_rows(range(8)))
+    export(config, tmp_path / "out")
+    Catalog(config.root).tokens.edit(pc.field("kind").is_valid(), None, {})
+    document = export(config, tmp_path / "out", compact=True)
+    assert (document["num_samples"], document["shards"], document["removed"]) == (0, [], {})
+    assert set(contents(tmp_path / "out")) == {tars.DOCUMENT, module.WIDS_INDEX}
+
+
+def test_training_takes_the_shards_of_an_export(make, tmp_path, monkeypatch):
+    """`train.shards` gives the job the tars, the version and the folder of that export."""
+    config = make(token_rows(range(8)))
+    Catalog(config.root).tokens.append(token_rows(range(8, 10)), {})
+    export(config, tmp_path / "out", version=1)
+    found = tars.read_export(str(tmp_path / "out"))
+    jobs: list[TrainJob] = []
+
+    class Enough(Exception):
+        pass
+
+    def fit(job: TrainJob, *_: Any) -> None:
+        jobs.append(job)
+        raise Enough
+
+    monkeypatch.setattr(phases, "fit", fit)
+    part = config.train.model_copy(update={"shards": str(tmp_path / "out")})
+    for each in (config, config.model_copy(update={"train": part})):
+        with pytest.raises(Enough):
+            phases.train(phases.Run(each, QUIET, "train"))
+    of_table, of_tars = jobs
+    assert (of_table.tokens_version, of_tars.tokens_version) == (2, 1)
+    assert of_table.export_id is None and of_table.run_uri != of_tars.run_uri
+    assert of_tars.shard_uris == [str(tmp_path / "out" / "shard-000000.tar")] == found.shard_uris
+    assert (of_tars.export_id, of_tars.removed) == (found.id, {})
+
+    for changes, message in (
+        ({"version": 2}, "holds tokens version 1, not 2.*--version"),
+        ({"train": part.model_copy(update={"shards": str(tmp_path)})}, r"train\.shards: .*tokenmill\.json: not there"),
+    ):
+        with pytest.raises(CatalogError, match=message):
+            phases.train(phases.Run(config.model_copy(update={"train": part} | changes), QUIET, "train"))
 
 
 def test_errors_say_what_to_do(make, tmp_path):

@@ -149,7 +149,8 @@ def test_it_learns_and_the_log_says_so(make_job, small_config):
     train_worker(job)
     log = read_log(job.run_uri)
     assert log[-1]["image"] < log[0]["image"] - 0.2 and log[-1]["text"] < log[0]["text"] - 1
-    assert {"step", "loss", "text", "image", "video", "structure", "lr", "tokens", "tokens_per_s"} <= log[0].keys()
+    names = {"step", "loss", "text", "image", "video", "structure", "lr", "tokens", "tokens_per_s"}
+    assert names <= set().union(*log), "over all steps: a step may hold no video"
     assert sum(record["tokens"] for record in log) == result(job).num_tokens
     assert result(job).losses["image"] == pytest.approx(sum(r["image"] for r in log[-20:]) / 20)
 

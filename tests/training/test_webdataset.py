@@ -1,0 +1,136 @@
+"""Training from the tars of an export: the batches are those from the Parquet shards."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from rich.console import Console
+
+from pipeline.catalog import Catalog
+from pipeline.config import RunConfig
+from pipeline.export_webdataset import export_webdataset
+from tokenizer import storage, tars
+from tokenizer.shards import TOKENS
+from training.job import TrainJob
+from training.loader import Loader, Pack, RowGroups
+from training.prepare import load_prepared, prepare
+
+NUM_ROWS = 600  # about 2 MiB of tar
+
+
+@pytest.fixture
+def config(tmp_path: Path, token_row: Callable[..., dict[str, Any]]) -> RunConfig:
+    """A catalog with two token shards, a rejected row among them."""
+    made = RunConfig.model_validate({"root": str(tmp_path / "root"), "sources": [{"uri": "x"}]})
+    catalog = Catalog(made.root)
+    catalog.create()
+    rng = np.random.default_rng(0)
+    rows = [token_row(number, rng) for number in range(NUM_ROWS)]
+    nothing = {"codes": None, "grid_t": None, "grid_h": None, "grid_w": None, "reject_reason": "unreadable"}
+    rows.append(token_row(NUM_ROWS, rng, **nothing))
+    for part in (rows[: NUM_ROWS // 2], rows[NUM_ROWS // 2 :]):
+        catalog.tokens.append(pa.Table.from_pylist(part, schema=TOKENS), {})
+    return made
+
+
+@pytest.fixture
+def jobs(config, make_job) -> Callable[..., tuple[TrainJob, TrainJob]]:
+    """(out, compact=False) -> the job on the table's newest version, and that on its export under `out`."""
+
+    def make(out: str, compact: bool = False) -> tuple[TrainJob, TrainJob]:
+        export_webdataset(config, out, None, 1, compact, Console(quiet=True))
+        tokens, export = Catalog(config.root).tokens, tars.read_export(out)
+        assert export.tokens_version == tokens.version
+        of_table = make_job(f"table-{tokens.version}-{compact}", shard_uris=tokens.files())
+        of_tars = make_job(
+            f"tars-{tokens.version}-{compact}",
+            shard_uris=export.shard_uris,
+            export_id=export.id,
+            removed=export.removed,
+        )
+        return of_table, of_tars
+
+    return make
+
+
+def packs(job: TrainJob) -> tuple[str, list[Pack]]:
+    """Plan hash and all packs of a job."""
+    plan = prepare(job)["plan"]
+    ready = load_prepared(job)
+    loader = Loader(ready.plan, ready.index, job.shard_uris, ready.layout, job.config.data.pack_tokens)
+    return plan, [pack for _, step in loader.steps(0) for pack in step]
+
+
+def assert_same_batches(one: TrainJob, two: TrainJob) -> None:
+    (plan_one, packs_one), (plan_two, packs_two) = packs(one), packs(two)
+    assert plan_one == plan_two
+    assert len(packs_one) == len(packs_two) > 10
+    for a, b in zip(packs_one, packs_two, strict=True):
+        for name in ("ids", "kinds", "positions", "documents"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+
+
+def test_batches_are_those_of_the_parquet_shards(jobs, tmp_path):
+    of_table, of_tars = jobs(str(tmp_path / "out"))
+    assert len(of_tars.shard_uris) > 1 and of_tars.removed == {}
+    assert_same_batches(of_table, of_tars)
+
+
+def test_removed_and_changed_samples_are_not_trained_on(jobs, config, tmp_path, token_row):
+    jobs(str(tmp_path / "out"))
+    tokens = Catalog(config.root).tokens
+    rng = np.random.default_rng(1)
+    ids = [token_row(number, rng)["media_id"] for number in range(6)]
+    changed = pa.Table.from_pylist([token_row(number, rng, caption="another") for number in range(3)], schema=TOKENS)
+    tokens.edit(pc.field("media_id").isin(ids), None, {}, append=changed)
+    of_table, of_tars = jobs(str(tmp_path / "out"))
+    assert sorted(key for keys in of_tars.removed.values() for key in keys) == sorted(ids)
+    assert_same_batches(of_table, of_tars)
+    of_table, compacted = jobs(str(tmp_path / "out"), compact=True)
+    assert compacted.removed == {} and compacted.fingerprint != of_tars.fingerprint
+    assert_same_batches(of_table, compacted)
+    with pytest.raises(FileNotFoundError, match=r"shard-00000\d"):
+        packs(of_tars)
+
+
+def test_tars_on_an_object_store(jobs, s3):
+    assert_same_batches(*jobs(f"{s3}/out"))
+
+
+def test_codes_come_by_range(jobs, tmp_path, monkeypatch, token_row):
+    """Row groups of the members are stretches of the tar, each read once."""
+    monkeypatch.setattr(tars, "_GROUP_BYTES", 1 << 16)
+    _, of_tars = jobs(str(tmp_path / "out"))
+    read: list[int] = []
+    real = tars.read_codes
+
+    def count(uri: str, members: pa.Table) -> pa.ListArray:
+        codes = real(uri, members)
+        read.append(len(codes))
+        return codes
+
+    monkeypatch.setattr(tars, "read_codes", count)
+    groups = RowGroups(of_tars.shard_uris, 1 << 30)
+    first = [groups.get(0, number) for number in range(4)]
+    assert len(read) == 4
+    assert max(read) <= (1 << 16) // 2048 + 1, "a sample takes 2 KiB or more"
+    codes = {row["media_id"]: row["codes"] for table in first for row in table.to_pylist()}
+    rng = np.random.default_rng(0)
+    expected = {row["media_id"]: row["codes"] for row in (token_row(number, rng) for number in range(NUM_ROWS))}
+    assert codes and all(expected[media_id] == found for media_id, found in codes.items())
+
+
+def test_another_export_under_the_same_names_is_noticed(jobs, config, tmp_path):
+    _, of_tars = jobs(str(tmp_path / "out"))
+    packs(of_tars)
+    tokens = Catalog(config.root).tokens
+    tokens.edit(pc.field("kind") == "video", None, {})
+    storage.delete_folder(str(tmp_path / "out"))
+    _, again = jobs(str(tmp_path / "out"))
+    assert again.fingerprint != of_tars.fingerprint
+    with pytest.raises(ValueError, match="not what was planned"):
+        packs(of_tars)

@@ -162,6 +162,40 @@ def diff(
 
 
 @app.command()
+def forget(
+    config: ConfigPath,
+    ids: Annotated[list[str] | None, typer.Option("--id", help="Of a medium or a file, whole; repeatable.")] = None,
+    uris: Annotated[list[str] | None, typer.Option("--uri", help="Where a file stands; repeatable.")] = None,
+    file: Annotated[Path | None, typer.Option("--file", help="A text file with one id or uri per line.")] = None,
+    sets: Sets = None,
+) -> None:
+    """Remove media from all tables, past versions and exports, for good; later runs never bring them back."""
+    from pipeline.forget import forget as forget_media
+
+    try:
+        lines = [] if file is None else [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    except OSError as error:
+        raise ConfigError(f"--file {file}: {error.strerror}; give a text file with one id or uri per line") from None
+    keys = [*(ids or []), *(uris or []), *lines]
+    if not keys:
+        raise ConfigError("nothing to forget; give --id, --uri or --file")
+    forget_media(load(config, sets), keys, console)
+
+
+@app.command()
+def vacuum(
+    config: ConfigPath,
+    hours: Annotated[float, typer.Option("--hours", min=0, help="Versions younger than this stay readable.")] = 168,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count only.")] = False,
+    sets: Sets = None,
+) -> None:
+    """Delete shards of killed runs, and of versions that are too old and no model was trained on."""
+    from pipeline.vacuum import vacuum as vacuum_tables
+
+    vacuum_tables(load(config, sets), hours, dry_run, console)
+
+
+@app.command()
 def show(
     config: ConfigPath,
     media_id: Annotated[str, typer.Argument(metavar="MEDIA_ID", help="Of a medium, or its first letters; or a uri.")],
@@ -267,6 +301,33 @@ def tokenizer_train(
     from pipeline.tokenizer_train import train_tokenizer
 
     train_tokenizer(load(config, sets), out, console)
+
+
+@tokenizer_app.command("eval")
+def tokenizer_eval(
+    config: ConfigPath,
+    images: Annotated[int, typer.Option("--images", min=1, help="At most; and a quarter as many clips.")] = 64,
+    sizes: Annotated[str, typer.Option("--sizes", help="Sides of the squares in pixels.")] = "128,256,512",
+    out: Annotated[Path, typer.Option("--out", help="Folder for figures and pictures.")] = Path("tokenizer_eval"),
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Judge on its images and videos; no catalog is needed.")
+    ] = None,
+    lpips: Annotated[
+        Path | None, typer.Option("--lpips", help="AlexNet's weights as torchvision publishes them; adds LPIPS.")
+    ] = None,
+    fid: Annotated[
+        Path | None, typer.Option("--fid", help="Inception's weights as torch-fidelity publishes them; adds FID.")
+    ] = None,
+    sets: Sets = None,
+) -> None:
+    """Judge the config's vision tokenizer (tokenize.tokenize.model) on kept media, beside JPEG at equal bits."""
+    from pipeline.tokenizer_eval import EvalOptions, evaluate
+
+    try:
+        sides = tuple(sorted({int(side) for side in sizes.split(",")}))
+    except ValueError:
+        raise ConfigError(f"--sizes {sizes}: write whole pixels with commas, such as 128,256") from None
+    evaluate(load(config, sets), EvalOptions(images, sides, out, folder, lpips, fid), console)
 
 
 @tokenizer_app.command("convert")

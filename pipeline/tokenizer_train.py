@@ -49,7 +49,7 @@ def train_tokenizer(config: RunConfig, out: str | None, console: Console) -> Non
     part = config.tokenizer
     with cluster(config.cluster):
         run = run_phases(config, ("curate",), "tokenizer train", console)
-        media = _media(run.catalog)
+        media = kept_media(run.catalog)
         uri = storage.absolute(out or storage.join(run.catalog.root, "tokenizer"))
         kinds = media["kind"].to_pylist()
         console.print(
@@ -66,13 +66,12 @@ def train_tokenizer(config: RunConfig, out: str | None, console: Console) -> Non
     )
 
 
-def _media(catalog: Catalog) -> pa.Table:
+def kept_media(catalog: Catalog) -> pa.Table:
+    """Where the kept media are, in the order of their ids, which is random. Raises CatalogError without any."""
     columns = ["media_id", "kind", "uri", "member", "start_s", "end_s"]
     media = catalog.media.scan(columns, pc.field("reject_reason").is_null()).sort_by("media_id")
     if not media.num_rows:
-        raise CatalogError(
-            f"{catalog.root}: no kept media to train on; `tokenmill status` shows why they were rejected"
-        )
+        raise CatalogError(f"{catalog.root}: no kept media; `tokenmill status` shows why they were rejected")
     return media
 
 

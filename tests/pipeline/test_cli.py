@@ -27,6 +27,8 @@ COMMANDS = {
     "sample": ["CONFIG", "--prompt", "--out", "--seed", "--set"],
     "demo": ["--config", "--images", "--set"],
     "tokenizer train": ["CONFIG", "--set", "--out"],
+    "tokenizer eval": ["CONFIG", "--images", "--sizes", "--out", "--folder", "--lpips", "--fid", "--set"],
+    "tokenizer convert": ["SOURCE", "OUT"],
 }
 
 

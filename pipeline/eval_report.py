@@ -93,7 +93,16 @@ def show(found: Evaluation, out: Path, console: Console) -> None:
     console.print(_table(title, _FIDELITY, found.rows))
     console.print(_table(f"Its codes; speed on this machine's {found.device}", _CODES, found.rows))
     others = table(
-        "Published, each on its own media", "tokenizer", "codes#", "patch", "on", *_named_numbers(), "source"
+        "Published, each on its own media",
+        "tokenizer",
+        "codes#",
+        "patch",
+        "on",
+        "PSNR#",
+        "SSIM#",
+        "LPIPS#",
+        "FID#",
+        "source",
     )
     for row in published():
         numbers = [row[name] or "-" for name in ("psnr", "ssim", "lpips", "fid")]
@@ -143,7 +152,7 @@ def _numbers(figures: dict[str, float], prefix: str) -> str:
 def _texts(example: Example) -> tuple[str, str, str]:
     figures = example.figures
     jpeg = f"{_jpeg_name(example.jpegs)}: {_numbers(figures, 'jpeg_')}, {figures['jpeg_bpp']:.3f} bits/px"
-    return "original", f"tokenizer: {_numbers(figures, '')}", jpeg
+    return "original", f"tokenizer: {_numbers(figures, '')}, {figures['bpp_nominal']:.3f} bits/px", jpeg
 
 
 def _triples(examples: list[Example], side: int) -> list[SheetSection]:

@@ -62,6 +62,7 @@ class Judge:
         for name, original, reconstruction in zip(names, originals, decoded, strict=True):
             jpegs = [jpeg_of(frame, max_bits) for frame in original]
             figures = self._judged(original, reconstruction, jpegs)
+            figures["bpp_nominal"] = max_bits / self.side_px**2
             self._scores.append(figures)
             examples.append(Example(name, original, reconstruction, jpegs, figures))
         if self.fid and self.kind == "image":
@@ -81,7 +82,6 @@ class Judge:
             **means,
             **({"fid": self.fid.value()} if self.fid and self.kind == "image" else {}),
             **use,
-            "bpp_nominal": math.log2(codebook_size) * len(codes) / num_px,
             "bpp_entropy": use["bits"] * len(codes) / num_px,
             "encode_tokens_per_s": len(codes) / self._seconds["encode"],
             "decode_tokens_per_s": len(codes) / self._seconds["decode"],

@@ -2,8 +2,8 @@
 
 Counted is the coded picture alone (the scan), not the file's header of about 600 bytes: its tables can be agreed on
 once, as a codebook is. Quality is searched in 1..95, baseline, 4:2:0, standard Huffman tables. JPEG spends 0.13 bits a
-pixel at least, a code of 8 x 8 px and 12 bits is 0.19: so the picture may be shrunk first and enlarged after. Of several
-factors the one with the best PSNR counts, and `is_forced` says where even quality 1 of the whole picture took more bits.
+pixel at least, a code of 8 x 8 px and 12 bits is 0.19: so the picture may be shrunk first and enlarged after. The
+factor with the best PSNR counts; `is_forced` says where even quality 1 of the whole picture took more bits.
 """
 
 import io

@@ -10,6 +10,7 @@ reader widens it. Sources: the Delta protocol's add and remove actions; ARCHITEC
 """
 
 import json
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from pipeline.duplicates import DUPLICATES
 from stages.columns import CAPTIONS, MEDIA
 from tokenizer import storage
-from tokenizer.object_store import delta_options
+from tokenizer.object_store import asked_again, delta_options
 from tokenizer.shards import TOKENS, write_parquet
 
 SOURCES = pa.schema(
@@ -61,8 +62,6 @@ class Shard:
     name: str
     size_bytes: int
     num_rows: int
-    min_id: str
-    max_id: str
 
 
 def _delta_schema(schema: pa.Schema) -> pa.Schema:
@@ -80,8 +79,12 @@ def write_shard(root: str, table: str, rows: pa.Table) -> Shard:
     rows = rows.select(SCHEMAS[table].names).cast(SCHEMAS[table])
     name = f"part-{uuid.uuid4().hex}.parquet"
     size = write_parquet(rows, storage.join(root, table, name))
-    ids = pc.min_max(rows.column(0)).as_py()
-    return Shard(name, size, rows.num_rows, ids["min"] or "", ids["max"] or "")
+    return Shard(name, size, rows.num_rows)
+
+
+def _asked(uri: str, call: Callable[[], Any]) -> Any:
+    """What a call of delta-rs returns; one to a store is made again when it fails."""
+    return asked_again(call, (DeltaError, OSError), (TableNotFoundError,)) if storage.is_remote(uri) else call()
 
 
 class Table:
@@ -100,7 +103,7 @@ class Table:
         """The table at its newest known version, or at the pinned one. Raises CatalogError."""
         if self._delta is None:
             try:
-                self._delta = DeltaTable(self.uri, storage_options=delta_options())
+                self._delta = self._open()
                 if self._pinned is not None:
                     self._delta.load_as_version(self._pinned)
             except TableNotFoundError as error:
@@ -111,10 +114,13 @@ class Table:
                 ) from error
         return self._delta
 
+    def _open(self, version: int | None = None) -> DeltaTable:
+        return _asked(self.uri, lambda: DeltaTable(self.uri, version=version, storage_options=delta_options()))
+
     def exists(self) -> bool:
         """True when the table has been created."""
         try:
-            return DeltaTable.is_deltatable(self.uri, storage_options=delta_options())
+            return _asked(self.uri, lambda: DeltaTable.is_deltatable(self.uri, storage_options=delta_options()))
         except (DeltaError, OSError) as error:
             raise CatalogError(
                 f"{self.uri}: cannot be reached: {error}; check the address and the AWS_* variables"
@@ -127,9 +133,8 @@ class Table:
         try:
             if not storage.is_remote(self.uri):
                 storage.filesystem(self.uri)[0].create_dir(self.uri, recursive=True)
-            DeltaTable.create(
-                self.uri, schema=_delta_schema(self.schema), mode="ignore", storage_options=delta_options()
-            )
+            schema, options = _delta_schema(self.schema), delta_options()
+            _asked(self.uri, lambda: DeltaTable.create(self.uri, schema, mode="ignore", storage_options=options))
         except (DeltaError, OSError) as error:
             raise CatalogError(
                 f"{self.uri}: cannot be created: {error}; check the path and your permission to write"
@@ -146,9 +151,7 @@ class Table:
 
     def files(self, version: int | None = None) -> list[str]:
         """URIs of the Parquet files of a version (default: the newest), in a stable order."""
-        delta = (
-            self.delta if version is None else DeltaTable(self.uri, version=version, storage_options=delta_options())
-        )
+        delta = self.delta if version is None else self._open(version)
         return sorted(storage.join(self.uri, uri.rsplit("/", 1)[1]) for uri in delta.file_uris())
 
     def scan(
@@ -159,12 +162,18 @@ class Table:
         names = columns or self.schema.names
         if not files:
             return pa.schema([self.schema.field(name) for name in names]).empty_table()
-        return self._dataset(files).to_table(columns=names, filter=where)
+        return self._read(files, where, names)
 
     def count(self, where: pc.Expression | None = None) -> int:
         """Number of rows, without reading more than the columns of `where`."""
         files = self.files()
-        return self._dataset(files).count_rows(filter=where) if files else 0
+        return self._count(files, where) if files else 0
+
+    def _read(self, files: list[str], where: pc.Expression | None = None, names: list[str] | None = None) -> pa.Table:
+        return _asked(self.uri, lambda: self._dataset(files).to_table(columns=names, filter=where))
+
+    def _count(self, files: list[str], where: pc.Expression | None) -> int:
+        return _asked(self.uri, lambda: self._dataset(files).count_rows(filter=where))
 
     def _dataset(self, files: list[str]) -> pads.Dataset:
         filesystem, _ = storage.filesystem(self.uri)
@@ -176,13 +185,19 @@ class Table:
         if rows.num_rows:
             self.commit([write_shard(self.root, self.name, rows)], [], note)
 
-    def commit(self, added: list[Shard], removed: list[str], note: dict[str, Any]) -> None:
-        """One version: files already written become visible, files named in `removed` vanish from it."""
+    def commit(self, added: list[Shard], removed: list[str], note: dict[str, Any], num_same: int = 0) -> None:
+        """One version: files already written become visible, files named in `removed` vanish from it.
+
+        `num_same` rows stand in both, and count in the note neither as added nor as removed.
+        """
         if not added and not removed:
             return
         if self._pinned is not None:
             raise CatalogError(f"{self.uri}: version {self.version} is past and stays as it is; leave --version out")
-        note = note | {"rows_added": sum(shard.num_rows for shard in added), "rows_removed": self._num_rows(removed)}
+        note = note | {
+            "rows_added": sum(shard.num_rows for shard in added) - num_same,
+            "rows_removed": self._num_rows(removed) - num_same,
+        }
         now = int(time.time() * 1000)
         actions: list[AddAction | RemoveAction] = [
             AddAction(
@@ -191,13 +206,7 @@ class Table:
                 {},
                 now,
                 True,
-                json.dumps(
-                    {
-                        "numRecords": shard.num_rows,
-                        "minValues": {self.schema.names[0]: shard.min_id},
-                        "maxValues": {self.schema.names[0]: shard.max_id},
-                    }
-                ),
+                json.dumps({"numRecords": shard.num_rows}),  # ids are hashes: their extremes would skip no file
             )
             for shard in added
         ]
@@ -205,7 +214,7 @@ class Table:
         self._write_version(actions, {key: str(value) for key, value in note.items()})
         self._delta = None
         if self.version and self.version % _LOG_EVERY_COMMITS == 0:
-            self.delta.create_checkpoint()
+            _asked(self.uri, self.delta.create_checkpoint)
 
     def _write_version(self, actions: list[AddAction | RemoveAction], note: dict[str, str]) -> None:
         """Make `actions` the next version, once: a put whose answer was lost is looked for before it is sent again."""
@@ -222,7 +231,7 @@ class Table:
             except (DeltaError, OSError) as error:
                 self._delta = None
                 num_new = self.version - version
-                if num_new and self.delta.history(num_new)[-1].get("commit_id") == commit_id:
+                if num_new and self.history(num_new)[-1].get("commit_id") == commit_id:
                     return
                 # A version of another writer's: what this one was made from is old.
                 if num_new or attempt == _COMMIT_ATTEMPTS - 1 or not storage.is_remote(self.uri):
@@ -253,9 +262,10 @@ class Table:
             group.append(storage.join(self.uri, file["path"]))
             size += file["size_bytes"]
             if size >= target_bytes or position == len(small) - 1:
-                added.append(write_shard(self.root, self.name, self._dataset(group).to_table()))
+                added.append(write_shard(self.root, self.name, self._read(group)))
                 group, size = [], 0
-        self.commit(added, [file["path"] for file in small], note | {"what": "compacted"})
+        num_rows = sum(shard.num_rows for shard in added)
+        self.commit(added, [file["path"] for file in small], note | {"what": "compacted"}, num_rows)
         return len(small) - len(added)
 
     def edit(
@@ -272,29 +282,43 @@ class Table:
         """
         added: list[Shard] = []
         removed: list[str] = []
-        matched = 0
+        matched = num_same = 0
         for file in self.files():
-            dataset = self._dataset([file])
-            hits = dataset.count_rows(filter=where)
+            hits = self._count([file], where)
             if not hits:
                 continue
             matched += hits
-            rest = dataset.to_table(filter=~pc.coalesce(where, pc.scalar(False)))
+            rest = self._read([file], ~pc.coalesce(where, pc.scalar(False)))
             parts = [rest]
+            num_same += rest.num_rows
             if change is not None:
-                parts.append(change(dataset.to_table(filter=where)).select(self.schema.names).cast(self.schema))
+                parts.append(change(self._read([file], where)).select(self.schema.names).cast(self.schema))
             kept = pa.concat_tables(parts)
             if kept.num_rows:
                 added.append(write_shard(self.root, self.name, kept))
             removed.append(file.rsplit("/", 1)[1])
         if append is not None and append.num_rows:
             added.append(write_shard(self.root, self.name, append))
-        self.commit(added, removed, note)
+        self.commit(added, removed, note, num_same)
         return matched
 
-    def history(self) -> list[dict[str, Any]]:
-        """Versions, newest first, with the notes of their commits."""
-        return self.delta.history()
+    def vacuum(self, hours: float, dry_run: bool, keep_versions: list[int]) -> tuple[int, int]:
+        """Delete files that neither the versions of the last `hours` nor `keep_versions` need; returns files, bytes."""
+        options: dict[str, Any] = {"enforce_retention_duration": False, "full": True}
+        if keep_versions:
+            options["keep_versions"] = keep_versions
+        hours_up = math.ceil(hours)
+        names = self.delta.vacuum(hours_up, dry_run=True, **options)
+        filesystem, path = storage.filesystem(self.uri)
+        sizes = [info.size or 0 for info in filesystem.get_file_info([storage.join(path, name) for name in names])]
+        if names and not dry_run:
+            self.delta.vacuum(hours_up, dry_run=False, **options)
+            self._delta = None
+        return len(names), sum(sizes)
+
+    def history(self, limit: int | None = None) -> list[dict[str, Any]]:
+        """Versions, newest first, with the notes of their commits; at most `limit`."""
+        return _asked(self.uri, lambda: self.delta.history(limit))
 
 
 class Catalog:

@@ -29,9 +29,8 @@ class Writer:
 
     def rewrite(self, shard: Shard, keep: pa.BooleanArray) -> Shard:
         """The shard with only the rows to keep; the old file, never committed, is deleted."""
-        filesystem, path = storage.filesystem(storage.join(self._root, self._table, shard.name))
-        with filesystem.open_input_file(path) as file:
-            rows = pq.read_table(file).filter(keep)
+        uri = storage.join(self._root, self._table, shard.name)
+        rows = pq.read_table(pa.BufferReader(storage.read_bytes(uri))).filter(keep)
         written = write_shard(self._root, self._table, rows)
-        filesystem.delete_file(path)
+        storage.delete_file(uri)
         return written

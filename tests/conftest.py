@@ -11,6 +11,7 @@ from pathlib import Path
 import boto3
 import pytest
 from botocore.exceptions import EndpointConnectionError
+from small_run import contents, make_corpus, run, write_config
 
 from pipeline.config import Cluster
 from pipeline.run import cluster
@@ -32,6 +33,15 @@ def local_ray() -> Iterator[None]:
     """One Ray on two CPUs for all tests that run phases in this process: starting it takes ten seconds."""
     with cluster(Cluster(num_cpus=2)):
         yield
+
+
+@pytest.fixture(scope="session")
+def undisturbed_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, list[dict]]]:
+    """A corpus, and the rows that a run on the local disk makes of it."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    corpus, root = make_corpus(folder / "corpus"), str(folder / "root")
+    run(write_config(folder, str(corpus), root))
+    return corpus, contents(root, str(corpus))
 
 
 @pytest.fixture

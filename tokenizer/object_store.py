@@ -6,18 +6,21 @@ than 2025 refuse are sent only where S3 requires them.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from pyarrow import fs as pafs
 
 ATTEMPTS = 10  # too few: half a minute's overload ends a run; too many: a wrong address is noticed late
 _CHECK_ATTEMPTS = 3
+_PAUSES_S = (0.1, 0.5, 2.0, 8.0)
 CONNECT_S = 5.0
 SILENCE_S = 30.0  # longest wait for the next byte
+
+_T = TypeVar("_T")
 
 
 class StoreError(Exception):
@@ -119,17 +122,42 @@ def explained(uri: str, error: Exception) -> str:
     return f"{uri}: {' '.join(str(error).split())}; check the address and the AWS_* variables"
 
 
-@contextmanager
-def reading(uri: str) -> Iterator[None]:
-    """Tell an object that cannot be had (FileNotFoundError, PermissionError) from a store that fails (StoreError)."""
+def asked_again(call: Callable[[], _T], errors: tuple[type[Exception], ...], final: tuple[type[Exception], ...]) -> _T:
+    """What `call` returns, called again after growing pauses when it raises one of `errors` that is none of `final`.
+
+    For what the clients do not repeat themselves: delta-rs an answer that broke off, pyarrow a refusal whose text is
+    longer than what was asked for.
+    """
+    for pause_s in _PAUSES_S:
+        try:
+            return call()
+        except final:
+            raise
+        except errors:
+            time.sleep(pause_s)
+    return call()
+
+
+def read(uri: str, call: Callable[[], _T]) -> _T:
+    """What a call of pyarrow that reads `uri` returns, tried several times.
+
+    Raises FileNotFoundError and PermissionError for an object that cannot be had, StoreError for a store that fails.
+    """
+
+    def told_apart() -> _T:
+        try:
+            return call()
+        except OSError as error:
+            if "ACCESS_DENIED" in str(error):
+                raise PermissionError(f"{uri}: {error}") from error
+            raise
+
     try:
-        yield
+        return asked_again(told_apart, (OSError,), (FileNotFoundError, PermissionError))
     except (FileNotFoundError, PermissionError):
         raise
     except OSError as error:
-        if "ACCESS_DENIED" in str(error):
-            raise PermissionError(f"{uri}: {error}") from error
         raise StoreError(
-            f"{uri}: the store failed {ATTEMPTS} times: {error}; "
+            f"{uri}: the store failed again and again: {error}; "
             "check the network and the AWS_* variables, then run the same command again to continue"
         ) from error

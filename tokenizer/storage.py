@@ -11,10 +11,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pyarrow import NativeFile
 from pyarrow import fs as pafs
 
 from tokenizer import object_store
@@ -56,21 +58,36 @@ def exists(uri: str) -> bool:
 
 def read_bytes(uri: str) -> bytes:
     """All bytes of one object. Raises FileNotFoundError, OSError, and StoreError for a store that fails."""
-    filesystem_, path = filesystem(uri)
-    with _reading(uri), filesystem_.open_input_file(path) as file:  # one request; a stream asks for 256 KiB at a time
-        return file.read()
+    if is_remote(uri):
+        return b"".join(_remote_chunks(uri, None))
+    return Path(absolute(uri)).read_bytes()
 
 
 def read_chunks(uri: str) -> Iterator[bytes]:
     """The object's bytes in chunks of 4 MiB. Raises FileNotFoundError, OSError, StoreError for a store that fails."""
-    filesystem_, path = filesystem(uri)
-    with _reading(uri), filesystem_.open_input_stream(path) as stream:
-        while chunk := stream.read(CHUNK_BYTES):
+    if is_remote(uri):
+        yield from _remote_chunks(uri, CHUNK_BYTES)
+        return
+    with Path(absolute(uri)).open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
             yield chunk
 
 
-def _reading(uri: str) -> AbstractContextManager[None]:
-    return object_store.reading(uri) if is_remote(uri) else nullcontext()
+def _remote_chunks(uri: str, chunk_bytes: int | None) -> Iterator[bytes]:
+    """Chunks by one request each (None: one for all); a stream of pyarrow's would make one for each 256 KiB."""
+    filesystem_, path = filesystem(uri)
+    with object_store.read(uri, lambda: filesystem_.open_input_file(path)) as file:
+        size = file.size()
+        for start in range(0, size, chunk_bytes or max(size, 1)):
+            wanted = min(chunk_bytes or size, size - start)
+            yield object_store.read(uri, partial(_read_at, file, wanted, start))
+
+
+def _read_at(file: NativeFile, num_bytes: int, start: int) -> bytes:
+    data = file.read_at(num_bytes, start)
+    if len(data) != num_bytes:
+        raise OSError(f"{len(data)} bytes where {num_bytes} were expected")
+    return data
 
 
 def write_bytes(uri: str, data: bytes | bytearray) -> None:
@@ -173,8 +190,8 @@ def local_folder(uri: str) -> Iterator[Path]:
             if info.type == pafs.FileType.File:
                 target = folder / info.path.removeprefix(path).lstrip("/")
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with filesystem_.open_input_stream(info.path) as source, target.open("wb") as sink:
-                    shutil.copyfileobj(source, sink, CHUNK_BYTES)
+                with target.open("wb") as sink:
+                    sink.writelines(read_chunks(f"s3://{info.path}"))
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -90,7 +90,7 @@ def ours(kind: str, paths: list[Path], work: Path) -> tuple[float, float, int]:
                 "video_rules": {"moves": "flow >= 0 or flicker >= 0"},
             },
             "duplicates": {"near_radius": 0},
-            "resources": {"num_cpus": 0.8, "batch_rows": 128},
+            "resources": {"num_cpus": 0.8, "batch_rows": 128 if kind == "images" else 2},
         },
     }
     (work / "config.yaml").write_text(json.dumps(config))

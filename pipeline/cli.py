@@ -150,8 +150,8 @@ def log(config: ConfigPath, sets: Sets = None, as_json: AsJson = False) -> None:
 @app.command()
 def diff(
     config: ConfigPath,
-    one: Annotated[int, typer.Argument(metavar="V1", min=0)],
-    two: Annotated[int, typer.Argument(metavar="V2", min=0)],
+    one: Annotated[int, typer.Argument(metavar="V1", min=0, help="The version before.")],
+    two: Annotated[int, typer.Argument(metavar="V2", min=0, help="The version after.")],
     sets: Sets = None,
     as_json: AsJson = False,
 ) -> None:
@@ -243,19 +243,23 @@ Prune = Annotated[bool, typer.Option("--prune", help="Delete files of media that
 
 
 @export_app.command("images")
-def export_images(config: ConfigPath, out: OutFolder, prune: Prune = False, sets: Sets = None) -> None:
+def export_images(
+    config: ConfigPath, out: OutFolder, prune: Prune = False, sets: Sets = None, version: Version = None
+) -> None:
     """Copy the kept images, byte for byte, with a captions.jsonl."""
     from pipeline.export import export_media
 
-    export_media(load(config, sets), "image", out, prune, console)
+    export_media(_at(config, sets, version), "image", out, prune, console)
 
 
 @export_app.command("clips")
-def export_clips(config: ConfigPath, out: OutFolder, prune: Prune = False, sets: Sets = None) -> None:
+def export_clips(
+    config: ConfigPath, out: OutFolder, prune: Prune = False, sets: Sets = None, version: Version = None
+) -> None:
     """Write the kept clips as mp4, cut at their frames and encoded anew, without sound, with a captions.jsonl."""
     from pipeline.export import export_media
 
-    export_media(load(config, sets), "video", out, prune, console)
+    export_media(_at(config, sets, version), "video", out, prune, console)
 
 
 @export_app.command("webdataset")
@@ -356,7 +360,7 @@ def _guard(call: Callable[[], None], expected: tuple[type[Exception], ...]) -> N
     try:
         call()
     except expected as error:
-        Console(stderr=True).print(f"tokenmill: {error}", style="red", markup=False, highlight=False)
+        Console(stderr=True).print(f"tokenmill: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         Console(stderr=True).print("\nInterrupted. What was committed stays; run the same command to continue.")

@@ -148,6 +148,11 @@ class Cluster(Resources):
     medium_timeout_s: float = Field(
         120.0, description="Without a sign of life. Small rejects slow media, large waits long for hung decoders.", gt=0
     )
+    file_mb: int = Field(
+        256,
+        description="Small files are put together up to this. Small: many requests; large: edits rewrite much.",
+        gt=0,
+    )
     shard_rows: int = Field(50_000, description="Small makes many files, large takes memory when written.", gt=0)
 
 
@@ -156,16 +161,16 @@ class RunConfig(Config):
 
     root: str = Field(description="Folder or s3:// prefix of the tables, checkpoints and models.", min_length=1)
     sources: list[Source] = Field(min_length=1)
-    curate: Curate = Curate()
-    caption: Caption = Caption()
-    tokenize: Tokenize = Tokenize()
-    train: Train = Train()
-    sample: Sample = Sample()
     version: int | None = Field(
         None,
         description="Of the dataset, as `tokenmill log` numbers them, to read or train on; null: the newest.",
         ge=0,
     )
+    curate: Curate = Curate()
+    caption: Caption = Caption()
+    tokenize: Tokenize = Tokenize()
+    train: Train = Train()
+    sample: Sample = Sample()
     tokenizer: Tokenizer = Tokenizer()
     cluster: Cluster = Cluster()
 

@@ -23,6 +23,7 @@ from rich.console import Console
 from pipeline.catalog import Catalog, CatalogError
 from pipeline.config import RunConfig
 from pipeline.duplicates import duplicate_ids
+from pipeline.exports import remember_export
 from pipeline.report import Meter, PhaseReport
 from pipeline.sources import CAPTIONS_NAME
 from stages.rows import RowError, words
@@ -41,7 +42,7 @@ def export_media(config: RunConfig, kind: str, out: str, prune: bool, console: C
 
     Files of media that are kept no more are named, and deleted with `prune`. Raises CatalogError without a catalog.
     """
-    catalog = Catalog(config.root)
+    catalog = Catalog(config.root, config.version)
     if not catalog.exists():
         raise CatalogError(f"{catalog.root}: no catalog there yet; run `tokenmill curate CONFIG` first")
     where = pc.field("reject_reason").is_null() & (pc.field("kind") == kind)
@@ -54,6 +55,7 @@ def export_media(config: RunConfig, kind: str, out: str, prune: bool, console: C
         row["file"] = f"{row['media_id']}.{_extension(kind, row['format'])}"
 
     out = storage.absolute(out)
+    remember_export(catalog.root, kind, out)
     there = set(storage.list_names(out)) if storage.exists(out) else set()
     todo = [row for row in rows if row["file"] not in there]
     report = PhaseReport("export")

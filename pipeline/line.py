@@ -31,16 +31,23 @@ def run_phases(config: RunConfig, phases: tuple[str, ...], command: str, console
         (plan.tokenize_plan(config), TOKENS),
     ):
         plan.check_columns(made, schema)
+    if config.version is not None and set(phases) - {"train"}:
+        raise CatalogError(
+            f"version {config.version} is past and stays as it is: `{command}` would change it; leave --version out"
+        )
     run = Run(config, console, command)
     if "curate" in phases:
         check_sources(config.sources)
     with held(run.catalog, run.run_id, command):
-        run.catalog.create()
+        if config.version is None:
+            run.catalog.create()
         with cluster(config.cluster):
             print_plan(run, phases)
             try:
                 for name in phases:
                     getattr(phase_functions, name)(run)
+                for table in run.catalog if config.version is None else ():
+                    table.compact(config.cluster.file_mb << 20, {"run_id": run.run_id})
             finally:
                 run.record()
     closing(run.reports, run.catalog, console)

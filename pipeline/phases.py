@@ -20,17 +20,17 @@ from rich.console import Console
 from pipeline import plan, refresh, trained
 from pipeline.catalog import SOURCES, Catalog, CatalogError, Shard, Table
 from pipeline.config import RunConfig
+from pipeline.forgotten import Forgotten, drop_forgotten
 from pipeline.report import Meter, PhaseReport
 from pipeline.run import Sink, run_flow
 from pipeline.sources import list_sources, with_captions
 from stages.columns import CAPTIONS, MEDIA
 from tokenizer import storage, vq_weights
 from tokenizer.shards import TOKENS
-from training.curves import draw_curves
 from tokenizer.tars import Export, ExportError, read_export
+from training.curves import draw_curves
 from training.job import DONE, TrainJob
 from training.loop import fit
-
 
 _CODE = ("tokenmill", "torch", "transformers", "av", "pillow", "opencv-python", "scenedetect")
 
@@ -82,6 +82,9 @@ def curate(run: Run) -> None:
     print_ = refresh.curate_fingerprint(config)
     listing = list_sources(config.sources)
     catalog.create()
+    forgotten = Forgotten.load(catalog.root)
+    listing.rows = forgotten.without(listing.rows)
+    drop_forgotten(catalog, forgotten, run.run_id)
     num_redecided = refresh.redecide(catalog, config, run.run_id)
     num_reopened = refresh.reopen(catalog, config, run.run_id)
     changes = refresh.source_changes(listing, catalog, print_)
@@ -106,7 +109,7 @@ def curate(run: Run) -> None:
             ("last_seen_run", pa.array([run.run_id] * count)),
         ):
             rows = rows.append_column(name, values)
-        rows = rows.select(SOURCES.names)
+        rows = forgotten.meet(rows.select(SOURCES.names))
         if pc.any(pc.is_in(rows["uri"], value_set=known_uris)).as_py():
             where = pc.field("uri").isin(rows["uri"].combine_chunks())
             catalog.sources.edit(where, None, note, append=rows)
@@ -137,7 +140,8 @@ def curate(run: Run) -> None:
         if changes.todo.num_rows:
             known = catalog.media.scan(["media_id"], pc.field("fingerprint") == print_)["media_id"]
             keys = ["media_id", "file_id", "uri", "kind", "reject_reason"]
-            sink = Sink(catalog.root, "media", _constants(print_, run), keys, commit, known)
+            banned = forgotten.id_array()
+            sink = Sink(catalog.root, "media", _constants(print_, run), keys, commit, known, banned)
             flow = plan.groups(plan.curate_plan(config))
             run_flow(flow, texts, "uri", sink, config.cluster, meter, reject)
         else:
@@ -206,11 +210,6 @@ def _constants(print_: str, run: Run) -> dict[str, str]:
     return {"fingerprint": print_, "run_id": run.run_id}
 
 
-def train(run: Run) -> None:
-    """One transformer over the shards of one pinned version of `tokens`, from the table or an export of it; resumed
-    from its checkpoint when there is one.
-    """
-    part, tokens = run.config.train, run.catalog.tokens
 def _export(uri: str, version: int | None) -> Export:
     """The export to train on; of `version` unless that is null."""
     try:
@@ -225,6 +224,11 @@ def _export(uri: str, version: int | None) -> Export:
     return export
 
 
+def train(run: Run) -> None:
+    """One transformer over the shards of one pinned version of `tokens`, from the table or an export of it; resumed
+    from its checkpoint when there is one.
+    """
+    part, tokens = run.config.train, run.catalog.tokens
     export = None if part.shards is None else _export(part.shards, run.config.version)
     version = tokens.version if export is None else export.tokens_version
     uri = trained.run_uri(run.catalog.root, part.train, version, None if export is None else export.id)
@@ -235,13 +239,13 @@ def _export(uri: str, version: int | None) -> Export:
         run_uri=uri,
         tokens_version=version,
         tokens_fingerprint=tokenize_print(run.config),
+        export_id=None if export is None else export.id,
+        removed={} if export is None else export.removed,
     )
     is_done = storage.exists(storage.join(uri, DONE))
     with run.phase("train", 0, "steps") as meter:
 
         def show(step: int, total: int, losses: dict[str, float], tokens_per_s: float) -> None:
-        export_id=None if export is None else export.id,
-        removed={} if export is None else export.removed,
             meter.total = total
             shown = "  ".join(f"{name} {value:.3f}" for name, value in losses.items() if name != "structure")
             meter.at(step, f"{shown}  {tokens_per_s:,.0f} tokens/s")

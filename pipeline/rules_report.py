@@ -116,7 +116,7 @@ def _threshold(name: str, keep: str, number: int) -> Threshold:
 
 def print_rules(config: RunConfig, out: Path, console: Console) -> None:
     """Tables for images and clips, and histograms as PNG in `out`. Raises CatalogError without a catalog."""
-    catalog = Catalog(config.root)
+    catalog = Catalog(config.root, config.version)
     if not catalog.exists():
         raise CatalogError(f"{catalog.root}: no catalog there yet; run `tokenmill curate CONFIG` first")
     part, scorers = config.curate, config.curate.scorers

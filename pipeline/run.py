@@ -32,6 +32,7 @@ from pipeline.catalog import Shard
 from pipeline.config import Cluster, Pool
 from pipeline.report import Meter
 from stages.chain import Chain, StageSpec
+from tokenizer import storage
 
 _RETRIES = 1
 _FIRST_COMMIT_S = 5.0
@@ -88,6 +89,7 @@ class Sink:
     keys: list[str]
     commit: Callable[[Shard | None, pa.Table], None]  # (shard of the new rows, key columns of all rows)
     known: pa.ChunkedArray  # media_ids that are in the table already
+    banned: pa.Array | None = None  # media_ids and file_ids that must not enter it
 
     def __post_init__(self) -> None:
         actor: Any = writer.Writer
@@ -99,9 +101,14 @@ class Sink:
         ids = keys["media_id"].combine_chunks()
         first = pc.equal(pc.index_in(ids, value_set=ids), pa.array(range(len(ids)), pa.int32()))
         fresh = pc.and_(first, pc.invert(pc.is_in(ids, value_set=self.known.combine_chunks())))
+        for name in ("media_id", "file_id"):
+            if self.banned is not None and name in keys.schema.names:
+                fresh = pc.and_(fresh, pc.invert(pc.is_in(keys[name].combine_chunks(), value_set=self.banned)))
         num_fresh = pc.sum(fresh).as_py() or 0
         if 0 < num_fresh < len(ids):
             shard = ray.get(self._writer.rewrite.remote(shard, fresh))
+        if not num_fresh:
+            storage.delete_file(storage.join(self.root, self.table, shard.name))
         self.known = pa.chunked_array([*self.known.chunks, ids.filter(fresh)], pa.string())
         keys = keys.append_column("is_fresh", fresh)
         self.commit(shard if num_fresh else None, keys)

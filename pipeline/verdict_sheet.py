@@ -36,7 +36,7 @@ def draw_verdict(
 
     Raises CatalogError where there are none; the message names the verdicts that there are.
     """
-    catalog = Catalog(config.root)
+    catalog = Catalog(config.root, config.version)
     if not catalog.exists():
         raise CatalogError(f"{catalog.root}: no catalog there yet; run `tokenmill curate CONFIG` first")
     media = catalog.media.scan(where=None if kind is None else pc.field("kind") == kind)

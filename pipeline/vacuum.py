@@ -1,0 +1,44 @@
+"""`tokenmill vacuum`: files that no version needs are deleted.
+
+These are shards of killed runs, which were never committed, and those of versions older than the retention time. What
+models were trained on stays: versions of `tokens` that a finished training pinned are kept whatever their age.
+"""
+
+import re
+from collections import Counter
+
+from rich.console import Console
+
+from pipeline import trained
+from pipeline.catalog import Catalog, CatalogError
+from pipeline.config import RunConfig
+from pipeline.report import table
+
+_PINNED = re.compile(r"v(\d+)-")
+
+
+def vacuum(config: RunConfig, hours: float, dry_run: bool, console: Console) -> Counter[str]:
+    """Delete (or with `dry_run` only count) files that no version of the last `hours` needs; returns counts by table.
+
+    Raises CatalogError without a catalog.
+    """
+    catalog = Catalog(config.root)
+    if not catalog.exists():
+        raise CatalogError(f"{catalog.root}: no catalog there; nothing to delete")
+    pinned = {
+        int(found[1])
+        for uri in trained.finished(catalog.root)
+        if (found := _PINNED.match(uri.rsplit("/", 1)[1])) is not None
+    }
+    counts: Counter[str] = Counter()
+    made = table(f"Files that no version of the last {hours:g} h needs", "table", "files#", "MB#")
+    for each in catalog:
+        deleted, num_bytes = each.vacuum(hours, dry_run, sorted(pinned) if each.name == "tokens" else [])
+        counts[each.name] = deleted
+        made.add_row(each.name, str(deleted), f"{num_bytes / 1e6:.1f}")
+    console.print(made)
+    kept = (
+        f"; tokens versions {', '.join(map(str, sorted(pinned)))} stay, models were trained on them" if pinned else ""
+    )
+    console.print(f"{'Nothing deleted (--dry-run)' if dry_run else 'Deleted'}{kept}", highlight=False)
+    return counts

@@ -1,0 +1,107 @@
+"""Forgotten media are in no file of the root or of an export, and do not come back; vacuum deletes what is not needed."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from pipeline.catalog import Catalog, CatalogError, write_shard
+from pipeline.config import RunConfig
+from pipeline.export import export_media
+from pipeline.export_webdataset import export_webdataset
+from pipeline.forget import forget
+from pipeline.line import run_phases
+from pipeline.vacuum import vacuum
+
+QUIET = Console(quiet=True)
+SECRET = "a caption of exactly one photo: zyxwvut"
+
+
+@pytest.fixture
+def config(tmp_path) -> RunConfig:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(4):
+        tiles = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(tiles.repeat(8, 0).repeat(8, 1)).save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(SECRET if number == 1 else f"photo {number}")
+    return RunConfig.model_validate(
+        {
+            "root": str(tmp_path / "root"),
+            "sources": [{"uri": str(folder)}],
+            "curate": {"decide": {"image_rules": {"large": "width_px >= 32"}}},
+            "tokenize": {"frames": {"area_px": 4096}},
+            "caption": {"resources": {"workers": 1}},
+        }
+    )
+
+
+def run(config: RunConfig) -> Catalog:
+    return run_phases(config, ("curate", "caption", "tokenize"), "run", QUIET).catalog
+
+
+def holding(folder: Path, needle: bytes) -> list[str]:
+    """Files below `folder` whose bytes, or whose Parquet columns, hold `needle`."""
+    import pyarrow.parquet as pq
+
+    found = []
+    for path in sorted(folder.rglob("*")):
+        if not path.is_file():
+            continue
+        values = [path.read_bytes()]
+        if path.suffix == ".parquet" and path.stat().st_size:
+            table = pq.read_table(path)
+            values += [str(value).encode() for column in table.columns for value in column.to_pylist()]
+        if any(needle in value for value in values):
+            found.append(str(path.relative_to(folder)))
+    return found
+
+
+def test_what_is_forgotten_is_nowhere_and_stays_away(config, tmp_path, local_ray):
+    catalog = run(config)
+    media = catalog.media.scan(["media_id", "uri"], pc.field("source_caption") == SECRET).to_pylist()
+    (gone,) = media
+    codes = str(catalog.tokens.scan(["codes"], pc.field("media_id") == gone["media_id"])["codes"][0].as_py())
+    tars, images, root = tmp_path / "tars", tmp_path / "images", tmp_path / "root"
+    export_webdataset(config, str(tars), None, 256, False, QUIET)
+    export_media(config, "image", str(images), False, QUIET)
+    places = (root, tars, images)
+    assert all(holding(place, SECRET.encode()) for place in places)
+    assert holding(root, codes.encode()) and (images / f"{gone['media_id']}.png").exists()
+
+    with pytest.raises(CatalogError, match="1 of 2 are no known id or uri: nobody; nothing was forgotten"):
+        forget(config, [gone["uri"], "nobody"], QUIET)
+    forget(config, [gone["uri"]], QUIET)
+    for needle in (SECRET, codes, gone["uri"]):
+        assert [holding(place, needle.encode()) for place in places] == [[], [], []], needle
+    assert not (images / f"{gone['media_id']}.png").exists()
+    assert Catalog(config.root).tokens.count() == 3
+
+    # Neither it nor a copy of it comes back, and neither is read twice.
+    copy = Path(gone["uri"]).with_name("copy.png")
+    copy.write_bytes(Path(gone["uri"]).read_bytes())
+    copy.with_suffix(".txt").write_text(SECRET)
+    assert run(config).media.count() == 3
+    again = run_phases(config, ("curate",), "curate", QUIET)
+    assert again.reports[0].num_read == 0 and again.catalog.media.count() == 3
+    assert holding(root, SECRET.encode()) == []
+    forget(config, [gone["media_id"]], QUIET)  # asked again, nothing is left to do
+
+
+def test_vacuum_deletes_orphans_and_old_versions(config, local_ray):
+    catalog = run(config)
+    rows = catalog.tokens.scan()
+    orphan = write_shard(catalog.root, "tokens", rows)  # as a killed run leaves it
+    catalog.tokens.edit(pc.field("media_id") == rows["media_id"][0], None, {"run_id": "x"})
+    folder = Path(catalog.root) / "tokens"
+    before = {path.name for path in folder.glob("*.parquet")}
+    assert vacuum(config, 0, True, QUIET)["tokens"] == 2
+    assert {path.name for path in folder.glob("*.parquet")} == before
+    assert vacuum(config, 24, False, QUIET)["tokens"] == 0, "what is young stays"
+    assert vacuum(config, 0, False, QUIET)["tokens"] == 2
+    left = {path.name for path in folder.glob("*.parquet")}
+    assert orphan.name not in left and len(left) == len(before) - 2
+    assert Catalog(config.root).tokens.count() == 3

@@ -1,5 +1,5 @@
 # Two commands on a fresh machine: `make demo`, `make test`. Only python3 (3.11 or newer) and make are needed.
-.PHONY: demo test lint types setup clean
+.PHONY: demo test test-slow lint types setup clean
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
@@ -17,6 +17,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(PY) -m pytest -q --durations=10
+
+test-slow: $(STAMP)
+	$(PY) -m pytest -q -m slow --durations=10
 
 lint: $(STAMP)
 	.venv/bin/ruff check .

@@ -76,6 +76,7 @@ def await_commits(driver: subprocess.Popen, root: str) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_whatever_dies_the_tables_are_those_of_an_undisturbed_run(machines, undisturbed_run, tmp_path):
     corpus, expected = undisturbed_run
     chance = random.Random(SEED)

@@ -193,6 +193,7 @@ def kill_after(config: Path, root: Path, table: str, version: int) -> None:
         process.wait()
 
 
+@pytest.mark.slow
 def test_kill_9_and_the_same_command_give_the_tables_of_an_undisturbed_run(undisturbed, tmp_path):
     corpus, expected_root, _ = undisturbed
     root = tmp_path / "root"
@@ -205,6 +206,7 @@ def test_kill_9_and_the_same_command_give_the_tables_of_an_undisturbed_run(undis
     assert contents(root) == contents(expected_root)
 
 
+@pytest.mark.slow
 def test_the_demo_on_s3(s3, tmp_path):
     """The same demo, its corpus, tables, checkpoints and pictures in a bucket."""
     sets = [f"root={s3}/demo", f"sources.0.uri={s3}/corpus", "cluster.num_cpus=2", "train.resources.num_workers=1"]

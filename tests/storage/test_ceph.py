@@ -14,6 +14,8 @@ from tokenizer import storage
 
 QUIET = Console(quiet=True)
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def corpus(ceph_s3, undisturbed_run) -> str:

@@ -34,6 +34,7 @@ from tokenizer.tars import Sample
 
 WIDS_INDEX = "index.json"
 _SHARD = re.compile(r"shard-\d{6}\.(tar|parquet)")
+_PARTIAL = re.compile(rf"\.{_SHARD.pattern}\.\d+")  # what a killed writer leaves on a disk
 _WAVE_BYTES = 2 << 30
 _THREADS = 4  # each takes 0.1 GB to decode a row group of 8 million codes
 _PLACES = pa.schema(
@@ -339,5 +340,5 @@ def _delete_unlisted(out: str, shards: list[dict[str, Any]]) -> None:
     """Delete shards that the document does not name: those compacted away, and leftovers of another, stopped plan."""
     listed = {shard["name"] for shard in shards} | {tars.members_uri(shard["name"]) for shard in shards}
     for name in storage.list_names(out):
-        if _SHARD.fullmatch(name) and name not in listed:
+        if (_SHARD.fullmatch(name) and name not in listed) or _PARTIAL.fullmatch(name):
             storage.delete_file(storage.join(out, name))

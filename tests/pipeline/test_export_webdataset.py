@@ -235,6 +235,7 @@ def test_a_killed_export_of_another_plan_leaves_nothing(make, tmp_path, monkeypa
         patch.setattr(module, "_wids", lambda shards: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             export(config, out)
+    (out / ".shard-000001.tar.4321").write_bytes(b"half a t")
     for folder in (whole, out):
         module.export_webdataset(config, str(folder), None, 2, False, QUIET)
     assert contents(out) == contents(whole)

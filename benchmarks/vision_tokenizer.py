@@ -148,7 +148,7 @@ def measure(
         for path in paths:
             call = getattr(path, what)
             work = flops(partial(call, items[:1]))  # and the first call, which chooses kernels
-            best = min(seconds(partial(call, items), device) for _ in range(3))
+            best = min(seconds(partial(call, items), device) for _ in range(2))
             found[path.name] = (len(items) / best, work, work * len(items) / best / rates[path.dtype])
         base = found[paths[1].name][0]
         for name, (rate, work, share) in found.items():

@@ -39,19 +39,25 @@ def region() -> str:
 
 def arrow() -> pafs.S3FileSystem:
     """pyarrow's file system of the store."""
-    return _arrow(endpoint(), region())
+    for name in ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"):
+        os.environ.setdefault(name, "when_required")
+    return _arrow(_variables())
+
+
+def _variables() -> tuple[tuple[str, str], ...]:
+    """All that a client is made of: it is made anew when these change."""
+    return tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("AWS_")))
 
 
 @lru_cache(maxsize=8)
-def _arrow(address: str | None, region_: str) -> pafs.S3FileSystem:
-    for name in ("AWS_REQUEST_CHECKSUM_CALCULATION", "AWS_RESPONSE_CHECKSUM_VALIDATION"):
-        os.environ.setdefault(name, "when_required")
+def _arrow(_: tuple[tuple[str, str], ...]) -> pafs.S3FileSystem:
+    address = endpoint()
     where: dict[str, Any] = {}
     if address:
         parts = urlsplit(address)
         where = {"endpoint_override": parts.netloc, "scheme": parts.scheme}
     return pafs.S3FileSystem(
-        region=region_,
+        region=region(),
         connect_timeout=CONNECT_S,
         request_timeout=SILENCE_S,
         # The standard strategy shares a quota of retries: at 40 % faults it soon gave up at once, this one never.
@@ -62,6 +68,11 @@ def _arrow(address: str | None, region_: str) -> pafs.S3FileSystem:
 
 def client(attempts: int = ATTEMPTS) -> Any:
     """A boto3 client of the store."""
+    return _client(attempts, _variables())
+
+
+@lru_cache(maxsize=8)
+def _client(attempts: int, _: tuple[tuple[str, str], ...]) -> Any:
     import boto3  # half a second that workers, which only read and write bytes, do not pay
     from botocore.config import Config
 
@@ -72,7 +83,7 @@ def client(attempts: int = ATTEMPTS) -> Any:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    return boto3.client("s3", endpoint_url=endpoint(), region_name=region(), config=settings)
+    return boto3.session.Session().client("s3", endpoint_url=endpoint(), region_name=region(), config=settings)
 
 
 def delta_options() -> dict[str, str]:
@@ -82,7 +93,7 @@ def delta_options() -> dict[str, str]:
         "connect_timeout": f"{CONNECT_S:g}s",
         "timeout": f"{SILENCE_S:g}s",
         "max_retries": str(ATTEMPTS - 1),
-        "retry_timeout": "120s",
+        "retry_timeout": "40s",
         "backoff_config.init_backoff": "100ms",
         "backoff_config.max_backoff": "10s",
     }

@@ -105,7 +105,7 @@ def test_who_lost_the_lease_commits_nothing(root, monkeypatch):
                 continue
         time.sleep(1.0)
         version = catalog.sources.version
-        row = {name: "x" for name in ("uri", "etag", "status", "fingerprint", "last_seen_run")} | {"size_bytes": 1}
+        row = dict.fromkeys(("uri", "etag", "status", "fingerprint", "last_seen_run"), "x") | {"size_bytes": 1}
         rows = catalog.sources.schema.empty_table().from_pylist([row], schema=catalog.sources.schema)
         with pytest.raises(CatalogError, match="another run took over"):
             catalog.sources.append(rows, {})

@@ -94,7 +94,7 @@ def rules(
 @app.command()
 def sheet(
     config: ConfigPath,
-    reason: Annotated[str, typer.Option("--reason", help="A reject_reason, or kept.")] = "kept",
+    reason: Annotated[str, typer.Option("--reason", help="A reject_reason, near, semantic, or kept.")] = "kept",
     kind: Annotated[str | None, typer.Option("--kind", help="image, video or unknown; default: all.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many media at most.")] = 48,
     seed: Annotated[int, typer.Option("--seed", help="Chooses which.")] = 0,

@@ -32,7 +32,9 @@ _GREY = 212
 def draw_verdict(
     config: RunConfig, reason: str, kind: str | None, limit: int, seed: int, out: Path, console: Console
 ) -> None:
-    """Draw up to `limit` media, chosen by `seed`, whose verdict is `reason` (a reject_reason, or `kept`), into `out`.
+    """Draw up to `limit` media, chosen by `seed`, whose verdict is `reason`, into `out`.
+
+    A verdict is a reject_reason, `near` or `semantic` (another medium stands for it), or `kept`.
 
     Raises CatalogError where there are none; the message names the verdicts that there are.
     """
@@ -40,7 +42,10 @@ def draw_verdict(
     if not catalog.exists():
         raise CatalogError(f"{catalog.root}: no catalog there yet; run `tokenmill curate CONFIG` first")
     media = catalog.media.scan(where=None if kind is None else pc.field("kind") == kind)
-    verdicts = pc.fill_null(media["reject_reason"], KEPT)
+    duplicates = catalog.duplicates.scan(["media_id", "duplicate_of", "method"], pc.field("method") != KEPT)
+    at = pc.index_in(media["media_id"], value_set=duplicates["media_id"].combine_chunks())
+    verdicts = pc.coalesce(media["reject_reason"], duplicates["method"].take(at), pa.scalar(KEPT))
+    media = media.append_column("duplicate_of", duplicates["duplicate_of"].take(at))
     chosen = media.filter(pc.equal(verdicts, reason)).sort_by("media_id")
     if not chosen.num_rows:
         there = ", ".join(f"{name} ({count})" for name, count in Counter(verdicts.to_pylist()).most_common())
@@ -61,7 +66,8 @@ def _columns(rules: dict[str, str], schema: pa.Schema) -> list[str]:
 
 def _text(row: dict[str, Any], names: list[str]) -> str:
     scores = ", ".join(f"{name} {row[name]:.4g}" for name in names if isinstance(row[name], int | float))
-    return f"{row['uri'].rsplit('/', 1)[-1][-24:]} | {scores or row['reject_detail'] or ''}"
+    stands_aside = f" | copy of {row['duplicate_of'][:8]}" if row["duplicate_of"] else ""
+    return f"{row['uri'].rsplit('/', 1)[-1][-24:]}{stands_aside} | {scores or row['reject_detail'] or ''}"
 
 
 def _square(row: dict[str, Any]) -> np.ndarray:

@@ -10,6 +10,7 @@ from rich.console import Console
 from pipeline.config import RunConfig
 from pipeline.line import run_phases
 from pipeline.phases import Run
+from pipeline.verdict_sheet import draw_verdict
 
 
 def photo(path: Path, side_px: int, seed: int) -> None:
@@ -65,6 +66,10 @@ def test_expensive_scores_and_duplicates(tmp_path, corpus, local_ray):
     assert {row["media_id"]: row["duplicate_of"] for row in aside if row["method"] == "near"} == {
         ids["large_copy.jpg"]: ids["large.jpg"]
     }
+
+    out = Console(record=True, width=200)
+    draw_verdict(first.config, "near", None, 8, 0, tmp_path / "near.png", out)
+    assert "near: 1 of 1" in out.export_text() and (tmp_path / "near.png").stat().st_size > 1000
 
     versions = [table.version for table in first.catalog]
     again = curate(tmp_path, corpus, "width_px >= 300")

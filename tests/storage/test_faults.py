@@ -85,9 +85,9 @@ def test_a_commit_is_made_once_though_its_answer_is_lost(s3, proxy, monkeypatch)
 
 
 def test_a_store_that_fails_on_and_on_stops_the_run_and_rejects_nothing(s3, proxy, monkeypatch):
-    storage.write_bytes(f"{s3}/a.jpg", b"x")
     monkeypatch.setattr(object_store, "ATTEMPTS", 2)
     monkeypatch.setattr(object_store, "_PAUSES_S", (0.1,))
+    storage.write_bytes(f"{s3}/a.jpg", b"x")
     monkeypatch.setattr("proxy.FAULTS", ("error_500",))
     proxy.share = 1.0
     listed = pa.table({"uri": [f"{s3}/a.jpg"], "size_bytes": [1], "source_caption": [None]}, LISTED)

@@ -278,17 +278,17 @@ def test_training_takes_the_shards_of_an_export(make, tmp_path, monkeypatch):
     found = tars.read_export(str(tmp_path / "out"))
     jobs: list[TrainJob] = []
 
-    class Enough(Exception):
+    class EnoughError(Exception):
         pass
 
     def fit(job: TrainJob, *_: Any) -> None:
         jobs.append(job)
-        raise Enough
+        raise EnoughError
 
     monkeypatch.setattr(phases, "fit", fit)
     part = config.train.model_copy(update={"shards": str(tmp_path / "out")})
     for each in (config, config.model_copy(update={"train": part})):
-        with pytest.raises(Enough):
+        with pytest.raises(EnoughError):
             phases.train(phases.Run(each, QUIET, "train"))
     of_table, of_tars = jobs
     assert (of_table.tokens_version, of_tars.tokens_version) == (2, 1)

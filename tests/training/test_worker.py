@@ -90,7 +90,6 @@ def test_remains_of_crashes_are_completed(make_job, monkeypatch):
 
 def test_on_an_object_store_all_is_the_same(make_job, s3):
     """Shards, plan, checkpoints, log and model on S3; stopped and resumed there."""
-    storage._s3.cache_clear()
     local = make_job()
     train_worker(local, EVERY_3)
     uris = [f"{s3}/tokens/{Path(uri).name}" for uri in local.shard_uris]
@@ -108,7 +107,6 @@ def test_on_an_object_store_all_is_the_same(make_job, s3):
         exported = load_file(folder / "model.safetensors")
     assert all(torch.equal(tensor, exported[name]) for name, tensor in weights(local).items())
     assert storage.list_names(remote.at("checkpoints")) == ["step_000006", "step_000008"]
-    storage._s3.cache_clear()
 
 
 def test_a_finished_run_is_left_alone(make_job):

@@ -62,7 +62,7 @@ def test_the_search_is_chunked(kind, tmp_path, monkeypatch):
     tokenizer = VisionTokenizer.load(str(tmp_path))
     frames = pictures(2, 24, 40, 3)
     whole = tokenizer.encode_images(frames)
-    monkeypatch.setattr(vq, "_DISTANCE_ELEMENTS", 512 * 7)
+    monkeypatch.setattr(vq, "_CACHED_ELEMENTS", 512 * 7)
     np.testing.assert_array_equal(tokenizer.encode_images(frames), whole)
 
 

@@ -35,6 +35,7 @@ from stages.chain import Chain, StageSpec
 from tokenizer import storage
 
 _RETRIES = 1
+_WRITER_RESTARTS = 10  # without a limit, blocks that no memory holds would be tried for ever
 _FIRST_COMMIT_S = 5.0
 _COMMIT_SHARE = 0.25  # of the time so far
 _LOOK_EVERY_S = 1.0
@@ -93,7 +94,9 @@ class Sink:
 
     def __post_init__(self) -> None:
         actor: Any = writer.Writer
-        self._writer = actor.remote(self.root, self.table, self.constants, self.keys)
+        # A writer that dies comes back: a shard half written was never committed, and is written anew.
+        lives = actor.options(max_restarts=_WRITER_RESTARTS, max_task_retries=_WRITER_RESTARTS)
+        self._writer = lives.remote(self.root, self.table, self.constants, self.keys)
 
     def take(self, blocks: list[Any]) -> pa.Table:
         """Write `blocks` (references) as a shard without the rows that are known, commit it, return all keys."""

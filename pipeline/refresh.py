@@ -15,9 +15,9 @@ from pipeline.config import RunConfig
 from pipeline.duplicates import DuplicatesConfig, duplicate_ids, find_duplicates
 from pipeline.sources import Listing
 from stages.decide import NOT_SCORED, RULE, decide
-from stages.frames import LoadFramesConfig
+from stages.frames import LoadFramesConfig, fitted_size
 from stages.lazy import parse_scored
-from tokenizer.geometry import AspectError, fit_area
+from tokenizer.geometry import AspectError
 from tokenizer.identity import content_id, fingerprint
 
 
@@ -279,7 +279,7 @@ def _buckets(rows: pa.Table, frames: LoadFramesConfig) -> pa.Array:
     for size in zip(rows["width_px"].to_pylist(), rows["height_px"].to_pylist(), strict=True):
         if size not in known:
             try:
-                fitted = fit_area(*size, frames.area_px, max_aspect=frames.max_aspect)
+                fitted = fitted_size(*size, frames)
                 known[size] = f"{fitted[0]}x{fitted[1]}"
             except AspectError:
                 known[size] = None

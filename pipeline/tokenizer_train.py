@@ -106,7 +106,8 @@ def load_media(job: _Job) -> tuple[list[np.ndarray], list[np.ndarray]]:
     clips: list[np.ndarray] = []
     num_bytes = 0
     areas = [side * side for side in job.config.sides_px or ()] or [job.load.area_px]
-    loaders = [LoadFrames(job.load.model_copy(update={"area_px": area})) for area in areas]
+    # Enlarged media would teach blur.
+    loaders = [LoadFrames(job.load.model_copy(update={"area_px": area, "enlarge": False})) for area in areas]
     for start in range(0, job.media.num_rows, _ROWS_AT_ONCE):
         for load in loaders:
             for row in load(job.media.slice(start, _ROWS_AT_ONCE)).to_pylist():

@@ -33,6 +33,10 @@ class LoadFramesConfig(Config):
         gt=0,
         description="too small: detail is lost; too large: codes, and cost, grow with it (Emu3: 512 x 512)",
     )
+    enlarge: bool = Field(
+        default=True,
+        description="false: media smaller than the area keep their size; true: they are blurred, all have one area",
+    )
     max_aspect: float = Field(
         default=5.0,
         ge=1,
@@ -53,6 +57,11 @@ class LoadFramesConfig(Config):
         gt=0,
         description="too small: large media are rejected; too large: one file fills the worker's memory",
     )
+
+
+def fitted_size(width_px: int, height_px: int, config: LoadFramesConfig, factor: int = 8) -> tuple[int, int]:
+    """(width, height), multiples of `factor`, at which a medium of this size is tokenized. Raises AspectError."""
+    return geometry.fit_area(width_px, height_px, config.area_px, factor, config.max_aspect, config.enlarge)
 
 
 class LoadFrames:
@@ -109,9 +118,8 @@ class LoadFrames:
         return _columns(geometry.resize(picture.rgb(), size)[None])
 
     def _size(self, width_px: int, height_px: int) -> tuple[int, int]:
-        config = self._config
         try:
-            return geometry.fit_area(width_px, height_px, config.area_px, self._factor, config.max_aspect)
+            return fitted_size(width_px, height_px, self._config, self._factor)
         except geometry.AspectError as error:
             raise RowError("aspect", words(error)) from error
 

@@ -1,4 +1,4 @@
-"""Forgotten media are in no file of the root or of an export, and do not come back; vacuum deletes what is not needed."""
+"""Forgotten media are in no file of the root or of an export, and stay away; vacuum deletes what is not needed."""
 
 from pathlib import Path
 

@@ -11,13 +11,6 @@ import pyarrow as pa
 import pytest
 
 from stages.columns import LISTED
-from tokenizer import storage
-
-
-@pytest.fixture(autouse=True)
-def fresh_s3() -> None:
-    """The S3 client of an earlier test would still talk to that test's server."""
-    storage._s3.cache_clear()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from stages.frames import LoadFrames, LoadFramesConfig
+from stages.frames import LoadFrames, LoadFramesConfig, fitted_size
 from stages.video import Video
 from tokenizer import storage
 from tokenizer.identity import clip_id, content_id
@@ -123,3 +123,10 @@ def test_a_video_is_opened_once_for_its_clips(counting: Path, monkeypatch: pytes
     monkeypatch.setattr(av, "open", counted)
     LoadFrames(CONFIG)(_table(*(_medium(counting, start, start + 0.5) for start in (0.0, 1.0, 0.5))))
     assert len(opened) == 1
+
+
+def test_small_media_keep_their_size_unless_enlarged() -> None:
+    config = LoadFramesConfig(area_px=256 * 256, enlarge=False)
+    assert fitted_size(64, 48, config) == (64, 48)
+    assert fitted_size(64, 48, config.model_copy(update={"enlarge": True})) == (296, 224)
+    assert fitted_size(1024, 1024, config) == (256, 256)

@@ -17,6 +17,7 @@ from pipeline.export import export_media
 from pipeline.export_webdataset import export_webdataset
 from pipeline.exports import exports
 from pipeline.forgotten import Forgotten, drop_forgotten, place
+from pipeline.lease import held, new_run_id
 from tokenizer import storage
 
 _SHARD_MB = 256  # of exports to WebDataset
@@ -27,11 +28,13 @@ def forget(config: RunConfig, keys: Iterable[str], console: Console) -> None:
     catalog = Catalog(config.root)
     if not catalog.exists():
         raise CatalogError(f"{catalog.root}: no catalog there; nothing was forgotten")
-    forgotten = Forgotten.load(catalog.root)
-    _name(catalog, list(dict.fromkeys(keys)), forgotten)
-    forgotten.save()
-    counts = drop_forgotten(catalog, forgotten, "forget")
-    num_files = sum(_delete_files(table, forgotten.id_array()) for table in catalog)
+    run_id = new_run_id()
+    with held(catalog, run_id, "forget"):
+        forgotten = Forgotten.load(catalog.root)
+        _name(catalog, list(dict.fromkeys(keys)), forgotten)
+        forgotten.save()
+        counts = drop_forgotten(catalog, forgotten, run_id)
+        num_files = sum(_delete_files(table, forgotten.id_array()) for table in catalog)
     rows = ", ".join(f"{name} {count}" for name, count in counts.items())
     console.print(f"Rows removed: {rows}; {num_files} files of past versions deleted", highlight=False)
     _clear_exports(config, catalog.root, console)

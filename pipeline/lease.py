@@ -7,6 +7,7 @@ watches the lease, and takes it over when it stood still for `STALE_S`. A run th
 
 import json
 import os
+import secrets
 import socket
 import threading
 import time
@@ -23,6 +24,11 @@ from tokenizer.object_store import StoreError
 RENEW_S = 5.0
 STALE_S = 30.0  # too small: a run that waits for its store is taken for dead; too large: a dead one blocks that long
 _LOOK_S = 1.0
+
+
+def new_run_id() -> str:
+    """The time in UTC, so that ids sort by it, and four random digits."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
 
 
 @contextmanager

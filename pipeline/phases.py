@@ -5,8 +5,6 @@ through the stages into shards that are committed on the way. All start by looki
 an unchanged config reads no media, and a run after a kill does the rest.
 """
 
-import secrets
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from pipeline import plan, refresh, trained
 from pipeline.catalog import SOURCES, Catalog, CatalogError, Shard, Table
 from pipeline.config import RunConfig
 from pipeline.forgotten import Forgotten, drop_forgotten
+from pipeline.lease import new_run_id
 from pipeline.report import Meter, PhaseReport
 from pipeline.run import Sink, run_flow
 from pipeline.sources import list_sources, with_captions
@@ -43,9 +42,7 @@ class Run:
     console: Console
     command: str
     reports: list[PhaseReport] = field(default_factory=list)
-    run_id: str = field(
-        default_factory=lambda: f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
-    )
+    run_id: str = field(default_factory=new_run_id)
 
     def __post_init__(self) -> None:
         self.catalog = Catalog(self.config.root, self.config.version)

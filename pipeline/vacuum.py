@@ -12,6 +12,7 @@ from rich.console import Console
 from pipeline import trained
 from pipeline.catalog import Catalog, CatalogError
 from pipeline.config import RunConfig
+from pipeline.lease import held, new_run_id
 from pipeline.report import table
 
 _PINNED = re.compile(r"v(\d+)-")
@@ -32,10 +33,11 @@ def vacuum(config: RunConfig, hours: float, dry_run: bool, console: Console) -> 
     }
     counts: Counter[str] = Counter()
     made = table(f"Files that no version of the last {hours:g} h needs", "table", "files#", "MB#")
-    for each in catalog:
-        deleted, num_bytes = each.vacuum(hours, dry_run, sorted(pinned) if each.name == "tokens" else [])
-        counts[each.name] = deleted
-        made.add_row(each.name, str(deleted), f"{num_bytes / 1e6:.1f}")
+    with held(catalog, new_run_id(), "vacuum"):
+        for each in catalog:
+            deleted, num_bytes = each.vacuum(hours, dry_run, sorted(pinned) if each.name == "tokens" else [])
+            counts[each.name] = deleted
+            made.add_row(each.name, str(deleted), f"{num_bytes / 1e6:.1f}")
     console.print(made)
     kept = (
         f"; tokens versions {', '.join(map(str, sorted(pinned)))} stay, models were trained on them" if pinned else ""

@@ -24,6 +24,7 @@ def config(tmp_path):
     document = {
         "root": str(tmp_path / "root"),
         "sources": [{"uri": str(folder)}],
+        "curate": {"decide": {"image_rules": {"large_enough": "width_px >= 32"}}},
         "tokenizer": {
             "train": {
                 "model": {"channel_multiplier": [1, 1], "codebook_size": 16, "embed_dim": 4},
@@ -59,6 +60,6 @@ def test_two_workers_train_a_tokenizer(local_ray, config, tmp_path):
 
 
 def test_without_kept_media_there_is_nothing_to_train_on(local_ray, config):
-    none = load(config, ["curate.decide.image_rules={none: 'width_px < 0'}"])
+    none = load(config, ["curate.decide.image_rules={none: width_px < 0}"])
     with pytest.raises(CatalogError, match="no kept media"):
         train_tokenizer(none, None, Console(quiet=True))

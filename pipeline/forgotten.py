@@ -47,9 +47,9 @@ class Forgotten:
         return listed.filter(pa.array([place(uri, etag) not in self.places for uri, etag in places], pa.bool_()))
 
     def meet(self, rows: pa.Table) -> pa.Table:
-        """Remember the places of rows (uri, etag, file_id) whose content is forgotten; returns the other rows."""
-        is_forgotten = pc.is_in(rows["file_id"], value_set=self.id_array())
-        met = rows.filter(is_forgotten)
+        """Remember the files of `sources` rows whose content is forgotten; returns the other rows."""
+        is_forgotten = pc.fill_null(pc.is_in(rows["file_id"], value_set=self.id_array()), False)
+        met = rows.filter(pc.and_(is_forgotten, pc.is_null(rows["member"])))  # a container is read for its others
         if met.num_rows:
             self.places |= {place(row["uri"], row["etag"]) for row in met.select(["uri", "etag"]).to_pylist()}
             self.save()

@@ -16,10 +16,11 @@ import pyarrow.compute as pc
 from rich.console import Console
 
 from pipeline import plan, refresh, trained
-from pipeline.catalog import SOURCES, Catalog, CatalogError, Shard, Table
+from pipeline.catalog import Catalog, CatalogError, Shard, Table
 from pipeline.config import RunConfig
 from pipeline.forgotten import Forgotten, drop_forgotten
 from pipeline.lease import new_run_id
+from pipeline.ledger import KEYS, Ledger
 from pipeline.report import Meter, PhaseReport
 from pipeline.run import Sink, run_flow
 from pipeline.sources import list_sources, with_captions
@@ -85,39 +86,19 @@ def curate(run: Run) -> None:
     num_redecided = refresh.redecide(catalog, config, run.run_id)
     num_reopened = refresh.reopen(catalog, config, run.run_id)
     changes = refresh.source_changes(listing, catalog, print_)
-    known_uris = catalog.sources.scan(["uri"])["uri"].combine_chunks()
-    texts = with_captions(changes.todo)
-    todo_at = changes.todo.select(["uri", "etag", "size_bytes", "caption_etag"])
-    todo_at = todo_at.append_column("caption", texts["source_caption"])
+    todo = changes.todo.append_column("source_caption", with_captions(changes.todo)["source_caption"])
+    ledger = Ledger(catalog, forgotten, todo, print_, run.run_id)
 
     def commit(shard: Shard | None, keys: pa.Table) -> None:
-        note = {"run_id": run.run_id, "phase": "curate"}
         if shard:
-            catalog.media.commit([shard], [], note)
+            catalog.media.commit([shard], [], {"run_id": run.run_id, "phase": "curate"})
         # Media first: a crash in between re-reads these objects, finds their media known, and records them then.
-        read = keys.group_by("uri", use_threads=False).aggregate([("file_id", "first")])
-        at = pc.index_in(read["uri"], value_set=todo_at["uri"].combine_chunks())
-        count = read.num_rows
-        rows = todo_at.take(at)
-        for name, values in (
-            ("status", pa.array(["present"] * count)),
-            ("file_id", read["file_id_first"]),
-            ("fingerprint", pa.array([print_] * count)),
-            ("last_seen_run", pa.array([run.run_id] * count)),
-        ):
-            rows = rows.append_column(name, values)
-        rows = forgotten.meet(rows.select(SOURCES.names))
-        if pc.any(pc.is_in(rows["uri"], value_set=known_uris)).as_py():
-            where = pc.field("uri").isin(rows["uri"].combine_chunks())
-            catalog.sources.edit(where, None, note, append=rows)
-        else:
-            catalog.sources.append(rows, note)
+        ledger.record(keys)
 
     def reject(row: pa.Table, reason: str, detail: str) -> pa.Table:
-        uri = row["uri"][0].as_py()
-        values = {"uri": uri, "kind": "unknown", "reject_reason": reason, "reject_detail": detail}
-        identity = refresh.unread_id(uri, todo_at)
-        return _rejected(MEDIA, values | {"media_id": identity, "file_id": identity})
+        said = {"kind": "unknown", "reject_reason": reason, "reject_detail": detail}
+        ends = pa.array([None], pa.bool_())
+        return _rejected(MEDIA, ledger.unread(row) | said).append_column("ends_container", ends)
 
     with run.phase("curate", changes.todo.num_rows, "files") as meter:
         report = meter.report
@@ -136,11 +117,10 @@ def curate(run: Run) -> None:
         }
         if changes.todo.num_rows:
             known = catalog.media.scan(["media_id"], pc.field("fingerprint") == print_)["media_id"]
-            keys = ["media_id", "file_id", "uri", "kind", "reject_reason"]
             banned = forgotten.id_array()
-            sink = Sink(catalog.root, "media", _constants(print_, run), keys, commit, known, banned)
+            sink = Sink(catalog.root, "media", _constants(print_, run), list(KEYS), commit, known, banned)
             flow = plan.groups(plan.curate_plan(config))
-            run_flow(flow, texts, "uri", sink, config.cluster, meter, reject)
+            run_flow(flow, ledger.listed(), "uri", sink, config.cluster, meter, reject, ledger)
         else:
             meter.note(f"all {listing.rows.num_rows} files are known and unchanged; none was read")
         refresh.forget_gone(catalog, changes.gone, run.run_id)

@@ -14,11 +14,12 @@ from pipeline.catalog import Catalog
 from pipeline.config import RunConfig
 from pipeline.duplicates import DuplicatesConfig, duplicate_ids, find_duplicates
 from pipeline.sources import Listing
+from stages.columns import PLACES, TO_CAPTION
 from stages.decide import NOT_SCORED, RULE, decide
 from stages.frames import LoadFramesConfig, fitted_size
 from stages.lazy import parse_scored
 from tokenizer.geometry import AspectError
-from tokenizer.identity import content_id, fingerprint
+from tokenizer.identity import fingerprint
 
 
 def curate_fingerprint(config: RunConfig) -> str:
@@ -57,14 +58,17 @@ class SourceChanges:
 
 def source_changes(listing: Listing, catalog: Catalog, print_: str) -> SourceChanges:
     """Compare a listing with the `sources` table; `print_` is the fingerprint that rows should have."""
-    known = catalog.sources.scan(["uri", "etag", "status", "caption_etag", "fingerprint"])
-    present = known.filter(pc.equal(known["status"], "present"))
+    columns = ["uri", "member", "etag", "caption_etag", "fingerprint"]
+    present = catalog.sources.scan(columns, pc.field("status") == "present")
+    # One member to measure anew makes its container one to read; the others are known.
+    stale = pc.unique(present.filter(pc.not_equal(present["fingerprint"], print_))["uri"])
+    present = present.filter(pc.is_null(present["member"]))
     rows = listing.rows
     at = pc.index_in(rows["uri"], value_set=present["uri"].combine_chunks())
     old = present.take(at)  # nulls where the uri is not known
     is_new = pc.is_null(old["uri"])
     is_changed = pc.fill_null(pc.not_equal(rows["etag"], old["etag"]), False)
-    is_stale = pc.fill_null(pc.not_equal(old["fingerprint"], print_), False)
+    is_stale = pc.is_in(rows["uri"], value_set=stale)
     is_todo = pc.or_(is_new, pc.or_(is_changed, is_stale))
     only_caption = pc.and_(pc.invert(is_todo), _differ(rows["caption_etag"], old["caption_etag"]))
     gone = present.filter(pc.invert(pc.is_in(present["uri"], value_set=rows["uri"].combine_chunks())))
@@ -105,7 +109,8 @@ def recaption(catalog: Catalog, rows: pa.Table, texts: pa.Table, run_id: str) ->
         at = pc.index_in(sources["uri"], value_set=uris)
         return _set(sources, caption=texts["source_caption"].take(at), caption_etag=rows["caption_etag"].take(at))
 
-    catalog.sources.edit(pc.field("uri").isin(uris), change, {"run_id": run_id, "what": "source captions changed"})
+    where = pc.field("uri").isin(uris) & pc.field("member").is_null()
+    catalog.sources.edit(where, change, {"run_id": run_id, "what": "source captions changed"})
 
 
 def redecide(catalog: Catalog, config: RunConfig, run_id: str) -> int:
@@ -142,6 +147,7 @@ def reopen(catalog: Catalog, config: RunConfig, run_id: str) -> int:
         by_rule = pc.starts_with(media["reject_detail"], RULE)
         is_open = pc.or_kleene(is_open, pc.and_(lacks, pc.or_kleene(pc.is_null(media["reject_reason"]), by_rule)))
     is_open = pc.and_(pc.fill_null(is_open, False), pc.not_equal(media["fingerprint"], _REOPENED))
+    is_open = pc.and_(is_open, pc.not_equal(media["kind"], "text"))  # no scorer looks at documents
     files = media.filter(is_open)["file_id"].combine_chunks().unique()
     if not len(files):
         return 0
@@ -156,6 +162,10 @@ def reopen(catalog: Catalog, config: RunConfig, run_id: str) -> int:
     return catalog.media.edit(where, reopened, note)
 
 
+# Columns of `media` that follow its place, and where `sources` has them.
+_PLACED = {name: name for name in ("uri", "member", "offset_bytes", "metadata")} | {"source_caption": "caption"}
+
+
 def reconcile(
     catalog: Catalog, print_: str, uses_source: bool, run_id: str, duplicates: DuplicatesConfig | None = None
 ) -> dict[str, int]:
@@ -166,9 +176,11 @@ def reconcile(
     file has been measured anew. `uses_source`: caption rows derive from the source's captions. `duplicates`: how they
     are found among what is left (null: as they stand).
     """
-    columns = ["uri", "file_id", "status", "fingerprint", "caption"]
-    sources = catalog.sources.scan(columns, pc.field("status") == "present").sort_by("uri")
-    media = catalog.media.scan(["media_id", "file_id", "uri", "fingerprint", "reject_reason", "source_caption"])
+    columns = ["uri", "member", "offset_bytes", "file_id", "fingerprint", "caption", "metadata"]
+    where = (pc.field("status") == "present") & pc.field("file_id").is_valid()
+    sources = catalog.sources.scan(columns, where).sort_by([("uri", "ascending"), ("member", "ascending")])
+    columns = ["media_id", "file_id", *_PLACED, "fingerprint", "reject_reason"]
+    media = catalog.media.scan(columns)
     note = {"run_id": run_id, "what": "reconciled with sources"}
     done = {"moved": 0, "recaptioned": 0, "media": 0, "captions": 0, "tokens": 0}
 
@@ -205,13 +217,15 @@ def _place(
     pairs, homes = _pair(sources).combine_chunks(), sources["file_id"].combine_chunks()
 
     def settle(rows: pa.Table) -> pa.Table:
-        # The first match: sources are sorted by uri.
+        # The first match: sources are sorted by place.
         at = pc.coalesce(pc.index_in(_pair(rows), value_set=pairs), pc.index_in(rows["file_id"], value_set=homes))
-        return _set(rows, uri=sources["uri"].take(at), source_caption=sources["caption"].take(at))
+        return _set(rows, **{name: sources[of].take(at) for name, of in _PLACED.items()})
 
     settled = settle(media)
-    moved, recaptioned = (_differ(media[name], settled[name]) for name in ("uri", "source_caption"))
-    ids = media.filter(pc.or_(moved, recaptioned))["media_id"].combine_chunks()
+    differs = {name: _differ(media[name], settled[name]) for name in _PLACED}
+    moved = pc.or_(differs["uri"], pc.or_(differs["member"], differs["offset_bytes"]))
+    recaptioned = differs["source_caption"]
+    ids = media.filter(pc.or_(pc.or_(moved, recaptioned), differs["metadata"]))["media_id"].combine_chunks()
     if not len(ids):
         return
     done["moved"], done["recaptioned"] = (pc.sum(mask).as_py() for mask in (moved, recaptioned))
@@ -229,7 +243,7 @@ def _differ(one: pa.ChunkedArray, other: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _pair(rows: pa.Table) -> pa.ChunkedArray:
-    return pc.binary_join_element_wise(rows["file_id"], rows["uri"], "\n")
+    return pc.binary_join_element_wise(rows["file_id"], rows["uri"], pc.fill_null(rows["member"], ""), "\n")
 
 
 def _same(value: str, rows: pa.Table) -> pa.Array:
@@ -250,7 +264,7 @@ def _kept(catalog: Catalog, columns: list[str]) -> pa.Table:
 
 def without_caption(catalog: Catalog, print_: str) -> pa.Table:
     """Kept media that have no caption of this fingerprint; the todo of the caption phase."""
-    columns = ["media_id", "kind", "uri", "member", "start_s", "end_s", "source_caption"]
+    columns = TO_CAPTION.names
     done = catalog.captions.scan(["media_id"], pc.field("fingerprint") == print_)["media_id"]
     media = _kept(catalog, columns)
     return media.filter(pc.invert(pc.is_in(media["media_id"], value_set=done.combine_chunks())))
@@ -263,12 +277,12 @@ def without_tokens(catalog: Catalog, print_: str, frames: LoadFramesConfig) -> p
     """
     captions = catalog.captions.scan(["media_id", "caption"])
     done = catalog.tokens.scan(["media_id"], pc.field("fingerprint") == print_)["media_id"]
-    columns = ["media_id", "kind", "uri", "member", "start_s", "end_s"]
+    columns = PLACES.names
     media = _kept(catalog, [*columns, "width_px", "height_px"])
     media = media.filter(pc.invert(pc.is_in(media["media_id"], value_set=done.combine_chunks())))
     at = pc.index_in(media["media_id"], value_set=captions["media_id"].combine_chunks())
     rows = media.append_column("caption", captions["caption"].take(at)).filter(pc.is_valid(at))
-    order = [(name, "ascending") for name in ("kind", "bucket", "uri", "start_s", "media_id")]
+    order = [(name, "ascending") for name in ("kind", "bucket", "uri", "offset_bytes", "member", "start_s", "media_id")]
     return rows.append_column("bucket", _buckets(rows, frames)).sort_by(order).select([*columns, "caption"])
 
 
@@ -318,9 +332,3 @@ def sync_captions(catalog: Catalog, run_id: str) -> int:
     return catalog.tokens.edit(
         pc.field("media_id").isin(stale), set_caption, {"run_id": run_id, "what": "captions changed"}
     )
-
-
-def unread_id(uri: str, listed: pa.Table) -> str:
-    """Identity of an object whose content no worker survived: its place and state stand for the bytes."""
-    at = pc.index(listed["uri"], uri).as_py()
-    return content_id([f"{uri}\n{listed['etag'][at].as_py()}".encode()])

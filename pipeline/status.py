@@ -56,13 +56,16 @@ def reasons_with_kept(catalog: Catalog) -> dict[str, int]:
 
 
 def _sources(catalog: Catalog) -> dict[str, int]:
-    rows = catalog.sources.scan(["status", "file_id"])
+    rows = catalog.sources.scan(["uri", "member", "status", "file_id"])
     present = rows.filter(pc.equal(rows["status"], "present"))
-    distinct = len(pc.unique(present["file_id"]))
+    containers = len(pc.unique(present.filter(pc.is_valid(present["member"]))["uri"]))
+    held = present.filter(pc.is_valid(present["file_id"]))
+    distinct = len(pc.unique(held["file_id"]))
     return {
-        "present": present.num_rows,
+        "present": held.num_rows,
+        "containers": containers,
         "distinct": distinct,
-        "copies": present.num_rows - distinct,
+        "copies": held.num_rows - distinct,
         "gone": rows.num_rows - present.num_rows,
     }
 
@@ -83,8 +86,9 @@ def closing(reports: list[PhaseReport], catalog: Catalog, console: Console) -> N
 
 def _print_accounts(catalog: Catalog, console: Console) -> None:
     counts = _sources(catalog)
+    inside = f" ({counts['containers']} containers)" if counts["containers"] else ""
     console.print(
-        f"{counts['present']} files = {counts['distinct']} distinct contents + {counts['copies']} copies"
+        f"{counts['present']} files{inside} = {counts['distinct']} distinct contents + {counts['copies']} copies"
         + (f"; {counts['gone']} gone since" if counts["gone"] else ""),
         highlight=False,
     )
@@ -146,9 +150,9 @@ def print_status(config: RunConfig, console: Console, as_json: bool) -> None:
 
 
 def print_medium(config: RunConfig, key: str, console: Console) -> None:
-    """Print every row about one medium, found by id, by the first letters of its id, or by uri."""
+    """Print every row about one medium, found by id, by its first letters, by uri, or by name in a container."""
     catalog = Catalog(config.root, config.version)
-    where = pc.starts_with(pc.field("media_id"), key) | (pc.field("uri") == key)
+    where = pc.starts_with(pc.field("media_id"), key) | (pc.field("uri") == key) | (pc.field("member") == key)
     media = catalog.media.scan(where=where)
     if not media.num_rows:
         raise CatalogError(f"{catalog.root}: no medium {key!r}; `tokenmill status` counts what there is")

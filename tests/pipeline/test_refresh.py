@@ -122,7 +122,8 @@ def test_rows_of_an_older_config_go_once_their_file_was_measured_anew(catalog):
     again = rows(MEDIA, media_id=["A"], file_id=["A"], kind=["image"], uri=["a"], fingerprint=[PRINT], run_id=["r"])
     catalog.media.append(again, {})
     where = pc.field("uri") == "a"
-    catalog.sources.edit(where, lambda found: found.set_column(7, "fingerprint", pa.array([PRINT])), {})
+    at = SOURCES.get_field_index("fingerprint")
+    catalog.sources.edit(where, lambda found: found.set_column(at, "fingerprint", pa.array([PRINT])), {})
     refresh.reconcile(catalog, PRINT, True, "run")
     found = {row["media_id"]: row["fingerprint"] for row in catalog.media.scan(["media_id", "fingerprint"]).to_pylist()}
     assert found == {"A": PRINT, "B": "before"}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from ssl import create_default_context
 
 import pytest
 from cryptography import x509
@@ -24,7 +25,14 @@ from stages.response import Response
 from stages.rows import RowError
 
 LIMIT = 1 << 20
+CONTEXT = ssl.create_default_context()
 PUBLIC = "93.184.215.14"
+
+
+@pytest.fixture(autouse=True)
+def one_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading the system's certificates takes longer than most tests."""
+    monkeypatch.setattr(ssl, "create_default_context", lambda: CONTEXT)
 
 
 @pytest.fixture
@@ -155,7 +163,7 @@ def test_redirects_without_end(web: Web):
         ("http://internal.test:{port}/secret", "private_address"),
         ("//[::1]:{port}/secret", "private_address"),
         ("file:///etc/passwd", "bad_url"),
-        ("http://me:word@public.test/secret", "bad_url"),
+        ("http://me:hunter2@public.test/secret", "bad_url"),
         ("http://[", "bad_url"),
     ],
 )
@@ -167,7 +175,7 @@ def test_redirects_to_where_nobody_may_look(web: Web, names: Names, internet: li
     fetch = fetcher(allow_private=False)
     assert fetch.fetch("http://public.test/open", body, LIMIT) == b"picture"
     message = rejection(fetch, "http://public.test/go")
-    assert message.startswith(expected) and "word" not in message
+    assert message.startswith(expected) and "hunter2" not in message
     assert web.asked == ["/open", "/go"] and {address[0] for address in internet} == {PUBLIC}
 
 
@@ -228,13 +236,13 @@ def test_names_that_lead_nowhere(names: Names, internet: list):
     "url",
     [
         *("", "photo.jpg", "/photo.jpg", "file:///etc/passwd", "ftp://a.test/x", "http://", "http:///x", "data:,x"),
-        *("http://a.test:99999/", "http://[::1/", "http://user:word@a.test/x", "http://a b/", "http://a..test/x"),
+        *("http://a.test:99999/", "http://[::1/", "http://user:hunter2@a.test/x", "http://a b/", "http://a..test/x"),
         *("http://" + "a" * 70 + ".test/", "javascript:alert(1)", "http://\udc80/", "s3://bucket/key"),
     ],
 )
 def test_bad_urls(url: str, internet: list):
     message = rejection(fetcher(allow_private=False), url)
-    assert message.startswith("bad_url") and "word" not in message and not internet
+    assert message.startswith("bad_url") and "hunter2" not in message and not internet
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
@@ -404,7 +412,7 @@ def test_a_dripping_server_has_its_time(web: Web, begin: bytes):
 
 def test_a_silent_server(web: Web):
     web.routes["/a"] = in_turn(lambda handler: handler.server.closing.wait(10), sends(b"a"))
-    assert fetcher(silence_s=0.2).fetch(web.url("/a"), body, LIMIT) == b"a"
+    assert fetcher(silence_s=0.4).fetch(web.url("/a"), body, LIMIT) == b"a"
     web.routes["/a"] = lambda handler: handler.server.closing.wait(10)
     message = rejection(fetcher(silence_s=0.1, retries=1), web.url("/a"))
     assert message == "timed_out: 127.0.0.1 sent nothing for 0.1 s" and len(web.asked) == 4
@@ -492,12 +500,12 @@ def test_secrets_in_urls_stay_out_of_messages(web: Web, caplog: pytest.LogCaptur
             "/cut": CUT["length"],
             "/ssh": CUT["no http"],
             "/silent": lambda handler: handler.server.closing.wait(10),
-            "/odd": lambda handler: handler.raw(b"HTTP/1.1 200 OK\r\nno header\r\nContent-Length: 9\r\n\r\nx"),
+            "/odd": lambda handler: handler.raw(b"HTTP/1.1 200 OK\r\nno header\r\n\r\n" + b"x" * 100),
             "/loop": lambda handler: handler.answer(302, Location=handler.path),
             "/noai": sends(b"", X_Robots_Tag="noai"),
             "/long": sends(b"x" * 100),
             "/br": sends(b"", Content_Encoding="br"),
-            "/gzip": sends(b"x", Content_Encoding="gzip"),
+            "/gzip": sends(b"no gzip", Content_Encoding="gzip"),
         }
     )
     fetch = fetcher(silence_s=0.1, retries=0)
@@ -532,7 +540,7 @@ def test_many_at_once_in_order_and_polite(web: Web, names: Names):
     found = fetcher(at_once=8, host_at_once=2).fetch_all(urls, body, LIMIT)
     assert isinstance(found[5], RowError)
     assert [one for i, one in enumerate(found) if i != 5] == [p.encode() for i, p in enumerate(paths) if i != 5]
-    assert max(most.values()) == 2 and most_of_all >= 4
+    assert max(most.values()) == 2 and most_of_all >= 3
 
 
 def test_requests_to_a_host_are_apart(web: Web):
@@ -565,6 +573,7 @@ def certificate(folder: Path, name: str) -> tuple[Path, ssl.SSLContext]:
 
 
 def test_tls_is_that_of_the_name(tmp_path: Path, names: Names, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ssl, "create_default_context", create_default_context)
     trusted, context = certificate(tmp_path, "images.test")
     asked_for: list[str | None] = []
     context.sni_callback = lambda connection, name, _: asked_for.append(name)

@@ -17,7 +17,7 @@ from pipeline.duplicates import DuplicatesConfig
 from stages.caption import CaptionConfig
 from stages.clip import ClipConfig, clip_identity
 from stages.decide import DecideConfig
-from stages.fetch import FetchConfig
+from stages.fetch_config import FetchConfig, FetchPace
 from stages.frames import LoadFramesConfig
 from stages.read import ReadConfig
 from stages.score import ScoreImagesConfig
@@ -76,6 +76,11 @@ class Curate(Config):
     """Phase one: files become rows of `media`, each kept or rejected with a reason."""
 
     read: ReadConfig = ReadConfig()
+    fetch: FetchConfig = FetchConfig()
+    fetch_pace: FetchPace = FetchPace()
+    retry_failed: bool = Field(
+        False, description="True asks once more for URLs whose server failed; false waits until their list changes."
+    )
     score: ScoreImagesConfig = ScoreImagesConfig()
     split: SplitVideosConfig = SplitVideosConfig()
     text: TextConfig | None = Field(None, description="Null looks for no text; {} does, where a rule asks for it.")
@@ -193,7 +198,6 @@ class RunConfig(Config):
     train: Train = Train()
     sample: Sample = Sample()
     tokenizer: Tokenizer = Tokenizer()
-    fetch: FetchConfig = FetchConfig()
     cluster: Cluster = Cluster()
 
     @property

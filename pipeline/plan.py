@@ -57,7 +57,7 @@ def curate_plan(config: RunConfig) -> PhasePlan:
     lazy = Lazy(part.decide.image_rules, part.decide.video_rules, scorers, part.all_scores)
     views_px = None if part.clip.model is None else part.clip.view_px
     decode: tuple[StageSpec, ...] = (
-        (Read, (part.read, config.fetched, config.fetch)),
+        (Read, (part.read, config.fetched, part.fetch, part.fetch_pace)),
         (ScoreImages, (part.score, lazy, part.text, views_px)),
         (SplitVideos, (part.split, lazy, part.text, views_px)),
     )

@@ -16,6 +16,7 @@ from pipeline.duplicates import DuplicatesConfig, duplicate_ids, find_duplicates
 from pipeline.sources import Listing
 from stages.columns import PLACES, TO_CAPTION
 from stages.decide import NOT_SCORED, RULE, decide
+from stages.fetch import TRANSIENT
 from stages.frames import LoadFramesConfig, fitted_size
 from stages.lazy import parse_scored
 from tokenizer.geometry import AspectError
@@ -146,6 +147,8 @@ def reopen(catalog: Catalog, config: RunConfig, run_id: str) -> int:
         lacks = pa.array([not wanted <= parse_scored(text) for text in media["scored"].to_pylist()], pa.bool_())
         by_rule = pc.starts_with(media["reject_detail"], RULE)
         is_open = pc.or_kleene(is_open, pc.and_(lacks, pc.or_kleene(pc.is_null(media["reject_reason"]), by_rule)))
+    if config.curate.retry_failed:
+        is_open = pc.or_kleene(is_open, pc.is_in(media["reject_reason"], value_set=pa.array(sorted(TRANSIENT))))
     is_open = pc.and_(pc.fill_null(is_open, False), pc.not_equal(media["fingerprint"], _REOPENED))
     is_open = pc.and_(is_open, pc.not_equal(media["kind"], "text"))  # no scorer looks at documents
     files = media.filter(is_open)["file_id"].combine_chunks().unique()

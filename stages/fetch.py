@@ -39,6 +39,9 @@ from stages.robots import MAX_ROBOTS_BYTES, RobotsCache, Rules, agent_token, opt
 from stages.rows import RowError
 from stages.turns import Turns
 
+# Reasons that may not stand tomorrow.
+TRANSIENT = frozenset({"connection_failed", "timed_out", "http_server_error", "rate_limited"})
+
 T = TypeVar("T")
 
 _LONGEST_BACKOFF_S = 60.0

@@ -6,6 +6,7 @@ member, is copied to a folder of this worker's while it is hashed, so that it is
 already costs its hash, one of a list not even that.
 """
 
+import json
 import os
 import tempfile
 from collections import deque
@@ -20,9 +21,11 @@ from pydantic import Field
 
 from stages.columns import KNOWN, LISTED, MEDIA, UNPACK
 from stages.containers import Member, members
-from stages.fetch import FetchConfig, Fetcher
+from stages.fetch import Fetcher
+from stages.fetch_config import FetchConfig, FetchPace
 from stages.formats import HEAD_BYTES, UNSUPPORTED, extension_fits, sniff
 from stages.places import WEB, fetched_uri
+from stages.response import Response
 from stages.rows import RowError, replace, values_of, without, words
 from tokenizer import storage
 from tokenizer.identity import Config, content_id
@@ -74,12 +77,18 @@ class Read:
     drops = tuple(UNPACK.names)
     rows = "more"
 
-    def __init__(self, config: ReadConfig, fetched: str = "", fetch: FetchConfig | None = None):
+    def __init__(
+        self,
+        config: ReadConfig,
+        fetched: str = "",
+        fetch: FetchConfig | None = None,
+        pace: FetchPace | None = None,
+    ):
         self._config = config
         self._fetched = fetched
         self._folder = tempfile.TemporaryDirectory(prefix="tokenmill-read-")  # removed with this worker
-        self._fetch = fetch or FetchConfig()
-        self._fetcher: Fetcher | None = None
+        self._fetcher = Fetcher(fetch or FetchConfig(), pace)
+        self._at_once = (pace or FetchPace()).at_once
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return pa.concat_tables(self.stream(table))
@@ -147,7 +156,7 @@ class Read:
         ids = frozenset(known.values())
         only = None if spec["only"] is None else frozenset(spec["only"])
         window: deque[Future[dict[str, Any]]] = deque()
-        with ThreadPoolExecutor(self._fetch.at_once) as pool:
+        with ThreadPoolExecutor(self._at_once) as pool:
             try:
                 for member in members(spec["uri"], spec["container"], spec["column"], spec["caption_column"]):
                     if only is not None and member.name not in only:
@@ -183,10 +192,12 @@ class Read:
                 found = _known(known[member.name])
             elif member.text is not None:
                 found = _document(member.text)
-            else:
-                found = self._identify(self._chunks(uri, member), _base(member.name), None, member.size)
-                if found["file_id"] not in ids and member.url is not None and member.url.startswith(WEB):
+            elif member.url is not None and not storage.is_remote(member.url):
+                found = self._ask(member.url)
+                if found["file_id"] not in ids:
                     self._keep(found)
+            else:
+                found = self._identify(_chunks(uri, member), _base(member.name), None, member.size)
         except RowError as rejected:
             found = _nameless(f"{uri}\n{member.name}", rejected)
         except (OSError, ValueError, pa.ArrowException) as error:
@@ -195,18 +206,19 @@ class Read:
             if found.get("path"):
                 os.unlink(found["path"])
             found = _known(found["file_id"]) | {"source_caption": found.get("source_caption")}
+        if fetched := found.pop("fetched", None):
+            place["metadata"] = json.dumps(json.loads(member.metadata or "{}") | {"http": fetched}, sort_keys=True)
         return {**place, **{name: value for name, value in found.items() if value is not None}}
 
-    def _chunks(self, uri: str, member: Member) -> Iterator[bytes]:
-        if member.content is not None:
-            return iter([member.content])
-        if member.url is None:
-            return storage.read_chunks(uri, member.offset or 0, member.size)
-        if storage.is_remote(member.url):
-            return storage.read_chunks(member.url)
-        if self._fetcher is None:
-            self._fetcher = Fetcher(self._fetch)
-        return self._fetcher.chunks(member.url, self._config.max_video_bytes)
+    def _ask(self, url: str) -> dict[str, Any]:
+        """Columns of what a URL gives. Raises RowError."""
+
+        def receive(response: Response) -> dict[str, Any]:
+            headers = {"fetched_url": response.url, "etag": response.etag, "last_modified": response.last_modified}
+            found = self._identify(response.chunks, _base(url), None)
+            return found | {"fetched": {name: value for name, value in headers.items() if value is not None}}
+
+        return self._fetcher.fetch(url, receive, self._config.max_video_bytes)
 
     def _keep(self, found: dict[str, Any]) -> None:
         """Store what a URL gave, for the phases to come."""
@@ -274,6 +286,14 @@ def _nameless(place: str, error: RowError) -> dict[str, Any]:
     """The row of what could not be read: its place stands for its bytes."""
     nameless = content_id([b"unreadable:", place.encode()])
     return {"media_id": nameless, "file_id": nameless, "kind": "unknown", **error.columns}
+
+
+def _chunks(uri: str, member: Member) -> Iterator[bytes]:
+    if member.content is not None:
+        return iter([member.content])
+    if member.url is not None:
+        return storage.read_chunks(member.url)
+    return storage.read_chunks(uri, member.offset or 0, member.size)
 
 
 def _known(file_id: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from rich.console import Console
+from web_server import Web
 
 from pipeline.config import RunConfig
 from pipeline.line import run_phases
@@ -206,3 +208,44 @@ def test_what_does_not_fit_is_said_before_work(tmp_path, source, message):
     (tmp_path / "a.jpg").write_bytes(photo(1))
     with pytest.raises(Exception, match=message):
         run(tmp_path, [{"uri": str(tmp_path), **source}], ("curate",))
+
+
+@pytest.fixture
+def web() -> Iterator[Web]:
+    made = Web()
+    yield made
+    made.stop()
+
+
+def test_urls_are_fetched_once_and_kept(tmp_path, local_ray, web):
+    pictures = {f"/{i}.jpg": photo(i) for i in range(6)}
+    for path, content in pictures.items():
+        web.routes[path] = lambda handler, content=content: handler.answer(body=content, ETag='"x"')
+    web.routes["/no.jpg"] = lambda handler: handler.answer(body=photo(50), X_Robots_Tag="noai")
+    web.routes["/ill.jpg"] = lambda handler: handler.answer(500)
+    urls = [web.url(path) for path in [*pictures, "/no.jpg", "/ill.jpg", "/gone.jpg"]]
+    listed = tmp_path / "list.jsonl"
+    listed.write_text("".join(json.dumps({"url": url, "caption": f"of {url[-5]}"}) + "\n" for url in urls))
+    source = [{"uri": str(listed), "kind": "urls"}]
+    pace = {"host_delay_s": 0.0, "backoff_s": 0.0, "retries": 1}
+    rules = {"image_rules": {"large": "width_px >= 48"}}
+    part = {"decide": rules, "fetch": {"allow_private": True}, "fetch_pace": pace}
+    made = run(tmp_path, source, curate=part)
+    reasons = {Path(row[1]).name: row[3] for row in state(made)}
+    whole = {f"{i}.jpg" for i in range(6)}
+    failed = {"no.jpg": "opted_out", "ill.jpg": "http_server_error", "gone.jpg": "http_client_error"}
+    assert reasons == dict.fromkeys(whole) | failed
+    assert made.reports[2].num_kept == 6, "tokenized from what was kept of them"
+    medium = next(row for row in made.catalog.media.scan().to_pylist() if row["member"].endswith("/3.jpg"))
+    assert medium["source_caption"] == "of 3" and json.loads(medium["metadata"])["http"]["etag"] == '"x"'
+
+    num_asked = len(web.asked)
+    listed.write_text(listed.read_text() + json.dumps({"url": web.url("/late.jpg")}) + "\n")
+    web.routes["/late.jpg"] = lambda handler: handler.answer(body=photo(60))
+    web.routes["/ill.jpg"] = web.routes["/0.jpg"]  # well again, with the bytes of another
+    again = run(tmp_path, source, curate=part)
+    assert set(web.asked[num_asked:]) - {"/robots.txt"} == {"/late.jpg", "/ill.jpg"}
+    assert {Path(row[1]).name for row in state(again) if row[3] is None} == whole | {"late.jpg"}
+
+    refused = run(tmp_path / "private", source, ("curate",), curate={"decide": rules})
+    assert {row[3] for row in state(refused)} == {"private_address"}

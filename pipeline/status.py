@@ -12,6 +12,7 @@ from rich.console import Console
 from pipeline.catalog import Catalog, CatalogError
 from pipeline.config import RunConfig
 from pipeline.duplicates import KEPT
+from pipeline.records import newest_first
 from pipeline.report import PhaseReport, reasons_of, shown, table
 from tokenizer import storage
 from training.job import DONE
@@ -95,11 +96,6 @@ def _print_accounts(catalog: Catalog, console: Console) -> None:
     console.print(made)
 
 
-def _last_run(root: str) -> dict[str, Any] | None:
-    names = [name for name in storage.list_names(storage.join(root, "runs")) if name.endswith(".json")]
-    return storage.read_json(storage.join(root, "runs", names[-1])) if names else None
-
-
 def _tables(catalog: Catalog) -> list[dict[str, Any]]:
     found = []
     for each in catalog:
@@ -121,7 +117,7 @@ def document(config: RunConfig) -> dict[str, Any]:
         "tables": _tables(catalog),
         "sources": _sources(catalog),
         "accounts": _accounts(catalog),
-        "last_run": _last_run(catalog.root),
+        "last_run": next(newest_first(catalog.root), None),
         "trained": [uri for uri in runs if storage.exists(storage.join(uri, DONE))],
     }
 
@@ -140,7 +136,7 @@ def print_status(config: RunConfig, console: Console, as_json: bool) -> None:
     _print_accounts(Catalog(config.root, config.version), console)
     if last := state["last_run"]:
         read = ", ".join(f"{phase['phase']} read {phase['num_read']}" for phase in last["phases"])
-        console.print(f"Last run {last['run_id']} ({last['command']}): {read}", highlight=False)
+        console.print(f"Last run {last['run_id']} ({last['command']}){read and f': {read}'}", highlight=False)
     for uri in state["trained"]:
         console.print(f"Trained model: {shown(uri)}/model", highlight=False)
 

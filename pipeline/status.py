@@ -69,7 +69,9 @@ def _sources(catalog: Catalog) -> dict[str, int]:
 
 
 def closing(reports: list[PhaseReport], catalog: Catalog, console: Console) -> None:
-    """The closing tables: what this run read, and the accounts of the catalog."""
+    """The closing tables: what this run read, and the accounts of the catalog as it stands; a past version has none,
+    because `vacuum` keeps only the tokens that a model was trained on.
+    """
     for report in reports:
         assert report.num_seen == report.num_kept + sum(report.rejected.values()), "a row went missing in the count"
     made = table("This run", "phase", "read#", "new rows#", "copies#", "seconds#", "rows/s#", "notes")
@@ -79,7 +81,8 @@ def closing(reports: list[PhaseReport], catalog: Catalog, console: Console) -> N
         rate = "" if report.rows_per_s is None else f"{report.rows_per_s:,.1f}"
         made.add_row(report.phase, *numbers, f"{report.seconds:.1f}", rate, notes)
     console.print(made)
-    _print_accounts(catalog, console)
+    if catalog.version is None:
+        _print_accounts(catalog, console)
 
 
 def _print_accounts(catalog: Catalog, console: Console) -> None:

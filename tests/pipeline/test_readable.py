@@ -4,10 +4,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from deltalake import DeltaTable
+from rich.console import Console
 
 from pipeline import catalog as catalog_module
 from pipeline.catalog import Catalog, CatalogError
 from pipeline.forgotten import Forgotten, drop_forgotten
+from pipeline.report import PhaseReport
+from pipeline.status import closing
+from stages.columns import MEDIA
 from tokenizer import storage
 from tokenizer.shards import TOKENS
 
@@ -99,6 +103,16 @@ def test_a_version_whose_files_were_forgotten_says_so(versions):
     assert len(Catalog(versions.root, 2).tokens.files(must_exist=False)) == 2
     assert Catalog(versions.root).tokens.count() == 2
     assert Catalog(versions.root, versions.tokens.version).tokens.count() == 2
+
+
+def test_a_training_on_kept_tokens_ends_well_where_the_other_tables_were_vacuumed(versions):
+    media = [{"media_id": "a", "file_id": "a", "kind": "image", "uri": "u", "fingerprint": "f", "run_id": "r"}]
+    versions.media.append(pa.Table.from_pylist(media, schema=MEDIA), {"run_id": "r2"})
+    versions.tokens.append(tokens("d"), {"run_id": "r3"})
+    delete(versions, versions.media.files())
+    console = Console(record=True)
+    closing([PhaseReport("train")], Catalog(versions.root, 2), console)
+    assert "train" in console.export_text()
 
 
 def test_a_version_that_was_vacuumed_says_so(versions):

@@ -18,6 +18,7 @@ from pipeline.export_webdataset import export_webdataset
 from pipeline.exports import exports
 from pipeline.forgotten import Forgotten, drop_forgotten, place
 from pipeline.lease import held, new_run_id
+from pipeline.records import write_record
 from stages.places import fetched_uri
 from tokenizer import storage
 
@@ -37,6 +38,7 @@ def forget(config: RunConfig, keys: Iterable[str], console: Console) -> None:
         counts = drop_forgotten(catalog, forgotten, run_id)
         num_files = sum(_delete_files(table, forgotten.id_array()) for table in catalog)
         _delete_fetched(config.fetched, forgotten.ids)
+        write_record(catalog, config, run_id, "forget", [])
     rows = ", ".join(f"{name} {count}" for name, count in counts.items())
     console.print(f"Rows removed: {rows}; {num_files} files of past versions deleted", highlight=False)
     _clear_exports(config, catalog.root, console)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.catalog import Catalog, Table
+from pipeline.readable import FORGOTTEN
 from tokenizer import storage
 
 _LIST = "forgotten.json"
@@ -64,7 +65,7 @@ def place(uri: str, etag: str) -> str:
 def drop_forgotten(catalog: Catalog, forgotten: Forgotten, run_id: str) -> dict[str, int]:
     """Take rows of forgotten media out of the newest version of every table; returns how many, by table."""
     ids = forgotten.id_array()
-    note = {"run_id": run_id, "what": "forgotten"}
+    note = {"run_id": run_id, "what": FORGOTTEN}
     return {table.name: table.edit(_holds(table, ids), None, note) for table in catalog} if len(ids) else {}
 
 

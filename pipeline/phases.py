@@ -8,7 +8,7 @@ an unchanged config reads no media, and a run after a kill does the rest.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import metadata
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -21,9 +21,10 @@ from pipeline.config import RunConfig
 from pipeline.forgotten import Forgotten, drop_forgotten
 from pipeline.lease import new_run_id
 from pipeline.ledger import KEYS, Ledger
-from pipeline.report import Meter, PhaseReport
+from pipeline.records import write_record
+from pipeline.report import Meter, PhaseReport, Step
 from pipeline.run import Sink, run_flow
-from pipeline.sources import list_sources, with_captions
+from pipeline.sources import Listing, list_sources, with_captions
 from stages.columns import CAPTIONS, MEDIA
 from tokenizer import storage, vq_weights
 from tokenizer.shards import TOKENS
@@ -31,8 +32,6 @@ from tokenizer.tars import Export, ExportError, read_export
 from training.curves import draw_curves
 from training.job import DONE, TrainJob
 from training.loop import fit
-
-_CODE = ("tokenmill", "torch", "transformers", "av", "pillow", "opencv-python", "scenedetect")
 
 
 @dataclass
@@ -43,22 +42,21 @@ class Run:
     console: Console
     command: str
     reports: list[PhaseReport] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     run_id: str = field(default_factory=new_run_id)
 
     def __post_init__(self) -> None:
         self.catalog = Catalog(self.config.root, self.config.version)
 
+    @cached_property
+    def listing(self) -> Listing:
+        """What the sources hold, listed once for the plan and the work. Raises ConfigError."""
+        return list_sources(self.config.sources)
+
     def record(self) -> None:
         """Keep what the run did under `<root>/runs`; `status` shows the newest."""
-        document = {
-            "run_id": self.run_id,
-            "command": self.command,
-            "phases": [report.as_dict() for report in self.reports],
-            "versions": {table.name: table.version for table in self.catalog},
-            "config": self.config.model_dump(mode="json"),
-            "code": {name: metadata.version(name) for name in _CODE},
-        }
-        storage.write_json(storage.join(self.catalog.root, "runs", f"{self.run_id}.json"), document)
+        reports = [report.as_dict() for report in self.reports]
+        write_record(self.catalog, self.config, self.run_id, self.command, reports)
 
     @contextmanager
     def phase(self, name: str, total: int, unit: str) -> Iterator[Meter]:
@@ -78,7 +76,7 @@ def curate(run: Run) -> None:
     """Files of the sources become rows of `media`. Raises ConfigError, PlanError, CatalogError."""
     config, catalog = run.config, run.catalog
     print_ = refresh.curate_fingerprint(config)
-    listing = list_sources(config.sources)
+    listing = run.listing
     catalog.create()
     forgotten = Forgotten.load(catalog.root)
     listing.rows = forgotten.without(listing.rows)
@@ -201,24 +199,35 @@ def _export(uri: str, version: int | None) -> Export:
     return export
 
 
+def train_job(config: RunConfig, catalog: Catalog) -> TrainJob:
+    """The training of `config` on a pinned version of `tokens`, from the table or an export of it.
+
+    Raises CatalogError when that version cannot be read any more, unless it was trained on already.
+    """
+    part, tokens = config.train, catalog.tokens
+    export = None if part.shards is None else _export(part.shards, config.version)
+    version = tokens.version if export is None else export.tokens_version
+    uri = trained.run_uri(catalog.root, part.train, version, None if export is None else export.id)
+    is_done = storage.exists(storage.join(uri, DONE))
+    return TrainJob(
+        config=part.train,
+        shard_uris=tokens.files(version, must_exist=not is_done) if export is None else export.shard_uris,
+        codebook_size=vq_weights.codebook_size(config.tokenize.tokenize.model),
+        run_uri=uri,
+        tokens_version=version,
+        tokens_fingerprint=tokenize_print(config),
+        export_id=None if export is None else export.id,
+        removed={} if export is None else export.removed,
+    )
+
+
 def train(run: Run) -> None:
     """One transformer over the shards of one pinned version of `tokens`, from the table or an export of it; resumed
     from its checkpoint when there is one.
     """
     part, tokens = run.config.train, run.catalog.tokens
-    export = None if part.shards is None else _export(part.shards, run.config.version)
-    version = tokens.version if export is None else export.tokens_version
-    uri = trained.run_uri(run.catalog.root, part.train, version, None if export is None else export.id)
-    job = TrainJob(
-        config=part.train,
-        shard_uris=tokens.files(version) if export is None else export.shard_uris,
-        codebook_size=vq_weights.codebook_size(run.config.tokenize.tokenize.model),
-        run_uri=uri,
-        tokens_version=version,
-        tokens_fingerprint=tokenize_print(run.config),
-        export_id=None if export is None else export.id,
-        removed={} if export is None else export.removed,
-    )
+    job = train_job(run.config, run.catalog)
+    version, uri = job.tokens_version, job.run_uri
     is_done = storage.exists(storage.join(uri, DONE))
     with run.phase("train", 0, "steps") as meter:
 

@@ -41,7 +41,7 @@ def tokenize_fingerprint(config: RunConfig, model_identity: str) -> str:
     return fingerprint("tokenize", config.tokenize.frames, what, model_identity)
 
 
-_REOPENED = "reopened"  # the fingerprint of rows whose files are to be measured anew
+REOPENED = "reopened"  # the fingerprint of rows whose files are to be measured anew
 
 
 @dataclass(frozen=True)
@@ -125,13 +125,17 @@ def redecide(catalog: Catalog, config: RunConfig, run_id: str) -> int:
         return decide(rows, config.curate.decide, scorers)
 
     decided = replace(media)
-    differs = [_differ(media[name], decided[name]) for name in ("reject_reason", "reject_detail")]
-    changed = decided.filter(pc.or_(*differs))
+    changed = decided.filter(verdicts_differ(media, decided))
     if not changed.num_rows:
         return 0
     ids = changed["media_id"].combine_chunks()
     catalog.media.edit(pc.field("media_id").isin(ids), replace, {"run_id": run_id, "what": "rules changed"})
     return changed.num_rows
+
+
+def verdicts_differ(one: pa.Table, other: pa.Table) -> pa.ChunkedArray:
+    """bool: where the verdicts of two tables with the same media differ."""
+    return pc.or_(*(_differ(one[name], other[name]) for name in ("reject_reason", "reject_detail")))
 
 
 def reopen(catalog: Catalog, config: RunConfig, run_id: str) -> int:
@@ -141,6 +145,22 @@ def reopen(catalog: Catalog, config: RunConfig, run_id: str) -> int:
     media = catalog.media.scan(
         ["media_id", "file_id", "kind", "reject_reason", "reject_detail", "scored", "fingerprint"]
     )
+    files = open_files(media, config)
+    if not len(files):
+        return 0
+
+    def reopened(rows: pa.Table) -> pa.Table:
+        return _set(rows, fingerprint=_same(REOPENED, rows))
+
+    note = {"run_id": run_id, "what": "scores to fill in"}
+    where = pc.field("file_id").isin(files)
+    # Sources first: a crash in between reads these files again, and finds their media known.
+    catalog.sources.edit(where, reopened, note)
+    return catalog.media.edit(where, reopened, note)
+
+
+def open_files(media: pa.Table, config: RunConfig) -> pa.Array:
+    """File ids of the media that `reopen` sends back and has not sent back yet."""
     is_open = pc.equal(media["reject_reason"], NOT_SCORED)
     if config.curate.all_scores:
         wanted = set(config.curate.scorers)
@@ -149,20 +169,9 @@ def reopen(catalog: Catalog, config: RunConfig, run_id: str) -> int:
         is_open = pc.or_kleene(is_open, pc.and_(lacks, pc.or_kleene(pc.is_null(media["reject_reason"]), by_rule)))
     if config.curate.retry_failed:
         is_open = pc.or_kleene(is_open, pc.is_in(media["reject_reason"], value_set=pa.array(sorted(TRANSIENT))))
-    is_open = pc.and_(pc.fill_null(is_open, False), pc.not_equal(media["fingerprint"], _REOPENED))
+    is_open = pc.and_(pc.fill_null(is_open, False), pc.not_equal(media["fingerprint"], REOPENED))
     is_open = pc.and_(is_open, pc.not_equal(media["kind"], "text"))  # no scorer looks at documents
-    files = media.filter(is_open)["file_id"].combine_chunks().unique()
-    if not len(files):
-        return 0
-
-    def reopened(rows: pa.Table) -> pa.Table:
-        return _set(rows, fingerprint=_same(_REOPENED, rows))
-
-    note = {"run_id": run_id, "what": "scores to fill in"}
-    where = pc.field("file_id").isin(files)
-    # Sources first: a crash in between reads these files again, and finds their media known.
-    catalog.sources.edit(where, reopened, note)
-    return catalog.media.edit(where, reopened, note)
+    return media.filter(is_open)["file_id"].combine_chunks().unique()
 
 
 # Columns of `media` that follow its place, and where `sources` has them.
@@ -316,20 +325,24 @@ def drop_stale(catalog: Catalog, name: str, print_: str, run_id: str) -> int:
     return table.edit(where, None, {"run_id": run_id, "what": f"{name} of an older config"})
 
 
-def sync_captions(catalog: Catalog, run_id: str) -> int:
-    """Copy captions that changed into the token rows, without encoding anything; returns how many."""
+def stale_captions(catalog: Catalog) -> pa.Array:
+    """Ids of the token rows whose caption is no longer that of `captions`."""
     tokens = catalog.tokens.scan(["media_id", "caption"])
     captions = catalog.captions.scan(["media_id", "caption"])
-    ids = captions["media_id"].combine_chunks()
-    at = pc.index_in(tokens["media_id"], value_set=ids)
-    fresh = captions["caption"].take(at)
-    differs = _differ(tokens["caption"], fresh)
-    stale = tokens.filter(pc.and_(differs, pc.is_valid(at)))["media_id"].combine_chunks()
+    at = pc.index_in(tokens["media_id"], value_set=captions["media_id"].combine_chunks())
+    differs = _differ(tokens["caption"], captions["caption"].take(at))
+    return tokens.filter(pc.and_(differs, pc.is_valid(at)))["media_id"].combine_chunks()
+
+
+def sync_captions(catalog: Catalog, run_id: str) -> int:
+    """Copy captions that changed into the token rows, without encoding anything; returns how many."""
+    stale = stale_captions(catalog)
     if not len(stale):
         return 0
+    captions = catalog.captions.scan(["media_id", "caption"], pc.field("media_id").isin(stale))
 
     def set_caption(rows: pa.Table) -> pa.Table:
-        found = pc.index_in(rows["media_id"], value_set=ids)
+        found = pc.index_in(rows["media_id"], value_set=captions["media_id"].combine_chunks())
         return _set(rows, caption=captions["caption"].take(found))
 
     return catalog.tokens.edit(

@@ -12,6 +12,7 @@ from rich.console import Console
 from pipeline.catalog import Catalog, CatalogError
 from pipeline.config import RunConfig
 from pipeline.duplicates import KEPT
+from pipeline.records import newest_first
 from pipeline.report import PhaseReport, reasons_of, shown, table
 from tokenizer import storage
 from training.job import DONE
@@ -71,7 +72,9 @@ def _sources(catalog: Catalog) -> dict[str, int]:
 
 
 def closing(reports: list[PhaseReport], catalog: Catalog, console: Console) -> None:
-    """The closing tables: what this run read, and the accounts of the catalog."""
+    """The closing tables: what this run read, and the accounts of the catalog as it stands; a past version has none,
+    because `vacuum` keeps only the tokens that a model was trained on.
+    """
     for report in reports:
         assert report.num_seen == report.num_kept + sum(report.rejected.values()), "a row went missing in the count"
     made = table("This run", "phase", "read#", "new rows#", "copies#", "seconds#", "rows/s#", "notes")
@@ -81,7 +84,8 @@ def closing(reports: list[PhaseReport], catalog: Catalog, console: Console) -> N
         rate = "" if report.rows_per_s is None else f"{report.rows_per_s:,.1f}"
         made.add_row(report.phase, *numbers, f"{report.seconds:.1f}", rate, notes)
     console.print(made)
-    _print_accounts(catalog, console)
+    if catalog.version is None:
+        _print_accounts(catalog, console)
 
 
 def _print_accounts(catalog: Catalog, console: Console) -> None:
@@ -97,11 +101,6 @@ def _print_accounts(catalog: Catalog, console: Console) -> None:
         reasons = ", ".join(f"{shown(reason)} {count}" for reason, count in row["reasons"].items()) or "-"
         made.add_row(row["phase"], row["kind"], str(row["seen"]), str(row["kept"]), str(row["rejected"]), reasons)
     console.print(made)
-
-
-def _last_run(root: str) -> dict[str, Any] | None:
-    names = [name for name in storage.list_names(storage.join(root, "runs")) if name.endswith(".json")]
-    return storage.read_json(storage.join(root, "runs", names[-1])) if names else None
 
 
 def _tables(catalog: Catalog) -> list[dict[str, Any]]:
@@ -125,7 +124,7 @@ def document(config: RunConfig) -> dict[str, Any]:
         "tables": _tables(catalog),
         "sources": _sources(catalog),
         "accounts": _accounts(catalog),
-        "last_run": _last_run(catalog.root),
+        "last_run": next(newest_first(catalog.root), None),
         "trained": [uri for uri in runs if storage.exists(storage.join(uri, DONE))],
     }
 
@@ -144,7 +143,7 @@ def print_status(config: RunConfig, console: Console, as_json: bool) -> None:
     _print_accounts(Catalog(config.root, config.version), console)
     if last := state["last_run"]:
         read = ", ".join(f"{phase['phase']} read {phase['num_read']}" for phase in last["phases"])
-        console.print(f"Last run {last['run_id']} ({last['command']}): {read}", highlight=False)
+        console.print(f"Last run {last['run_id']} ({last['command']}){read and f': {read}'}", highlight=False)
     for uri in state["trained"]:
         console.print(f"Trained model: {shown(uri)}/model", highlight=False)
 

@@ -6,8 +6,8 @@ preserved, so that which of two equal files becomes the medium does not depend o
 pool run in one process and hand tables over in memory: a decoded picture never crosses the object store.
 
 A worker that dies, or is ended because a medium hangs in it (stages/limits.py), takes its block with it; those rows are
-tried again one by one in a worker of their own, and a row that kills or hangs its worker once more is rejected.
-Everything else goes on.
+tried again one by one in a worker of their own, and a row that hangs it, or kills two more, is rejected. All the rest
+goes on.
 """
 
 import logging
@@ -35,6 +35,7 @@ from stages.chain import Chain, StageSpec
 from tokenizer import storage
 
 _RETRIES = 1
+_LIVES = 2  # workers that a row may kill once it is alone: 1 rejects what a lost machine had at work, many take long
 _WRITER_RESTARTS = 10  # without a limit, blocks that no memory holds would be tried for ever
 _FIRST_COMMIT_S = 5.0
 _COMMIT_SHARE = 0.25  # of the time so far
@@ -64,7 +65,8 @@ def cluster(config: Cluster) -> Iterator[None]:
         return
     local: dict[str, Any] = {} if config.address else {"num_cpus": config.num_cpus, "include_dashboard": False}
     with _silent_stderr():
-        ray.init(address=config.address, logging_level=logging.ERROR, log_to_driver=False, **local)
+        # Without an address Ray joins any cluster that it finds on this machine, and refuses the number of CPUs.
+        ray.init(address=config.address or "local", logging_level=logging.ERROR, log_to_driver=False, **local)
     # No named parameter sets the retries of a task yet, and without a limit a deadly file would be tried for ever.
     warnings.filterwarnings("ignore", category=RayDeprecationWarning)
     for name in ("ray.data", "ray.train"):
@@ -108,10 +110,11 @@ class Sink:
             if self.banned is not None and name in keys.schema.names:
                 fresh = pc.and_(fresh, pc.invert(pc.is_in(keys[name].combine_chunks(), value_set=self.banned)))
         num_fresh = pc.sum(fresh).as_py() or 0
+        written = storage.join(self.root, self.table, shard.name)
         if 0 < num_fresh < len(ids):
             shard = ray.get(self._writer.rewrite.remote(shard, fresh))
-        if not num_fresh:
-            storage.delete_file(storage.join(self.root, self.table, shard.name))
+        if num_fresh < len(ids):
+            storage.delete_file(written)
         self.known = pa.chunked_array([*self.known.chunks, ids.filter(fresh)], pa.string())
         keys = keys.append_column("is_fresh", fresh)
         self.commit(shard if num_fresh else None, keys)
@@ -207,7 +210,11 @@ def run_flow(
 
 
 def _isolated(
-    groups: list[Group], row: pa.Table, limit_s: float, reject: Callable[[pa.Table, str, str], pa.Table]
+    groups: list[Group],
+    row: pa.Table,
+    limit_s: float,
+    reject: Callable[[pa.Table, str, str], pa.Table],
+    lives: int = _LIVES,
 ) -> pa.Table:
     """One row in workers of its own. A stage's exception is the program's fault and is raised."""
     table = row
@@ -222,6 +229,8 @@ def _isolated(
         except RayTaskError:
             raise
         except RayActorError as error:
+            if lives > 1:
+                return _isolated(groups, row, limit_s, reject, lives - 1)
             return reject(row, "worker_died", str(error).splitlines()[0][:300])
         finally:
             ray.kill(worker)

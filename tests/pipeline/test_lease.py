@@ -66,6 +66,28 @@ def test_the_second_is_refused_by_name_and_kill_9_frees_the_root_at_once(root, f
         assert document(root)["run_id"] == "third"
 
 
+def test_who_is_at_work_is_seen_from_elsewhere(root, first):
+    seen = lease.at_work(root)
+    assert seen is not None and (seen["run_id"], seen["command"], seen["pid"]) == ("first", "run", first.pid)
+    assert 0 <= seen["silent_s"] < 60
+    pretend(root, machine="elsewhere", renewed=time.time_ns() - 90 * 10**9)
+    seen = lease.at_work(root)
+    assert seen is not None and 90 <= seen["silent_s"] < 150, "a run that is silent there may be dead"
+    pretend(root, process_started="long ago")
+    assert lease.at_work(root) is not None, "only its own machine knows whether a process lives"
+
+
+def test_nobody_is_at_work_once_a_run_was_killed_or_has_ended(root, first):
+    first.kill()
+    first.wait()
+    assert lease.at_work(root) is None
+    with lease.held(Catalog(root), "second", "run"):
+        seen = lease.at_work(root)
+        assert seen is not None and seen["run_id"] == "second"
+    assert lease.at_work(root) is None
+    assert lease.at_work(f"{root}/nowhere") is None
+
+
 def test_a_process_with_the_dead_one_s_pid_does_not_hold_its_lease(root, first):
     pretend(root, process_started="long ago")
     with lease.held(Catalog(root), "second", "run"):

@@ -133,7 +133,7 @@ def test_whatever_dies_the_tables_are_those_of_an_undisturbed_run(seed, machines
                 break
             died.append((kind, num_commits(root, *SCHEMAS)))
             driver = kill(kind, machines, driver, config)
-        output, _ = driver.communicate(timeout=600)
+        output, _ = driver.communicate(timeout=900)
         assert driver.returncode == 0, f"after {died}: {output[-4000:]}"
     finally:
         end(driver)

@@ -56,7 +56,7 @@ def run(config: Path) -> None:
     """The run from start to end; its output is shown when it fails."""
     process = start(config)
     try:
-        output, _ = process.communicate(timeout=600)
+        output, _ = process.communicate(timeout=900)
     finally:
         end(process)
     assert process.returncode == 0, output[-4000:]

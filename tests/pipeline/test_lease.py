@@ -1,8 +1,10 @@
 """Of two runs on a root one is refused, with the other's name; a dead run blocks no one for long."""
 
+import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from pipeline import lease
 from pipeline.catalog import Catalog, CatalogError
 from pipeline.config import RunConfig
 from pipeline.line import run_phases
+from pipeline.status import print_status
 from tokenizer import storage
 
 HOLD = """
@@ -70,6 +73,11 @@ def test_who_is_at_work_is_seen_from_elsewhere(root, first):
     seen = lease.at_work(root)
     assert seen is not None and (seen["run_id"], seen["command"], seen["pid"]) == ("first", "run", first.pid)
     assert 0 <= seen["silent_s"] < 60
+    Catalog(root).create()
+    terminal = Console(record=True, width=200, file=io.StringIO())
+    print_status(RunConfig(root=root, sources=[{"uri": os.getcwd()}]), terminal, as_json=False)
+    who = f"run first (`tokenmill run`, host {socket.gethostname()}, pid {first.pid}, since 20"
+    assert f"At work: {who}" in terminal.export_text()
     pretend(root, machine="elsewhere", renewed=time.time_ns() - 90 * 10**9)
     seen = lease.at_work(root)
     assert seen is not None and 90 <= seen["silent_s"] < 150, "a run that is silent there may be dead"

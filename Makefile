@@ -19,7 +19,7 @@ test: $(STAMP)
 	$(PY) -m pytest -q --durations=10
 
 test-slow: $(STAMP)
-	$(PY) -m pytest -q -m slow --durations=10
+	$(PY) -m pytest -q -m slow -rs --durations=10
 
 lint: $(STAMP)
 	.venv/bin/ruff check .

@@ -347,11 +347,11 @@ class Table:
         if keep_versions:
             options["keep_versions"] = keep_versions
         hours_up = math.ceil(hours)
-        names = self.delta.vacuum(hours_up, dry_run=True, **options)
+        names = _asked(self.uri, lambda: self.delta.vacuum(hours_up, dry_run=True, **options))
         filesystem, path = storage.filesystem(self.uri)
         sizes = [info.size or 0 for info in filesystem.get_file_info([storage.join(path, name) for name in names])]
         if names and not dry_run:
-            self.delta.vacuum(hours_up, dry_run=False, **options)
+            _asked(self.uri, lambda: self.delta.vacuum(hours_up, dry_run=False, **options))
             self._delta = None
         return len(names), sum(sizes)
 

@@ -4,6 +4,7 @@ What remains is the list of pipeline/forgotten.py. It is written first: whatever
 by the same command, or by the next run, which drops what the list names.
 """
 
+import time
 from collections.abc import Iterable
 
 import pyarrow as pa
@@ -20,7 +21,7 @@ from pipeline.forgotten import Forgotten, drop_forgotten, place
 from pipeline.lease import held, new_run_id
 from pipeline.records import write_record
 from stages.places import fetched_uri
-from tokenizer import storage
+from tokenizer import object_store, storage
 
 _SHARD_MB = 256  # of exports to WebDataset
 
@@ -37,6 +38,8 @@ def forget(config: RunConfig, keys: Iterable[str], console: Console) -> None:
         forgotten.save()
         counts = drop_forgotten(catalog, forgotten, run_id)
         num_files = sum(_delete_files(table, forgotten.id_array()) for table in catalog)
+        if storage.is_remote(catalog.root):
+            object_store.drop_uploads(catalog.root, time.time(), dry_run=False)
         _delete_fetched(config.fetched, forgotten.ids)
         write_record(catalog, config, run_id, "forget", [])
     rows = ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -76,7 +79,9 @@ def _name(catalog: Catalog, keys: list[str], forgotten: Forgotten) -> None:
 
 
 def _delete_files(table: Table, ids: pa.Array) -> int:
-    """Delete the files of past versions, and orphans, that hold one of `ids`; returns how many."""
+    """Delete the files of past versions, and orphans, that hold one of `ids` or cannot be read, as a killed writer left
+    them; returns how many.
+    """
     current = {uri.rsplit("/", 1)[1] for uri in table.files()}
     columns = [name for name in ("media_id", "file_id") if name in table.schema.names]
     deleted = 0
@@ -84,9 +89,12 @@ def _delete_files(table: Table, ids: pa.Array) -> int:
         if not name.endswith(".parquet") or name in current:
             continue
         filesystem, path = storage.filesystem(storage.join(table.uri, name))
-        with filesystem.open_input_file(path) as file:
-            rows = pq.read_table(file, columns=columns)
-        if any(pc.any(pc.is_in(rows[column], value_set=ids)).as_py() for column in columns):
+        try:
+            with filesystem.open_input_file(path) as file:
+                rows = pq.read_table(file, columns=columns)
+        except pa.ArrowInvalid:
+            rows = None
+        if rows is None or any(pc.any(pc.is_in(rows[column], value_set=ids)).as_py() for column in columns):
             filesystem.delete_file(path)
             deleted += 1
     return deleted

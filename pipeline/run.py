@@ -6,8 +6,8 @@ preserved, so that which of two equal files becomes the medium does not depend o
 pool run in one process and hand tables over in memory: a decoded picture never crosses the object store.
 
 A worker that dies, or is ended because a medium hangs in it (stages/limits.py), takes its block with it; those rows are
-tried again one by one in a worker of their own, and a row that kills or hangs its worker once more is rejected.
-Everything else goes on.
+tried again one by one in a worker of their own, and a row that hangs it, or kills two more, is rejected. All the rest
+goes on.
 """
 
 import logging
@@ -37,6 +37,7 @@ from stages.columns import KNOWN
 from tokenizer import storage
 
 _RETRIES = 1
+_LIVES = 2  # workers that a row may kill once it is alone: 1 rejects what a lost machine had at work, many take long
 _WRITER_RESTARTS = 10  # without a limit, blocks that no memory holds would be tried for ever
 _FIRST_COMMIT_S = 5.0
 _COMMIT_SHARE = 0.25  # of the time so far
@@ -135,10 +136,11 @@ class Sink:
             reasons = keys["reject_reason"].combine_chunks()
             fresh = pc.and_(fresh, pc.invert(pc.fill_null(pc.equal(reasons, KNOWN), False)))
         num_fresh = pc.sum(fresh).as_py() or 0
+        written = storage.join(self.root, self.table, shard.name)
         if 0 < num_fresh < len(ids):
             shard = ray.get(self._writer.rewrite.remote(shard, fresh))
-        if not num_fresh:
-            storage.delete_file(storage.join(self.root, self.table, shard.name))
+        if num_fresh < len(ids):
+            storage.delete_file(written)
         self.known = pa.chunked_array([*self.known.chunks, ids.filter(fresh)], pa.string())
         keys = keys.append_column("is_fresh", fresh)
         self.commit(shard if num_fresh else None, keys)
@@ -279,7 +281,7 @@ def _tried(
             yield reject(row, *result)
 
 
-def _isolated(groups: list[Group], row: pa.Table, limit_s: float) -> pa.Table | tuple[str, str]:
+def _isolated(groups: list[Group], row: pa.Table, limit_s: float, lives: int = _LIVES) -> pa.Table | tuple[str, str]:
     """The result of one row in workers of its own, or reason and detail of their death. A stage's exception is the
     program's fault and is raised.
     """
@@ -295,6 +297,8 @@ def _isolated(groups: list[Group], row: pa.Table, limit_s: float) -> pa.Table | 
         except RayTaskError:
             raise
         except RayActorError as error:
+            if lives > 1:
+                return _isolated(groups, row, limit_s, lives - 1)
             return "worker_died", str(error).splitlines()[0][:300]
         finally:
             ray.kill(worker)

@@ -12,6 +12,7 @@ from rich.console import Console
 from pipeline.catalog import Catalog, CatalogError
 from pipeline.config import RunConfig
 from pipeline.duplicates import KEPT
+from pipeline.lease import at_work
 from pipeline.records import newest_first
 from pipeline.report import PhaseReport, reasons_of, shown, table
 from tokenizer import storage
@@ -124,6 +125,7 @@ def document(config: RunConfig) -> dict[str, Any]:
         "tables": _tables(catalog),
         "sources": _sources(catalog),
         "accounts": _accounts(catalog),
+        "at_work": at_work(catalog.root),
         "last_run": next(newest_first(catalog.root), None),
         "trained": [uri for uri in runs if storage.exists(storage.join(uri, DONE))],
     }
@@ -141,6 +143,9 @@ def print_status(config: RunConfig, console: Console, as_json: bool) -> None:
         made.add_row(row["table"], str(row["version"]), str(row["rows"]), prints or "-")
     console.print(made)
     _print_accounts(Catalog(config.root, config.version), console)
+    if run := state["at_work"]:
+        who = f"`tokenmill {run['command']}`, host {run['host']}, pid {run['pid']}, since {run['since']}"
+        console.print(f"At work: run {run['run_id']} ({who}), renewed {run['silent_s']:.0f} s ago", highlight=False)
     if last := state["last_run"]:
         read = ", ".join(f"{phase['phase']} read {phase['num_read']}" for phase in last["phases"])
         console.print(f"Last run {last['run_id']} ({last['command']}){read and f': {read}'}", highlight=False)

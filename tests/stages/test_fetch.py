@@ -19,10 +19,11 @@ from web_server import Handler, Names, Web
 
 from stages import connect
 from stages.connect import is_public
-from stages.fetch import Fetcher
+from stages.fetch import Fetcher, _host_by_host
 from stages.fetch_config import FetchConfig, FetchPace
 from stages.response import Response
 from stages.rows import RowError
+from stages.turns import Turns
 
 LIMIT = 1 << 20
 CONTEXT = ssl.create_default_context()
@@ -430,7 +431,7 @@ def test_a_silent_server(web: Web):
 
 def test_a_host_that_does_not_pick_up(names: Names, monkeypatch: pytest.MonkeyPatch):
     def hang(self: socket.socket, address: tuple) -> None:
-        assert (self.gettimeout() or 0) <= 3
+        assert 0 < (self.gettimeout() or 0) <= 3
         raise TimeoutError("timed out")
 
     monkeypatch.setattr(connect._Timed, "connect", hang)
@@ -551,6 +552,22 @@ def test_many_at_once_in_order_and_polite(web: Web, names: Names):
     assert isinstance(found[5], RowError)
     assert [one for i, one in enumerate(found) if i != 5] == [p.encode() for i, p in enumerate(paths) if i != 5]
     assert max(most.values()) == 2 and most_of_all >= 3
+
+
+def test_a_host_with_many_urls_does_not_hold_up_the_others():
+    urls = [f"http://{host}.test/{i}" for i, host in enumerate("aaabbc")]
+    assert _host_by_host(urls) == [0, 3, 5, 1, 4, 2]
+
+
+def test_hosts_are_forgotten_when_nothing_is_left_to_wait_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("stages.turns._REMEMBERED_HOSTS", 3)
+    turns = Turns(at_once=1, longest_pause_s=60.0)
+    turns.pause("paused.test", 1000.0)
+    for i in range(20):
+        with turns.take(f"{i}.test", 0.0):
+            assert len(turns._hosts) <= 3
+    with pytest.raises(RowError, match="rate_limited"), turns.take("paused.test", 0.0):
+        pass
 
 
 def test_requests_to_a_host_are_apart(web: Web):

@@ -151,7 +151,7 @@ class Fetcher:
                 text += chunk
                 if len(text) >= MAX_ROBOTS_BYTES:
                     break
-            return parse(text[:MAX_ROBOTS_BYTES].decode("utf-8-sig", "replace"), self._agent)
+            return parse(text.decode("utf-8-sig", "replace"), self._agent)
 
         budget = Budget(min(_ROBOTS_S, self._pace.total_s))
         try:

@@ -19,10 +19,11 @@ from web_server import Handler, Names, Web
 
 from stages import connect
 from stages.connect import is_public
-from stages.fetch import Fetcher
+from stages.fetch import Fetcher, _host_by_host
 from stages.fetch_config import FetchConfig, FetchPace
 from stages.response import Response
 from stages.rows import RowError
+from stages.turns import Turns
 
 LIMIT = 1 << 20
 CONTEXT = ssl.create_default_context()
@@ -338,10 +339,10 @@ def test_what_the_receiver_raises_is_raised(web: Web):
 def test_too_many_bytes(web: Web):
     sent = threading.Event()
 
-    def endless(handler: Handler) -> None:
+    def long(handler: Handler) -> None:
         handler.raw(b"HTTP/1.1 200 OK\r\n\r\n")
         try:
-            while True:
+            for _ in range(512):  # 32 MB, not without end: a fetcher that takes it all should fail, not fill the memory
                 handler.raw(b"x" * 65536)
         finally:
             sent.set()
@@ -350,8 +351,8 @@ def test_too_many_bytes(web: Web):
         handler.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 1000001\r\n\r\n")
         handler.server.closing.wait(10)
 
-    web.routes.update({"/endless": endless, "/declared": declared, "/fits": sends(b"x" * 1000)})
-    assert reason(fetcher(), web.url("/endless"), 1_000_000) == "too_many_bytes"
+    web.routes.update({"/long": long, "/declared": declared, "/fits": sends(b"x" * 1000)})
+    assert reason(fetcher(), web.url("/long"), 1_000_000) == "too_many_bytes"
     assert sent.wait(5), "the connection is closed"
     assert "too_many_bytes: 1000001 bytes; the limit is 1000000" in rejection(
         fetcher(), web.url("/declared"), body, 10**6
@@ -410,17 +411,27 @@ def test_a_dripping_server_has_its_time(web: Web, begin: bytes):
     assert web.asked == ["/a"], "no time for another try"
 
 
+def test_retries_share_the_time_of_a_url(web: Web):
+    def cut_after_a_while(handler: Handler) -> None:
+        handler.server.closing.wait(0.1)
+        handler.answer(200, b"half", length=8)
+
+    web.routes["/a"] = cut_after_a_while
+    assert rejection(fetcher(total_s=0.25, retries=20), web.url("/a")).startswith("timed_out: ")
+    assert len(web.asked) <= 3
+
+
 def test_a_silent_server(web: Web):
     web.routes["/a"] = in_turn(lambda handler: handler.server.closing.wait(10), sends(b"a"))
     assert fetcher(silence_s=0.4).fetch(web.url("/a"), body, LIMIT) == b"a"
     web.routes["/a"] = lambda handler: handler.server.closing.wait(10)
     message = rejection(fetcher(silence_s=0.1, retries=1), web.url("/a"))
-    assert message == "timed_out: 127.0.0.1 sent nothing for 0.1 s" and len(web.asked) == 4
+    assert message == "timed_out: 127.0.0.1 sent nothing for 0.1 s"
 
 
 def test_a_host_that_does_not_pick_up(names: Names, monkeypatch: pytest.MonkeyPatch):
     def hang(self: socket.socket, address: tuple) -> None:
-        assert (self.gettimeout() or 0) <= 3
+        assert 0 < (self.gettimeout() or 0) <= 3
         raise TimeoutError("timed out")
 
     monkeypatch.setattr(connect._Timed, "connect", hang)
@@ -541,6 +552,22 @@ def test_many_at_once_in_order_and_polite(web: Web, names: Names):
     assert isinstance(found[5], RowError)
     assert [one for i, one in enumerate(found) if i != 5] == [p.encode() for i, p in enumerate(paths) if i != 5]
     assert max(most.values()) == 2 and most_of_all >= 3
+
+
+def test_a_host_with_many_urls_does_not_hold_up_the_others():
+    urls = [f"http://{host}.test/{i}" for i, host in enumerate("aaabbc")]
+    assert _host_by_host(urls) == [0, 3, 5, 1, 4, 2]
+
+
+def test_hosts_are_forgotten_when_nothing_is_left_to_wait_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("stages.turns._REMEMBERED_HOSTS", 3)
+    turns = Turns(at_once=1, longest_pause_s=60.0)
+    turns.pause("paused.test", 1000.0)
+    for i in range(20):
+        with turns.take(f"{i}.test", 0.0):
+            assert len(turns._hosts) <= 3
+    with pytest.raises(RowError, match="rate_limited"), turns.take("paused.test", 0.0):
+        pass
 
 
 def test_requests_to_a_host_are_apart(web: Web):

@@ -160,3 +160,25 @@ def test_failures_are_kept_for_a_while_and_bugs_are_not(monkeypatch: pytest.Monk
     with pytest.raises(KeyError):
         cache.of("http://a.test")
     assert cache.of("http://a.test") == Rules()
+
+
+def test_rules_are_kept_for_a_day_and_of_so_many_sites(monkeypatch: pytest.MonkeyPatch):
+    now, loaded = 0.0, []
+    monkeypatch.setattr("stages.robots.time.monotonic", lambda: now)
+    monkeypatch.setattr("stages.robots._KEPT_HOSTS", 2)
+
+    def load(site: str) -> Rules:
+        loaded.append(site)
+        return Rules()
+
+    cache = RobotsCache(load)
+    cache.of("a")
+    now = 23 * 3600.0
+    cache.of("a")
+    now = 25 * 3600.0
+    for site in "abc":
+        cache.of(site)
+    assert loaded == ["a", "a", "b", "c"]
+    cache.of("b")
+    cache.of("a")
+    assert loaded == ["a", "a", "b", "c", "a"]

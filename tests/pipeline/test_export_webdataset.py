@@ -50,6 +50,23 @@ def token_rows(numbers: range, **changes: Any) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=TOKENS)
 
 
+def text_rows(numbers: range, **changes: Any) -> pa.Table:
+    """Text documents; every third with a grid of nulls instead of zeros."""
+    rows = []
+    for number in numbers:
+        row = {
+            "media_id": hashlib.blake2b(f"text {number}".encode(), digest_size=16).hexdigest(),
+            "kind": "text",
+            "codes": [],
+            "caption": f"Document {number}: " + "ünd 数\n" * (number * 40),
+            "fingerprint": "f" * 16,
+            "run_id": "test",
+        }
+        grid = {} if number % 3 == 2 else {"grid_t": 0, "grid_h": 0, "grid_w": 0}
+        rows.append(row | grid | changes)
+    return pa.Table.from_pylist(rows, schema=TOKENS)
+
+
 def rejected(numbers: range) -> pa.Table:
     nothing = {"codes": None, "grid_t": None, "grid_h": None, "grid_w": None, "caption": None}
     return token_rows(numbers, reject_reason="unreadable", **nothing)
@@ -118,6 +135,34 @@ def test_plain_webdataset_reads_every_kept_row(make, tmp_path):
     assert all(shard["size_bytes"] <= SHARD_MB << 20 for shard in document["shards"])
     assert document["tokens_version"] == 3
     assert_same(read_plain(tmp_path / "out"), rows)
+
+
+def test_text_documents_are_json_and_txt_alone(make, tmp_path):
+    """Beside media that stand in the tars as they do without them; a text that changes is another sample."""
+    media, texts = token_rows(range(30)), text_rows(range(12))
+    config = make(media, texts)
+    document = export(config, tmp_path / "out")
+    assert document["num_samples"] == 42
+    found = read_plain(tmp_path / "out")
+    for row in texts.to_pylist():
+        sample = found.pop(row["media_id"])
+        assert {name for name in sample if not name.startswith("__")} == {"json", "txt"}
+        assert sample["txt"] == row["caption"]
+        assert sample["json"] == {name: row[name] for name in ("media_id", "kind", "fingerprint")}
+    assert_same(found, media)
+    for shard in document["shards"]:
+        members, _ = tars.read_members(str(tmp_path / "out" / shard["name"]))
+        rows = members.filter(pc.equal(members["kind"], "text")).to_pylist()
+        assert all((row["grid_t"], row["grid_h"], row["grid_w"]) == (0, 0, 0) for row in rows)
+        assert all(row["codes_offset"] == row["offset"] for row in rows)
+
+    Catalog(config.root).tokens.edit(
+        pc.field("media_id") == texts["media_id"][4], None, {}, append=text_rows(range(4, 5), caption="other words")
+    )
+    changed = export(config, tmp_path / "out")
+    assert changed["removed"] == {"shard-000000.tar": [texts["media_id"][4].as_py()]}
+    assert read_plain(tmp_path / "out")[texts["media_id"][4].as_py()]["txt"] == "other words"
+    assert changed["shards"][-1]["num_samples"] == 1
 
 
 def test_any_tar_reader_reads_it_in_order_of_ids(make, tmp_path):

@@ -20,7 +20,7 @@ from pipeline.catalog import Catalog, CatalogError
 from pipeline.config import RunConfig
 from tokenizer import storage, tars
 from tokenizer.shards import TOKENS
-from training.job import TrainJob
+from training.job import TrainJob, TrainResult
 
 SHARD_MB = 1
 QUIET = Console(quiet=True)
@@ -347,6 +347,32 @@ def test_training_takes_the_shards_of_an_export(make, tmp_path, monkeypatch):
     ):
         with pytest.raises(CatalogError, match=message):
             phases.train(phases.Run(config.model_copy(update={"train": part} | changes), QUIET, "train"))
+
+
+def test_the_closing_note_counts_text_documents(make, monkeypatch, capsys):
+    config = make(token_rows(range(4)), text_rows(range(3)))
+
+    def fit(job: TrainJob, *_: Any) -> TrainResult:
+        figures = {"num_steps": 5, "num_documents": 11, "num_tokens": 2_000, "excluded": {}, "fill": 1.0}
+        texts = {"num_texts": 3, "num_text_pieces": 7, "num_text_tokens": 500}
+        return TrainResult(
+            job.run_uri,
+            job.run_uri,
+            "plan",
+            2,
+            losses={"document": 1.5},
+            seconds=1.0,
+            resumed_from=0,
+            **figures,
+            **texts,
+        )
+
+    monkeypatch.setattr(phases, "fit", fit)
+    monkeypatch.setattr(phases, "draw_curves", lambda *_: None)
+    phases.train(phases.Run(config, Console(width=200), "train"))
+    shown = capsys.readouterr().out
+    assert "11 documents; document 1.500" in shown
+    assert "text: 3 documents in 7 pieces of at most 5120 tokens, 25.0% of the tokens trained on" in shown
 
 
 def test_errors_say_what_to_do(make, tmp_path):

@@ -248,5 +248,11 @@ def train(run: Run) -> None:
         losses = ", ".join(f"{name} {value:.3f}" for name, value in result.losses.items())
         state = "already trained" if is_done else f"trained in {result.num_steps} steps"
         meter.note(f"{state} on tokens version {version}: {result.num_documents} documents; {losses}")
+        if result.num_texts:
+            meter.note(
+                f"text: {result.num_texts} documents in {result.num_text_pieces} pieces of at most "
+                f"{part.train.data.context_tokens} tokens, {result.num_text_tokens / result.num_tokens:.1%} of the "
+                "tokens trained on"
+            )
         if unused := {reason: count for reason, count in result.excluded.items() if count}:
             meter.note("not used: " + ", ".join(f"{reason} {count}" for reason, count in unused.items()))

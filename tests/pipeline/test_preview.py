@@ -146,7 +146,7 @@ def test_files_measurements_takedowns(world):
         ("curate", "new", 1),
         ("curate", "changed", 1),
         ("curate", "source captions changed", 0),
-        ("curate", "1 files gone", 0),
+        ("curate", "1 file gone", 0),
         ("caption", "source captions changed", 1),
         ("caption", "what curate keeps of 2 files", None),
         ("tokenize", "what curate keeps of 2 files", None),

@@ -50,9 +50,10 @@ def run_phases(
         if config.version is None:
             run.catalog.create()
         _foresee(run, phases)
-        is_idle = all(step.is_idle for step in run.steps)  # what is left to do all the same starts its own cluster
-        with nullcontext() if is_idle else cluster(config.cluster):
-            if not is_idle:
+        # A phase with work that no plan foresees, such as a killed run's, starts a cluster itself.
+        needs_workers = any(step.num_read != 0 for step in run.steps)
+        with cluster(config.cluster) if needs_workers else nullcontext():
+            if needs_workers:
                 print_stages(run, phases)
             try:
                 for name in phases:

@@ -161,11 +161,6 @@ class Step:
     computes: str
     writes: str
 
-    @property
-    def is_idle(self) -> bool:
-        """True for a phase that has nothing to do."""
-        return self.num_read == 0 and not self.computes and not self.writes
-
 
 def counted(number: int, noun: str) -> str:
     """`1 file`, `2 files`, `2 media`."""

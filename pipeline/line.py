@@ -1,6 +1,7 @@
 """The line: plan, phases in order, record, closing table. One call for every command that does work."""
 
 import re
+from contextlib import nullcontext
 
 from rich.console import Console
 
@@ -49,8 +50,11 @@ def run_phases(
         if config.version is None:
             run.catalog.create()
         _foresee(run, phases)
-        with cluster(config.cluster):
-            print_stages(run, phases)
+        # A phase with work that no plan foresees, such as a killed run's, starts a cluster itself.
+        needs_workers = any(step.num_read != 0 for step in run.steps)
+        with cluster(config.cluster) if needs_workers else nullcontext():
+            if needs_workers:
+                print_stages(run, phases)
             try:
                 for name in phases:
                     getattr(phase_functions, name)(run)

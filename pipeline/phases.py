@@ -6,7 +6,7 @@ an unchanged config reads no media, and a run after a kill does the rest.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -23,7 +23,7 @@ from pipeline.lease import new_run_id
 from pipeline.ledger import KEYS, Ledger
 from pipeline.records import write_record
 from pipeline.report import Meter, PhaseReport, Step
-from pipeline.run import Sink, run_flow
+from pipeline.run import Sink, cluster, run_flow
 from pipeline.sources import Listing, list_sources, with_captions
 from stages.columns import CAPTIONS, MEDIA
 from tokenizer import storage, vq_weights
@@ -116,9 +116,10 @@ def curate(run: Run) -> None:
         if changes.todo.num_rows:
             known = catalog.media.scan(["media_id"], pc.field("fingerprint") == print_)["media_id"]
             banned = forgotten.id_array()
-            sink = Sink(catalog.root, "media", _constants(print_, run), list(KEYS), commit, known, banned)
-            flow = plan.groups(plan.curate_plan(config))
-            run_flow(flow, ledger.listed(), "uri", sink, config.cluster, meter, reject, ledger)
+            with cluster(config.cluster):
+                sink = Sink(catalog.root, "media", _constants(print_, run), list(KEYS), commit, known, banned)
+                flow = plan.groups(plan.curate_plan(config))
+                run_flow(flow, ledger.listed(), "uri", sink, config.cluster, meter, reject, ledger)
         else:
             meter.note(f"all {listing.rows.num_rows} files are known and unchanged; none was read")
         refresh.forget_gone(catalog, changes.gone, run.run_id)
@@ -177,8 +178,9 @@ def _simple_phase(
             meter.note("nothing new to do; no medium was read")
             return
         known = table.scan(["media_id"], pc.field("fingerprint") == print_)["media_id"]
-        sink = Sink(run.catalog.root, table.name, _constants(print_, run), keys, commit, known)
-        run_flow(plan.groups(phase), todo, "media_id", sink, run.config.cluster, meter, reject)
+        with cluster(run.config.cluster):
+            sink = Sink(run.catalog.root, table.name, _constants(print_, run), keys, commit, known)
+            run_flow(plan.groups(phase), todo, "media_id", sink, run.config.cluster, meter, reject)
 
 
 def _constants(print_: str, run: Run) -> dict[str, str]:
@@ -240,7 +242,8 @@ def train(run: Run) -> None:
             raise CatalogError(
                 f"{part.shards or tokens.uri}: version {version} holds no rows to train on; `tokenmill status` says why"
             )
-        result = fit(job, part.resources, show)
+        with nullcontext() if is_done else cluster(run.config.cluster):
+            result = fit(job, part.resources, show)
         draw_curves(uri, storage.join(uri, "loss.png"))
         report = meter.report
         report.num_read = 0 if is_done else result.num_documents

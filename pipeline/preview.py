@@ -23,7 +23,7 @@ from pipeline.duplicates import KEPT, duplicate_ids, duplicates_prints
 from pipeline.forgotten import Forgotten
 from pipeline.phases import tokenize_print, train_job
 from pipeline.records import Record, newest_first, read_record
-from pipeline.report import Step
+from pipeline.report import Step, counted
 from pipeline.sources import Listing
 from stages.columns import MEDIA
 from stages.decide import decide
@@ -145,12 +145,12 @@ class _View:
             of_media = _in(decided["uri"], changes.recaptioned["uri"])
             if config.caption.caption.captioner == "source":
                 self._recaptioned = decided.filter(of_media)["media_id"].combine_chunks()
-            self._add("curate", "source captions changed", 0, "", f"captions of {num_texts} files")
+            self._add("curate", "source captions changed", 0, "", counted(num_texts, "caption"))
 
         after = self._gone(decided, sources, changes)
         self._duplicates(after, bool(self._num_open_files or judged.num_rows))
         if len(self.steps) == first:
-            self._add("curate", f"nothing: {listing.rows.num_rows} files are known and unchanged", 0)
+            self._add("curate", f"nothing: {counted(listing.rows.num_rows, 'file')} known and unchanged", 0)
 
     def _gone(self, media: pa.Table, sources: pa.Table, changes: refresh.SourceChanges) -> pa.Table:
         """The media that stay; those of changed files, which count as not known yet, do not."""
@@ -163,7 +163,7 @@ class _View:
         if changes.gone:
             again = ", unless a file to read holds the same" if changes.todo.num_rows and lost.num_rows else ""
             removed = f"-{lost.num_rows} media{self._without(lost['media_id'])}{again}" if lost.num_rows else ""
-            self._add("curate", f"{len(changes.gone)} files gone", 0, "", removed or "their state")
+            self._add("curate", f"{counted(len(changes.gone), 'file')} gone", 0, "", removed or "their state")
         return media.filter(pc.invert(is_lost))
 
     def _duplicates(self, media: pa.Table, anew: bool) -> None:
@@ -197,7 +197,7 @@ class _View:
         stale = rows.filter(_in(rows["media_id"], todo))["media_id"].combine_chunks()
         self._recaptioned = pa.concat_arrays([kept.filter(again), stale])
         if len(self.steps) == first:
-            self._add("caption", f"nothing: {len(kept)} kept media have their captions", 0)
+            self._add("caption", f"nothing: {len(kept)} kept media captioned already", 0)
 
     def tokenize(self) -> None:
         """Kept, captioned media without codes of this tokenizer; captions that changed."""
@@ -212,10 +212,10 @@ class _View:
         stale = pa.concat_arrays([self._recaptioned, refresh.stale_captions(self.catalog)]).unique()
         stale = stale.filter(pc.and_(_in(stale, done), _in(stale, kept)))
         if len(stale):
-            self._add("tokenize", "captions changed; codes stay", 0, "", f"captions of {len(stale)} rows")
+            self._add("tokenize", "captions changed; codes stay", 0, "", f"captions of {counted(len(stale), 'row')}")
         self._tokens_change |= len(self.steps) > first
         if len(self.steps) == first:
-            self._add("tokenize", f"nothing: {len(kept)} captioned media have their codes", 0)
+            self._add("tokenize", f"nothing: {len(kept)} captioned media encoded already", 0)
 
     def train(self) -> None:
         """The version of the tokens that there is, or the one that results."""
@@ -254,7 +254,9 @@ class _View:
         if num_new := len(todo) - num_stale:
             self._add(phase, f"kept, without {what}", num_new, what, f"{num_new} {what}")
         if self._num_open_files:
-            self._add(phase, f"what curate keeps of {self._num_open_files} files", None, what, f"their {what}")
+            self._add(
+                phase, f"what curate keeps of {counted(self._num_open_files, 'file')}", None, what, f"their {what}"
+            )
 
     def _without(self, ids: pa.ChunkedArray) -> str:
         """What leaves `captions` and `tokens` with these media."""

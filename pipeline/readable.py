@@ -51,11 +51,16 @@ def _name(type_: object) -> str:
 
 def lost(num_lost: int, num_files: int, since: list[dict[str, Any]]) -> str:
     """Why files of a past version are gone, from the commits made `since`, and what to do."""
-    forgot = any(commit.get("what") == FORGOTTEN for commit in since)
     vacuumed = any(commit["operation"].startswith("VACUUM") for commit in since)
-    causes = {"media were forgotten (`tokenmill forget`)": forgot, "it was too old (`tokenmill vacuum`)": vacuumed}
-    why = " and ".join(cause for cause, holds in causes.items() if holds) or " or ".join(causes)
+    # Where the newest version held no such medium, `forget` deletes files and commits nothing.
+    forgot = not vacuumed or any(commit.get("what") == FORGOTTEN for commit in since)
+    found = {
+        "media were forgotten (`tokenmill forget`)": forgot,
+        "old versions vacuumed (`tokenmill vacuum`)": vacuumed,
+    }
+    events = " and ".join(event for event, happened in found.items() if happened)
     return (
-        f"cannot be read any more: {num_lost} of its {num_files} files were deleted, because {why}; read and train on "
-        "the newest version: leave --version out, or choose a later one from `tokenmill log CONFIG`"
+        f"cannot be read any more: {num_lost} of its {num_files} files were deleted; since then "
+        f"{events}; read and train on the newest version: leave --version out, or choose a later one from "
+        "`tokenmill log CONFIG`"
     )

@@ -176,11 +176,16 @@ class Step:
     writes: str
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 file`, `2 files`, `2 media`."""
+    return f"{number} {noun}{'' if number == 1 or noun == 'media' else 's'}"
+
+
 def print_steps(steps: list[Step], root: str, console: Console) -> None:
     """The steps as a table."""
     made = table(f"Plan for {root}", "phase", "why", "reads#", "computes", "writes")
     for step in steps:
-        unit = "files" if step.phase == "curate" else "rows" if step.phase == "train" else "media"
-        reads = "?" if step.num_read is None else f"{step.num_read} {unit}" if step.num_read else "-"
+        unit = "file" if step.phase == "curate" else "document" if step.phase == "train" else "media"
+        reads = "?" if step.num_read is None else counted(step.num_read, unit) if step.num_read else "-"
         made.add_row(step.phase, shown(step.why, 400), reads, step.computes or "-", step.writes or "-")
     console.print(made)

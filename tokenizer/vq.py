@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import ChameleonVQVAE, Emu3VQVAE, JanusVQVAE
 from transformers.utils import logging as transformers_logging
 
@@ -107,6 +107,12 @@ class VisionTokenizer:
         self._norms_K = (self._codebook_KD**2).sum(1)
         self.model = model.eval().requires_grad_(False)
         self.model.to(device=self._device, dtype=self._dtype)
+        if self._device.type == "cpu" and self._dtype != torch.float32:
+            # Encodes in 0.8 of the time and decodes no faster. In fp32 sums in another order could settle near-ties in
+            # another way than the reference does.
+            for module in self.model.encoder.modules():
+                if isinstance(module, nn.Conv2d):
+                    module.to(memory_format=torch.channels_last)
 
     @classmethod
     def load(

@@ -7,6 +7,17 @@ import numpy as np
 from tokenizer.geometry import resize
 
 
+def odds(media: Sequence[np.ndarray], side_px: int) -> np.ndarray:
+    """Chance of each medium, float64 (N,): in proportion to its pixels, none where a side is shorter than `side_px`.
+
+    Where all are too small, none is: crops enlarge them.
+    """
+    sides = np.array([medium.shape[-3:-1] for medium in media], np.float64).reshape(-1, 2)
+    large = sides.min(1) >= side_px
+    sizes = sides.prod(1) * (large if large.any() else 1)
+    return sizes / max(1.0, sizes.sum())
+
+
 def image_batch(
     images: Sequence[np.ndarray], count: int, crop_px: int, rng: np.random.Generator, odds: np.ndarray | None = None
 ) -> np.ndarray:

@@ -67,8 +67,22 @@ class VqTrainConfig(Config):
     init_from: str | None = Field(None, description="Weights to start from: `builtin`, a folder or a hub name.")
     loss: VqLossConfig = VqLossConfig()
     steps: int = Field(4000, description="Few blur; 1,500 to 5,000 gained 0.7 dB on photos.", gt=0)
-    batch: int = Field(16, description="Frames a step. Small is noisy, large is slow; clips take four each.", ge=4)
-    crop_px: int = Field(64, description="Small hides the scene, large is slow; must fit the spatial factor.", gt=0)
+    decoder_only: bool = Field(
+        False,
+        description="True, for given weights: codes stay as they are, and shards with them, pixels get better; false "
+        "trains both halves. The losses of codes do nothing then.",
+    )
+    batch: int = Field(
+        16,
+        description="Frames of a step with crops of the first side; clips take four each. Small is noisy, large slow.",
+        ge=4,
+    )
+    crops_px: list[int] = Field(
+        [64],
+        description="Sides, multiples of the spatial factor: each step draws one, in fewer crops where it is larger. "
+        "Only small ones: the norms and the attention, which see all of a picture, fail on large pictures.",
+        min_length=1,
+    )
     sides_px: list[int] | None = Field(
         None,
         description="Squares of these sides give the areas at which media are shown, aspect kept. Few sizes fit few "
@@ -88,8 +102,10 @@ class VqTrainConfig(Config):
     @model_validator(mode="after")
     def _crop_fits(self) -> "VqTrainConfig":
         factor = 2 ** (len(self.model.channel_multiplier) - 1)
-        if self.crop_px % factor:
-            raise ValueError(f"crop_px = {self.crop_px} is no multiple of the spatial factor {factor}; change one")
+        if wrong := [side for side in self.crops_px if side <= 0 or side % factor]:
+            raise ValueError(f"crops_px: {wrong[0]} is no multiple of the spatial factor {factor}; change one")
+        if self.decoder_only and self.init_from is None:
+            raise ValueError("decoder_only keeps the codes of given weights; name them in init_from")
         if self.loss.spread and self.model.quantizer != "fsq":
             raise ValueError("loss.spread spreads latents over the lattice of quantizer 'fsq'; set it to 0 for 'vq'")
         return self

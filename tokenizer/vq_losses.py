@@ -38,6 +38,14 @@ class FsqQuantizer(nn.Module):
         self.codebook_KD = nn.Buffer((digits - (self.levels - 1) / 2) * FSQ_SPACING)
         self._places_D = nn.Buffer(self.levels ** torch.arange(dim - 1, -1, -1))
 
+    def take(self, codebook_KD: Tensor) -> None:
+        """Go on with the codebook of given weights. Raises ValueError when it is not this lattice."""
+        if not torch.equal(codebook_KD, self.codebook_KD):
+            raise ValueError(
+                "tokenizer.train.init_from: its codebook was learned, it is no fsq lattice; set "
+                "tokenizer.train.model.quantizer to 'vq'"
+            )
+
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """fp32 (B, D, ...) -> (quantized with gradient (B, D, ...), codes int64 (B, ...))."""
         half = (self.levels - 1) / 2
@@ -68,6 +76,13 @@ class VqQuantizer(nn.Module):
         self._count_K = nn.Buffer(torch.zeros(codebook_size))
         self._sum_KD = nn.Buffer(torch.zeros(codebook_size, dim))
         self._idle_K = nn.Buffer(torch.full((codebook_size,), _VQ_DEAD_AFTER_STEPS))
+
+    def take(self, codebook_KD: Tensor) -> None:
+        """Go on with the codebook of given weights, each code as if the last step had used it once."""
+        self.codebook_KD.copy_(codebook_KD)
+        self._count_K.fill_(1 - _VQ_DECAY)
+        self._sum_KD.copy_(codebook_KD * (1 - _VQ_DECAY))
+        self._idle_K.zero_()
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """fp32 (B, D, ...) -> (quantized with gradient (B, D, ...), codes int64 (B, ...))."""

@@ -20,7 +20,7 @@ import torch
 from tokenizer import storage, vq
 from tokenizer.identity import fingerprint
 from tokenizer.log import TrainLog, read_log
-from tokenizer.vq_batches import clip_batch, image_batch
+from tokenizer.vq_batches import clip_batch, image_batch, odds
 from tokenizer.vq_config import VqLossConfig, VqModelConfig, VqTrainConfig
 from tokenizer.vq_parallel import Workers
 from tokenizer.vq_pictures import draw_curve, draw_reconstructions
@@ -44,11 +44,12 @@ def train(
 ) -> str:
     """Train on `images`, uint8 (H, W, 3), and `clips`, uint8 (T, H, W, 3), T >= 4; return the URI of the model.
 
-    Crops are drawn evenly over the pixels of all images, and of all clips: a large picture is shown more often. All
-    pixels are held in memory by the caller (3 bytes each), on every worker alike. `out`, a folder or s3:// prefix, gets
-    model/, checkpoint.pt, log.jsonl (one record a step, also given to `on_step`), loss.png and reconstructions.png, the
-    pictures with every checkpoint. A checkpoint in `out` of this config and of the same `data_id` is gone on from.
-    `compile_trunks` pays two minutes of compilation for steps 1.6 times as fast on a CPU.
+    Crops are drawn evenly over the pixels of all images, and of all clips, that are large enough for the step's side: a
+    large picture is shown more often. All pixels are held in memory by the caller (3 bytes each), on every worker
+    alike. `out`, a folder or s3:// prefix, gets model/, checkpoint.pt, log.jsonl (one record a step, also given to
+    `on_step`), loss.png and reconstructions.png, the pictures with every checkpoint. A checkpoint in `out` of this
+    config and of the same `data_id` is gone on from. `compile_trunks` pays minutes of compilation, once for each side,
+    for steps 1.6 times as fast on a CPU.
 
     Raises ValueError for empty data, clips of fewer than four frames, a batch that the workers cannot share, or a
     folder with the checkpoint of another config or of other data.
@@ -59,15 +60,16 @@ def train(
     identity = fingerprint(config, data_id)
     first = _resume(out, training, identity)
     log = TrainLog(out, first) if workers.rank == 0 else None
-    odds = {"images": _odds(images), "clips": _odds(clips)}
+    of_side = {side: (odds(images, side), odds(clips, side)) for side in config.crops_px}
     for step in range(first, config.steps):
         rng = np.random.default_rng([config.seed, step])
         kind = kinds[int(rng.random() < config.video_share)]
+        side = config.crops_px[rng.integers(len(config.crops_px))]
         if kind == "images":
-            frames = image_batch(images, config.batch, config.crop_px, rng, odds[kind])[:, None]
+            frames = image_batch(images, _count(config, side, 1), side, rng, of_side[side][0])[:, None]
         else:
-            count = config.batch // TEMPORAL_FACTOR
-            frames = clip_batch(clips, count, config.crop_px, TEMPORAL_FACTOR, rng, odds[kind])
+            count = _count(config, side, TEMPORAL_FACTOR)
+            frames = clip_batch(clips, count, side, TEMPORAL_FACTOR, rng, of_side[side][1])
         pixels = vq.to_pixels(workers.share(torch.from_numpy(frames)).to(device))
         record = {"step": step + 1, "kind": kind, **training.step(pixels, step)}
         if log is not None:
@@ -87,16 +89,16 @@ def train(
     return model_uri
 
 
-def _odds(media: Sequence[np.ndarray]) -> np.ndarray:
-    """Chance of each medium, float64 (N,): in proportion to its pixels."""
-    sizes = np.array([medium.shape[-3] * medium.shape[-2] for medium in media], np.float64)
-    return sizes / max(1.0, sizes.sum())
+def _count(config: VqTrainConfig, side_px: int, num_frames: int) -> int:
+    """How many crops of `side_px`, of `num_frames` each, have the pixels of `batch` frames of the first side."""
+    return max(1, round(config.batch // num_frames * (config.crops_px[0] / side_px) ** 2))
 
 
 def _draw(out: str, training: Training, images: Sequence[np.ndarray], clips: Sequence[np.ndarray]) -> None:
     draw_curve(read_log(out), storage.join(out, "loss.png"))
     tokenizer = vq.VisionTokenizer(training.averaged_model(), "in training", training.device)
-    draw_reconstructions(tokenizer, images, clips, training.config.crop_px, storage.join(out, "reconstructions.png"))
+    side = training.config.crops_px[0]
+    draw_reconstructions(tokenizer, images, clips, side, storage.join(out, "reconstructions.png"))
 
 
 def _kinds(images: Sequence[np.ndarray], clips: Sequence[np.ndarray]) -> tuple[str, str]:

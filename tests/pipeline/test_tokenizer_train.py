@@ -30,7 +30,7 @@ def config(tmp_path):
                 "model": {"channel_multiplier": [1, 1], "codebook_size": 16, "embed_dim": 4},
                 "steps": 4,
                 "batch": 8,
-                "crop_px": 16,
+                "crops_px": [16],
                 "sides_px": [32, 48],
                 "precision": "fp32",
             },

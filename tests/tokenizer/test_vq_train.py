@@ -11,7 +11,7 @@ from torch import multiprocessing
 from transformers import Emu3VQVAE
 
 from tokenizer import vq, vq_emu3, vq_train
-from tokenizer.vq_batches import clip_batch, image_batch
+from tokenizer.vq_batches import clip_batch, image_batch, odds
 from tokenizer.vq_config import VqLossConfig, VqModelConfig, VqTrainConfig
 from tokenizer.vq_losses import FSQ_SPACING, FsqQuantizer, VqQuantizer, spread_loss
 from tokenizer.vq_parallel import Workers
@@ -29,7 +29,7 @@ def data():
 
 
 def small_config(**changes):
-    settings = {"model": SMALL, "batch": 4, "crop_px": 16, "steps": 6, "precision": "fp32"}
+    settings = {"model": SMALL, "batch": 4, "crops_px": [16], "steps": 6, "precision": "fp32"}
     return VqTrainConfig(**(settings | changes))
 
 
@@ -212,7 +212,8 @@ def test_every_choice_of_the_config_is_acted_upon(data, tmp_path):
         "gan": {"loss": VqLossConfig(gan=0.1, gan_from_step=0)},
         "lr": {"lr": 1e-2},
         "seed": {"seed": 1},
-        "crop_px": {"crop_px": 32},
+        "crops_px": {"crops_px": [32]},
+        "larger crops": {"crops_px": [16, 16, 16, 32]},
         "batch": {"batch": 8},
         "video_share": {"video_share": 1.0},
         "precision": {"precision": "bf16"},
@@ -279,12 +280,30 @@ def test_batches_are_crops_of_the_data():
     assert image_batch([coded[:9, :12]], 2, 16, rng).shape == (2, 16, 16, 3)
 
 
+def test_crops_are_drawn_evenly_from_what_is_large_enough(data, tmp_path):
+    media = [np.zeros((4, 32, 64, 3), np.uint8), np.zeros((4, 16, 64, 3), np.uint8)]
+    np.testing.assert_allclose(odds(media, 16), [2 / 3, 1 / 3])
+    np.testing.assert_allclose(odds(media, 32), [1, 0])
+    np.testing.assert_allclose(odds(media, 48), [2 / 3, 1 / 3])
+    assert odds([], 16).shape == (0,)
+    seen = []
+
+    class Watching(Workers):
+        def share(self, batch):
+            seen.append(tuple(batch.shape[:-1]))
+            return super().share(batch)
+
+    train(small_config(batch=8, crops_px=[16, 32], steps=20), *data, str(tmp_path), workers=Watching())
+    assert set(seen) == {(8, 1, 16, 16), (2, 1, 32, 32), (2, 4, 16, 16), (1, 4, 32, 32)}
+
+
 @pytest.mark.parametrize(
     "settings, words",
     [
         ({"model": {"codebook_size": 5000}}, "8 \\*\\* 4 = 4096"),
         ({"model": {"codebook_size": 81}}, "even number"),
-        ({"crop_px": 60}, "multiple of the spatial factor 8"),
+        ({"crops_px": [64, 60]}, "60 is no multiple of the spatial factor 8"),
+        ({"decoder_only": True}, "name them in init_from"),
         ({"model": {"base_channels": 48}}, "multiple of 32"),
         ({"model": {"quantiser": "fsq"}}, "quantiser"),
     ],
@@ -328,3 +347,27 @@ def test_training_starts_from_given_weights(data, tmp_path):
     other = SMALL.model_copy(update={"num_res_blocks": 2})
     with pytest.raises(ValueError, match="not of the architecture"):
         Trainee(small_config(init_from=str(first), model=other), compile_trunks=False)
+
+
+@pytest.mark.parametrize("quantizer", ["fsq", "vq"])
+def test_a_decoder_trained_alone_keeps_every_code(data, tmp_path, quantizer):
+    images, clips = data
+    model = SMALL.model_copy(update={"quantizer": quantizer})
+    first = train(small_config(model=model), images, clips, str(tmp_path / "first"))
+    further = small_config(model=model, init_from=first, decoder_only=True, steps=40, lr=3e-3)
+    second = train(further, images, clips, str(tmp_path / "second"))
+    before, after = vq.VisionTokenizer.load(first), vq.VisionTokenizer.load(second)
+    pictures, moving = np.stack(images), np.stack(clips)[:, :4]
+    codes = before.encode_images(pictures)
+    np.testing.assert_array_equal(after.encode_images(pictures), codes)
+    np.testing.assert_array_equal(after.encode_clips(moving), before.encode_clips(moving))
+    errors = [np.square(each.decode_images(codes).astype(float) - pictures).mean() for each in (before, after)]
+    assert errors[1] < 0.9 * errors[0], errors
+
+
+def test_a_learned_codebook_is_no_lattice(data, tmp_path):
+    learned = SMALL.model_copy(update={"quantizer": "vq"})
+    folder = train(small_config(model=learned, steps=2), *data, str(tmp_path))
+    assert Trainee(small_config(model=learned, init_from=folder), compile_trunks=False).quantizer.codebook_KD.any()
+    with pytest.raises(ValueError, match="set tokenizer.train.model.quantizer to 'vq'"):
+        Trainee(small_config(init_from=folder), compile_trunks=False)

@@ -9,7 +9,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml
 	python3 -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
-	$(PY) -m uv pip install --quiet --python $(PY) --group dev --editable .
+	$(PY) -m uv pip install --quiet --compile-bytecode --python $(PY) --group dev --editable .
 	touch $(STAMP)
 
 demo: $(STAMP)

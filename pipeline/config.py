@@ -78,9 +78,6 @@ class Curate(Config):
     read: ReadConfig = ReadConfig()
     fetch: FetchConfig = FetchConfig()
     fetch_pace: FetchPace = FetchPace()
-    retry_failed: bool = Field(
-        False, description="True asks once more for URLs whose server failed; false waits until their list changes."
-    )
     score: ScoreImagesConfig = ScoreImagesConfig()
     split: SplitVideosConfig = SplitVideosConfig()
     text: TextConfig | None = Field(None, description="Null looks for no text; {} does, where a rule asks for it.")
@@ -177,6 +174,12 @@ class Cluster(Resources):
     file_mb: int = Field(
         256,
         description="Small files are put together up to this. Small: many requests; large: edits rewrite much.",
+        gt=0,
+    )
+    join_rows: int = Field(
+        50_000_000,
+        description="Larger tables are compared by the cluster. Small: its tasks read ids often; large: the driver, or a "
+        "task, fills its memory (100 bytes an id).",
         gt=0,
     )
     shard_rows: int = Field(50_000, description="Small makes many files, large takes memory when written.", gt=0)

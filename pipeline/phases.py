@@ -134,7 +134,7 @@ def caption(run: Run) -> None:
     """Kept media get a caption."""
     catalog = run.catalog
     print_ = refresh.caption_fingerprint(run.config)
-    todo = refresh.without_caption(catalog, print_)
+    todo = refresh.without_caption(catalog, print_, run.config.cluster)
     _simple_phase(
         run, plan.caption_plan(run.config), catalog.captions, CAPTIONS, todo, print_, ["media_id", "reject_reason"]
     )
@@ -145,7 +145,7 @@ def tokenize(run: Run) -> None:
     """Kept, captioned media become rows of `tokens`."""
     catalog = run.catalog
     print_ = tokenize_print(run.config)
-    todo = refresh.without_tokens(catalog, print_, run.config.tokenize.frames)
+    todo = refresh.without_tokens(catalog, print_, run.config.tokenize.frames, run.config.cluster)
     plan.check_clips(run.config, todo["kind"].to_pylist())
     keys = ["media_id", "reject_reason", "frames_trimmed"]
     _simple_phase(run, plan.tokenize_plan(run.config), catalog.tokens, TOKENS, todo, print_, keys)

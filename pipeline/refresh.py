@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.catalog import Catalog
-from pipeline.config import RunConfig
-from pipeline.duplicates import DuplicatesConfig, duplicate_ids, find_duplicates
+from pipeline.catalog import Catalog, Table
+from pipeline.config import Cluster, RunConfig
+from pipeline.duplicates import KEPT, DuplicatesConfig, duplicate_ids, find_duplicates
+from pipeline.join import unmatched
 from pipeline.sources import Listing
 from stages.columns import PLACES, TO_CAPTION
 from stages.decide import NOT_SCORED, RULE, decide
@@ -167,7 +168,7 @@ def open_files(media: pa.Table, config: RunConfig) -> pa.Array:
         lacks = pa.array([not wanted <= parse_scored(text) for text in media["scored"].to_pylist()], pa.bool_())
         by_rule = pc.starts_with(media["reject_detail"], RULE)
         is_open = pc.or_kleene(is_open, pc.and_(lacks, pc.or_kleene(pc.is_null(media["reject_reason"]), by_rule)))
-    if config.curate.retry_failed:
+    if config.curate.fetch_pace.retry_failed:
         is_open = pc.or_kleene(is_open, pc.is_in(media["reject_reason"], value_set=pa.array(sorted(TRANSIENT))))
     is_open = pc.and_(pc.fill_null(is_open, False), pc.not_equal(media["fingerprint"], REOPENED))
     is_open = pc.and_(is_open, pc.not_equal(media["kind"], "text"))  # no scorer looks at documents
@@ -268,30 +269,26 @@ def _set(rows: pa.Table, **columns: pa.Array | pa.ChunkedArray) -> pa.Table:
     return rows
 
 
-def _kept(catalog: Catalog, columns: list[str]) -> pa.Table:
-    """Media that go on: not rejected, and no duplicate of another."""
-    media = catalog.media.scan(columns, pc.field("reject_reason").is_null())
-    return media.filter(pc.invert(pc.is_in(media["media_id"], value_set=duplicate_ids(catalog))))
+def _to_do(catalog: Catalog, columns: list[str], done: Table, print_: str, config: Cluster) -> pa.Table:
+    """Media that go on (not rejected, no duplicate of another) and have no row of this fingerprint in `done`."""
+    kept = catalog.media, pc.field("reject_reason").is_null()
+    aside = catalog.duplicates, pc.field("method") != KEPT
+    return unmatched(kept, columns, [aside, (done, pc.field("fingerprint") == print_)], config)
 
 
-def without_caption(catalog: Catalog, print_: str) -> pa.Table:
+def without_caption(catalog: Catalog, print_: str, config: Cluster) -> pa.Table:
     """Kept media that have no caption of this fingerprint; the todo of the caption phase."""
-    columns = TO_CAPTION.names
-    done = catalog.captions.scan(["media_id"], pc.field("fingerprint") == print_)["media_id"]
-    media = _kept(catalog, columns)
-    return media.filter(pc.invert(pc.is_in(media["media_id"], value_set=done.combine_chunks())))
+    return _to_do(catalog, TO_CAPTION.names, catalog.captions, print_, config)
 
 
-def without_tokens(catalog: Catalog, print_: str, frames: LoadFramesConfig) -> pa.Table:
+def without_tokens(catalog: Catalog, print_: str, frames: LoadFramesConfig, config: Cluster) -> pa.Table:
     """Kept, captioned media that have no codes of this fingerprint; the todo of the tokenize phase.
 
     Media of one bucket stand together, so that the tokenizer's batches are full; so do the clips of one video.
     """
-    captions = catalog.captions.scan(["media_id", "caption"])
-    done = catalog.tokens.scan(["media_id"], pc.field("fingerprint") == print_)["media_id"]
     columns = PLACES.names
-    media = _kept(catalog, [*columns, "width_px", "height_px"])
-    media = media.filter(pc.invert(pc.is_in(media["media_id"], value_set=done.combine_chunks())))
+    media = _to_do(catalog, [*columns, "width_px", "height_px"], catalog.tokens, print_, config)
+    captions = catalog.captions.scan(["media_id", "caption"], pc.field("media_id").isin(media["media_id"].unique()))
     at = pc.index_in(media["media_id"], value_set=captions["media_id"].combine_chunks())
     rows = media.append_column("caption", captions["caption"].take(at)).filter(pc.is_valid(at))
     order = [(name, "ascending") for name in ("kind", "bucket", "uri", "offset_bytes", "member", "start_s", "media_id")]

@@ -83,3 +83,7 @@ class FetchPace(Resources):
         description="of the pauses that hosts ask for (Retry-After); too small: their urls are rejected as "
         "rate_limited; too large: threads sleep",
     )
+    retry_failed: bool = Field(
+        default=False,
+        description="true: every run asks again for urls whose server failed; false: only when their list changes",
+    )

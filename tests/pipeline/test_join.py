@@ -12,7 +12,7 @@ from stages.columns import CAPTIONS, MEDIA
 
 
 def ids(seed: int, count: int) -> list[str]:
-    return [f"{number:016x}{seed:016x}" for number in np.random.default_rng(seed).integers(0, 1 << 63, count) * 2]
+    return [f"{number * 4:016x}{seed:016x}" for number in np.random.default_rng(seed).integers(0, 1 << 62, count)]
 
 
 def table(schema: pa.Schema, **columns) -> pa.Table:

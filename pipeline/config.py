@@ -178,8 +178,8 @@ class Cluster(Resources):
     )
     join_rows: int = Field(
         50_000_000,
-        description="Larger tables are compared by the cluster. Small: its tasks read ids often; large: driver or tasks "
-        "fill their memory (100 bytes an id).",
+        description="Larger tables are compared by the cluster. Small: its tasks read ids often; large: driver or task "
+        "fills its memory (100 bytes an id).",
         gt=0,
     )
     shard_rows: int = Field(50_000, description="Small makes many files, large takes memory when written.", gt=0)

@@ -12,7 +12,8 @@ from stages.columns import CAPTIONS, MEDIA
 
 
 def ids(seed: int, count: int) -> list[str]:
-    return [f"{number * 4:016x}{seed:016x}" for number in np.random.default_rng(seed).integers(0, 1 << 62, count)]
+    rng = np.random.default_rng(seed)
+    return [rng.bytes(16).hex() for _ in range(count)]
 
 
 def table(schema: pa.Schema, **columns) -> pa.Table:

@@ -31,14 +31,14 @@ from rich.console import Console
 from werkzeug.serving import make_server
 
 from pipeline import refresh, sources
-from pipeline.catalog import SOURCES, Catalog
+from pipeline.catalog import Catalog
 from pipeline.config import RunConfig
 from pipeline.duplicates import DUPLICATES
 from pipeline.line import run_phases
 from pipeline.phases import tokenize_print
 from pipeline.report import table
 from pipeline.run import cluster
-from stages.columns import CAPTIONS, MEDIA
+from stages.columns import CAPTIONS, MEDIA, SOURCES
 from tokenizer import storage
 from tokenizer.shards import TOKENS
 

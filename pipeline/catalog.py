@@ -28,27 +28,10 @@ from deltalake.transaction import AddAction, RemoveAction
 from pipeline import readable
 from pipeline.duplicates import DUPLICATES
 from pipeline.readable import delta_schema
-from stages.columns import CAPTIONS, MEDIA
+from stages.columns import CAPTIONS, MEDIA, SOURCES
 from tokenizer import storage
 from tokenizer.object_store import asked_again, delta_options
 from tokenizer.shards import TOKENS, write_parquet
-
-SOURCES = pa.schema(
-    [
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("member", pa.string()),  # of the container at `uri`; null = the file or the container itself
-        pa.field("offset_bytes", pa.int64()),  # where a member of a tar begins
-        pa.field("etag", pa.string(), nullable=False),  # the store's, also for members; locally mtime in ns and size
-        pa.field("size_bytes", pa.int64(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),  # present | gone
-        pa.field("file_id", pa.string()),  # content id as last read; null of a container that was read whole
-        pa.field("caption", pa.string()),  # the source's own
-        pa.field("caption_etag", pa.string()),  # of the sidecar or the captions.jsonl row; null = no caption
-        pa.field("metadata", pa.string()),  # of a member, a JSON object
-        pa.field("fingerprint", pa.string(), nullable=False),  # of the curate phase that read it
-        pa.field("last_seen_run", pa.string(), nullable=False),  # the last run in which the object's state changed
-    ]
-)
 
 SCHEMAS = {"sources": SOURCES, "media": MEDIA, "duplicates": DUPLICATES, "captions": CAPTIONS, "tokens": TOKENS}
 _MIN_SMALL_FILES = 16

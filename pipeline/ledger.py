@@ -7,9 +7,9 @@ its members are: until then it counts as changed and is read again, and its memb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.catalog import SOURCES, Catalog
+from pipeline.catalog import Catalog
 from pipeline.forgotten import Forgotten
-from stages.columns import MEDIA
+from stages.columns import MEDIA, SOURCES
 from stages.containers import names
 from stages.fetch import TRANSIENT
 from tokenizer.identity import content_id

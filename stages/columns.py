@@ -1,4 +1,4 @@
-"""Columns of the tables that the stages fill: `media` and `captions`, as Arrow schemas.
+"""Columns of the tables `sources`, `media` and `captions`, as Arrow schemas.
 
 One row of `media` is one still image, one clip of a video, one text document, or one file that could not become any of
 these; its `reject_reason` says why (null = kept). Scores are stored as measured; thresholds live in the config's rules.
@@ -70,6 +70,23 @@ CAPTIONS = pa.schema(
         pa.field("reject_reason", pa.string()),
         pa.field("fingerprint", pa.string(), nullable=False),
         pa.field("run_id", pa.string(), nullable=False),
+    ]
+)
+
+SOURCES = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("member", pa.string()),  # of the container at `uri`; null = the file or the container itself
+        pa.field("offset_bytes", pa.int64()),  # where a member of a tar begins
+        pa.field("etag", pa.string(), nullable=False),  # the store's, also for members; locally mtime in ns and size
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),  # present | gone
+        pa.field("file_id", pa.string()),  # content id as last read; null of a container that was read whole
+        pa.field("caption", pa.string()),  # the source's own
+        pa.field("caption_etag", pa.string()),  # of the sidecar or the captions.jsonl row; null = no caption
+        pa.field("metadata", pa.string()),  # of a member, a JSON object
+        pa.field("fingerprint", pa.string(), nullable=False),  # of the curate phase that read it
+        pa.field("last_seen_run", pa.string(), nullable=False),  # the last run in which the object's state changed
     ]
 )
 

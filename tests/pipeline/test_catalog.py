@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
-from pipeline.catalog import SOURCES, Catalog, CatalogError, write_shard
+from pipeline.catalog import Catalog, CatalogError, write_shard
+from stages.columns import SOURCES
 from tokenizer.shards import TOKENS
 
 

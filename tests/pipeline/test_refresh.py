@@ -7,10 +7,10 @@ import pyarrow.compute as pc
 import pytest
 
 from pipeline import refresh
-from pipeline.catalog import SOURCES, Catalog
+from pipeline.catalog import Catalog
 from pipeline.config import Cluster
 from pipeline.sources import LISTING, Listing
-from stages.columns import CAPTIONS, MEDIA
+from stages.columns import CAPTIONS, MEDIA, SOURCES
 from stages.frames import LoadFramesConfig
 from tokenizer.shards import TOKENS
 

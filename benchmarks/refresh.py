@@ -10,12 +10,13 @@ of the whole (as the empty root's rate gives it) plus what an unchanged refresh 
 """
 
 import argparse
+import logging
+import multiprocessing
 import os
 import resource
+import socket
 import tempfile
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,7 @@ from unittest import mock
 import boto3
 import numpy as np
 import pyarrow as pa
+from botocore.exceptions import EndpointConnectionError
 from moto.server import DomainDispatcherApplication, create_backend_app
 from PIL import Image
 from rich.console import Console
@@ -46,6 +48,7 @@ PHASES = ("curate", "caption", "tokenize")
 SHARD_ROWS = 50_000
 FOLDER = "s3://corpus/photos"  # of the synthetic media; nothing is there
 GRID = 8
+METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE")
 
 
 def configured(root: str, folder: str) -> RunConfig:
@@ -136,29 +139,46 @@ def photos(folder: Path, count: int) -> None:
         Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"{number:06d}.jpg")
 
 
-@contextmanager
-def counted_store() -> Iterator[Counter[str]]:
-    """A moto server that counts requests by method."""
-    counts: Counter[str] = Counter()
+def serve(port: int, counts: Any) -> None:
+    """A moto server that counts requests by METHODS, in a process of its own: delta-rs holds the lock of ours."""
     answer = DomainDispatcherApplication(create_backend_app)
 
     def application(environ: dict[str, Any], respond: Callable[..., Any]) -> Any:
-        counts[environ["REQUEST_METHOD"]] += 1
+        with counts.get_lock():
+            counts[METHODS.index(environ["REQUEST_METHOD"])] += 1
         return answer(environ, respond)
 
-    server = make_server("127.0.0.1", 0, application, threaded=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    make_server("127.0.0.1", port, application, threaded=True).serve_forever()
+
+
+@contextmanager
+def counted_store() -> Iterator[Any]:
+    """The counts of a moto server with an empty bucket `tables`; the AWS variables point to it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    counts = context.Array("q", len(METHODS))
+    server = context.Process(target=serve, args=(port, counts), daemon=True)
+    server.start()
     os.environ |= {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         "AWS_ACCESS_KEY_ID": "x",
         "AWS_SECRET_ACCESS_KEY": "x",
         "AWS_REGION": "us-east-1",
         "AWS_ALLOW_HTTP": "true",
     }
     try:
+        while True:
+            try:
+                boto3.client("s3").create_bucket(Bucket="tables")
+                break
+            except EndpointConnectionError:
+                time.sleep(0.25)
         yield counts
     finally:
-        server.shutdown()
+        server.kill()
 
 
 def main() -> None:
@@ -201,15 +221,15 @@ def main() -> None:
         )
         if options.requests:
             with counted_store() as counts:
-                boto3.client("s3").create_bucket(Bucket="tables")
                 remote = configured("s3://tables/root", FOLDER)
                 fill(remote, options.requests)
-                counts.clear()
+                before = list(counts)
                 seconds, read = refreshed(remote, lambda: objects(0, options.requests))
-                methods = ", ".join(f"{count} {method}" for method, count in counts.most_common())
+                made_now = [after - count for after, count in zip(counts, before, strict=True)]
+                methods = ", ".join(f"{n} {name}" for n, name in zip(made_now, METHODS, strict=True) if n)
                 console.print(
                     f"Unchanged refresh of {options.requests:,} media on S3 (moto): {seconds:.1f} s, "
-                    f"{sum(counts.values())} requests beyond the listing ({methods}), read {read}"
+                    f"{sum(made_now)} requests beyond the listing ({methods}), read {read}"
                 )
 
 

@@ -9,7 +9,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml
 	python3 -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
-	$(PY) -m uv pip install --quiet --python $(PY) --group dev --editable .
+	$(PY) -m uv pip install --quiet --compile-bytecode --python $(PY) --group dev --editable .
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -19,7 +19,7 @@ test: $(STAMP)
 	$(PY) -m pytest -q --durations=10
 
 test-slow: $(STAMP)
-	$(PY) -m pytest -q -m slow --durations=10
+	$(PY) -m pytest -q -m slow -rs --durations=10
 
 lint: $(STAMP)
 	.venv/bin/ruff check .

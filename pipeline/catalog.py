@@ -25,25 +25,13 @@ from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
+from pipeline import readable
 from pipeline.duplicates import DUPLICATES
-from stages.columns import CAPTIONS, MEDIA
+from pipeline.readable import delta_schema
+from stages.columns import CAPTIONS, MEDIA, SOURCES
 from tokenizer import storage
 from tokenizer.object_store import asked_again, delta_options
 from tokenizer.shards import TOKENS, write_parquet
-
-SOURCES = pa.schema(
-    [
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("etag", pa.string(), nullable=False),  # the store's etag; locally mtime in ns and size
-        pa.field("size_bytes", pa.int64(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),  # present | gone
-        pa.field("file_id", pa.string()),  # content id of the object as last read
-        pa.field("caption", pa.string()),  # the source's own
-        pa.field("caption_etag", pa.string()),  # of the sidecar or the captions.jsonl row; null = no caption
-        pa.field("fingerprint", pa.string(), nullable=False),  # of the curate phase that read it
-        pa.field("last_seen_run", pa.string(), nullable=False),  # the last run in which the object's state changed
-    ]
-)
 
 SCHEMAS = {"sources": SOURCES, "media": MEDIA, "duplicates": DUPLICATES, "captions": CAPTIONS, "tokens": TOKENS}
 _MIN_SMALL_FILES = 16
@@ -62,16 +50,6 @@ class Shard:
     name: str
     size_bytes: int
     num_rows: int
-
-
-def _delta_schema(schema: pa.Schema) -> pa.Schema:
-    widened = [
-        field.with_type(pa.list_(pa.int32()))
-        if pa.types.is_list(field.type) and pa.types.is_integer(field.type.value_type)
-        else field
-        for field in schema
-    ]
-    return pa.schema([field.with_nullable(True) for field in widened])
 
 
 def write_shard(root: str, table: str, rows: pa.Table) -> Shard:
@@ -95,23 +73,30 @@ class Table:
         self.uri = storage.join(root, name)
         self.schema = SCHEMAS[name]
         self.guard: Callable[[], None] | None = None  # called before each commit; raises where none may be made
+        self.is_new = False  # true: not created yet, and reads as empty
         self._pinned = pinned
         self._delta: DeltaTable | None = None
 
     @property
     def delta(self) -> DeltaTable:
-        """The table at its newest known version, or at the pinned one. Raises CatalogError."""
+        """The table at its newest known version, or at the pinned one.
+
+        Raises CatalogError, also for a table of another release whose columns do not fit.
+        """
         if self._delta is None:
             try:
-                self._delta = self._open()
+                opened = self._open()
                 if self._pinned is not None:
-                    self._delta.load_as_version(self._pinned)
+                    opened.load_as_version(self._pinned)
             except TableNotFoundError as error:
                 raise CatalogError(f"{self.uri}: no table there; run `tokenmill run CONFIG` first") from error
             except (DeltaError, OSError) as error:
                 raise CatalogError(
                     f"{self.uri}: cannot be opened: {error}; check the address and the AWS_* variables"
                 ) from error
+            if reason := readable.misfit(opened.schema(), self.schema):
+                raise CatalogError(f"{self.uri}: {reason}")
+            self._delta = opened
         return self._delta
 
     def _open(self, version: int | None = None) -> DeltaTable:
@@ -127,13 +112,14 @@ class Table:
             ) from error
 
     def create(self) -> None:
-        """Create the table, empty, unless it exists."""
+        """Create the table, empty, unless it exists. Raises CatalogError, as `delta` does for one that exists."""
         if self.exists():
+            _ = self.delta
             return
         try:
             if not storage.is_remote(self.uri):
                 storage.filesystem(self.uri)[0].create_dir(self.uri, recursive=True)
-            schema, options = _delta_schema(self.schema), delta_options()
+            schema, options = delta_schema(self.schema), delta_options()
             _asked(self.uri, lambda: DeltaTable.create(self.uri, schema, mode="ignore", storage_options=options))
         except (DeltaError, OSError) as error:
             raise CatalogError(
@@ -149,10 +135,27 @@ class Table:
         """See commits that another process made."""
         self._delta = None
 
-    def files(self, version: int | None = None) -> list[str]:
-        """URIs of the Parquet files of a version (default: the newest), in a stable order."""
+    def files(self, version: int | None = None, must_exist: bool = True) -> list[str]:
+        """URIs of the Parquet files of a version (default: the newest), in a stable order.
+
+        Raises CatalogError for a past version of which `forget` or `vacuum` deleted a file, unless `must_exist` is
+        false.
+        """
+        if self.is_new:
+            return []
         delta = self.delta if version is None else self._open(version)
-        return sorted(storage.join(self.uri, uri.rsplit("/", 1)[1]) for uri in delta.file_uris())
+        names = sorted(uri.rsplit("/", 1)[1] for uri in delta.file_uris())
+        if must_exist and (version is not None or self._pinned is not None):
+            self._check_files(delta.version(), names)
+        return [storage.join(self.uri, name) for name in names]
+
+    def _check_files(self, version: int, names: list[str]) -> None:
+        lost = set(names) - set(storage.list_names(self.uri))
+        if not lost:
+            return
+        newest = Table(self.root, self.name)
+        reason = readable.lost(len(lost), len(names), newest.history(newest.version - version))
+        raise CatalogError(f"{self.uri}: version {version} {reason}")
 
     def scan(
         self, columns: list[str] | None = None, where: pc.Expression | None = None, version: int | None = None
@@ -220,12 +223,13 @@ class Table:
         """Make `actions` the next version, once: a put whose answer was lost is looked for before it is sent again."""
         if self.guard:
             self.guard()
+        self._add_columns(note)
         version, commit_id = self.version, uuid.uuid4().hex
         properties = CommitProperties(custom_metadata=note | {"commit_id": commit_id}, max_commit_retries=0)
         for attempt in range(_COMMIT_ATTEMPTS):
             try:
                 self.delta.create_write_transaction(
-                    actions, "append", _delta_schema(self.schema), commit_properties=properties
+                    actions, "append", delta_schema(self.schema), commit_properties=properties
                 )
                 return
             except (DeltaError, OSError) as error:
@@ -239,6 +243,24 @@ class Table:
                         f"{self.uri}: commit failed: {error}; run the same command again to continue"
                     ) from error
                 time.sleep(2.0**attempt)
+
+    def _add_columns(self, note: dict[str, str]) -> None:
+        """Give a table of an older release the columns that it lacks, in a version of their own."""
+        if not readable.lacking(self.delta.schema(), self.schema):
+            return
+
+        def add() -> None:
+            self._delta = None  # of two tries, the first may have succeeded
+            if fields := readable.lacking(self.delta.schema(), self.schema):
+                what = note | {"what": f"columns added: {', '.join(field.name for field in fields)}"}
+                what |= {"rows_added": "0", "rows_removed": "0"}
+                self.delta.alter.add_columns(fields, commit_properties=CommitProperties(custom_metadata=what))
+
+        try:
+            _asked(self.uri, add)
+        except (DeltaError, OSError) as error:
+            raise CatalogError(f"{self.uri}: columns cannot be added: {error}; run the same command again") from error
+        self._delta = None
 
     def _num_rows(self, names: list[str]) -> int:
         """Rows of the files of this version with these names."""
@@ -308,11 +330,11 @@ class Table:
         if keep_versions:
             options["keep_versions"] = keep_versions
         hours_up = math.ceil(hours)
-        names = self.delta.vacuum(hours_up, dry_run=True, **options)
+        names = _asked(self.uri, lambda: self.delta.vacuum(hours_up, dry_run=True, **options))
         filesystem, path = storage.filesystem(self.uri)
         sizes = [info.size or 0 for info in filesystem.get_file_info([storage.join(path, name) for name in names])]
         if names and not dry_run:
-            self.delta.vacuum(hours_up, dry_run=False, **options)
+            _asked(self.uri, lambda: self.delta.vacuum(hours_up, dry_run=False, **options))
             self._delta = None
         return len(names), sum(sizes)
 
@@ -353,6 +375,11 @@ class Catalog:
         """Create what is missing. Raises CatalogError with the reason."""
         for table in self:
             table.create()
+
+    def read_absent_as_empty(self) -> None:
+        """Let tables that were never created read as empty, for a plan, which creates nothing."""
+        for table in self:
+            table.is_new = not table.exists()
 
     def exists(self) -> bool:
         """True when the root holds a catalog."""

@@ -38,6 +38,9 @@ Version = Annotated[
     typer.Option("--version", min=0, help="Of the dataset, as `tokenmill log` numbers them; default: newest."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+PlanOnly = Annotated[
+    bool, typer.Option("--plan", "--dry-run", help="Say what would be read, computed and written, and why; do nothing.")
+]
 PHASES = ("curate", "caption", "tokenize", "train")
 
 
@@ -46,16 +49,16 @@ def _at(config: Path, sets: list[str] | None, version: int | None) -> RunConfig:
     return load(config, [*(sets or []), *([] if version is None else [f"version={version}"])])
 
 
-def _run(config: RunConfig, phases: tuple[str, ...], command: str) -> None:
+def _run(config: RunConfig, phases: tuple[str, ...], command: str, plan_only: bool) -> None:
     from pipeline.line import run_phases
 
-    run_phases(config, phases, command, console)
+    run_phases(config, phases, command, console, plan_only)
 
 
 @app.command()
-def run(config: ConfigPath, sets: Sets = None) -> None:
+def run(config: ConfigPath, sets: Sets = None, plan: PlanOnly = False) -> None:
     """All phases: curate, caption, tokenize, train. Run it again to refresh: only what is new or changed is done."""
-    _run(load(config, sets), PHASES, "run")
+    _run(load(config, sets), PHASES, "run", plan)
 
 
 @app.command()
@@ -65,9 +68,12 @@ def curate(
     all_scores: Annotated[
         bool, typer.Option("--all-scores", help="Compute expensive scores also where no verdict hangs on them.")
     ] = False,
+    plan: PlanOnly = False,
 ) -> None:
     """Probe, score, cut and decide: files become media, each kept or rejected with a reason."""
-    _run(load(config, [*(sets or []), *(["curate.all_scores=true"] if all_scores else [])]), ("curate",), "curate")
+    _run(
+        load(config, [*(sets or []), *(["curate.all_scores=true"] if all_scores else [])]), ("curate",), "curate", plan
+    )
 
 
 @app.command()
@@ -109,21 +115,21 @@ def sheet(
 
 
 @app.command()
-def caption(config: ConfigPath, sets: Sets = None) -> None:
+def caption(config: ConfigPath, sets: Sets = None, plan: PlanOnly = False) -> None:
     """Give kept media a caption."""
-    _run(load(config, sets), ("caption",), "caption")
+    _run(load(config, sets), ("caption",), "caption", plan)
 
 
 @app.command()
-def tokenize(config: ConfigPath, sets: Sets = None) -> None:
+def tokenize(config: ConfigPath, sets: Sets = None, plan: PlanOnly = False) -> None:
     """Turn kept media into rows of discrete codes."""
-    _run(load(config, sets), ("tokenize",), "tokenize")
+    _run(load(config, sets), ("tokenize",), "tokenize", plan)
 
 
 @app.command()
-def train(config: ConfigPath, sets: Sets = None, version: Version = None) -> None:
+def train(config: ConfigPath, sets: Sets = None, version: Version = None, plan: PlanOnly = False) -> None:
     """Train one transformer on the token shards of one pinned version."""
-    _run(_at(config, sets, version), ("train",), "train")
+    _run(_at(config, sets, version), ("train",), "train", plan)
 
 
 @app.command()

@@ -11,18 +11,20 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from pipeline.duplicates import DuplicatesConfig
 from stages.caption import CaptionConfig
 from stages.clip import ClipConfig, clip_identity
 from stages.decide import DecideConfig
+from stages.fetch_config import FetchConfig, FetchPace
 from stages.frames import LoadFramesConfig
 from stages.read import ReadConfig
 from stages.score import ScoreImagesConfig
 from stages.split import SplitVideosConfig
 from stages.text_area import TextConfig
 from stages.tokenize import TokenizeConfig
+from tokenizer import storage
 from tokenizer.identity import Config, Resources, fingerprint
 from tokenizer.vq_config import VqTrainConfig
 from training.config import TrainConfig, TrainResources, WorkerResources
@@ -35,11 +37,30 @@ class ConfigError(Exception):
 class Source(Config):
     """One place that media come from."""
 
-    uri: str = Field(description="A folder or an s3:// prefix, searched recursively.", min_length=1)
-    kind: Literal["files"] = "files"
+    uri: str = Field(
+        description="A folder or an s3:// prefix, searched recursively; containers may be named singly.", min_length=1
+    )
+    kind: Literal["files", "webdataset", "parquet", "urls", "text"] = Field(
+        "files",
+        description="Of what stands there: media; tars of media; Parquet tables of bytes or URLs; lists of URLs (.txt, "
+        ".csv, .tsv, .jsonl, .parquet); text documents (.jsonl, .csv, .tsv, .parquet).",
+    )
     captions: str | None = Field(
         None, description="A captions.jsonl that stands elsewhere; its file names are relative to its own folder."
     )
+    column: str | None = Field(None, description="Of bytes, URLs or texts; null finds it by its name.", min_length=1)
+    caption_column: str | None = Field(None, description="Null finds it by its name.", min_length=1)
+
+    @model_validator(mode="after")
+    def _fits_kind(self) -> "Source":
+        if self.captions is not None and self.kind != "files":
+            raise ValueError(f"captions belong to kind 'files'; kind '{self.kind}' brings its own: leave it out")
+        tabular = self.kind in ("parquet", "urls", "text")
+        if not tabular and (self.column is not None or self.caption_column is not None):
+            raise ValueError(f"kind '{self.kind}' has no columns; leave column and caption_column out")
+        if self.kind == "text" and self.caption_column is not None:
+            raise ValueError("a text document has no caption; leave caption_column out")
+        return self
 
 
 class Pool(Resources):
@@ -55,6 +76,8 @@ class Curate(Config):
     """Phase one: files become rows of `media`, each kept or rejected with a reason."""
 
     read: ReadConfig = ReadConfig()
+    fetch: FetchConfig = FetchConfig()
+    fetch_pace: FetchPace = FetchPace()
     score: ScoreImagesConfig = ScoreImagesConfig()
     split: SplitVideosConfig = SplitVideosConfig()
     text: TextConfig | None = Field(None, description="Null looks for no text; {} does, where a rule asks for it.")
@@ -153,6 +176,12 @@ class Cluster(Resources):
         description="Small files are put together up to this. Small: many requests; large: edits rewrite much.",
         gt=0,
     )
+    join_rows: int = Field(
+        50_000_000,
+        description="Larger tables are compared by the cluster. Small: its tasks read ids often; large: driver or task "
+        "fills its memory (100 bytes an id).",
+        gt=0,
+    )
     shard_rows: int = Field(50_000, description="Small makes many files, large takes memory when written.", gt=0)
 
 
@@ -173,6 +202,11 @@ class RunConfig(Config):
     sample: Sample = Sample()
     tokenizer: Tokenizer = Tokenizer()
     cluster: Cluster = Cluster()
+
+    @property
+    def fetched(self) -> str:
+        """The folder that keeps what URLs gave."""
+        return storage.join(self.root, "fetched")
 
     @field_validator("root")
     @classmethod

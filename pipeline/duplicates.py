@@ -154,14 +154,14 @@ class _Media:
             self.compared_by[_numpy(pc.is_in(self.ids, value_set=embedded.combine_chunks()))] |= _EMBEDDING
         self.pixels = _numbers(table["width_px"]) * _numbers(table["height_px"])
         self.sharpness, self.aesthetic = _numbers(table["sharpness"]), _numbers(table["aesthetic"])
-        self.prints = _prints(config)
+        self.prints = duplicates_prints(config)
 
     def of_kind(self, kind: str) -> np.ndarray:
         """bool (N,)."""
         return _numpy(pc.equal(self.kinds, kind))
 
 
-def _prints(config: DuplicatesConfig) -> list[str]:
+def duplicates_prints(config: DuplicatesConfig) -> list[str]:
     """Fingerprints by what a medium is compared by: a part of the config that does not concern it does not enter.
 
     So media without an embedding are decided again when they get one, and only then.

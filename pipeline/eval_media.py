@@ -7,18 +7,20 @@ the crop is coded. What is smaller than a size is left out of it, never enlarged
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from stages.formats import HEAD_BYTES, sniff
 from stages.pixels import Picture
+from stages.places import Places
 from stages.rows import RowError
 from stages.video import Video
-from tokenizer import geometry, storage
+from tokenizer import geometry
 
 NUM_FRAMES = 8
 FPS = 12.0
@@ -34,11 +36,17 @@ class Medium:
     uri: str
     start_s: float | None = None
     end_s: float | None = None
+    place: Mapping[str, Any] | None = None  # columns of PLACES; null: the whole file at `uri`
 
     @property
     def name(self) -> str:
         """The file's name."""
         return self.uri.rsplit("/", 1)[-1]
+
+    @property
+    def where(self) -> Mapping[str, Any]:
+        """What Places opens."""
+        return self.place or {"uri": self.uri, "member": None, "offset_bytes": None}
 
 
 @dataclass
@@ -46,6 +54,7 @@ class Squares:
     """Reads media as squares; counts by reason what it could not use."""
 
     sides_px: list[int]
+    places: Places
     left_out: Counter[str] = field(default_factory=Counter)
 
     def of(self, medium: Medium) -> dict[int, np.ndarray]:
@@ -63,11 +72,11 @@ class Squares:
         return frames
 
     def _image(self, medium: Medium) -> dict[int, np.ndarray]:
-        rgb = Picture(storage.read_bytes(medium.uri), _MAX_PIXELS).rgb()
+        rgb = Picture(self.places.read(medium.where), _MAX_PIXELS).rgb()
         return {side: square(rgb, side)[None] for side in self.sides_px if side <= min(rgb.shape[:2])}
 
     def _clip(self, medium: Medium) -> dict[int, np.ndarray]:
-        with storage.local_file(medium.uri) as path, Video(path, _MAX_PIXELS) as video:
+        with self.places.local_file(medium.where) as path, Video(path, _MAX_PIXELS) as video:
             start_s = medium.start_s or 0.0
             end_s = medium.end_s if medium.end_s is not None else video.declared_s
             if end_s is None or end_s - start_s < _SPAN_S - 1e-6:
@@ -94,11 +103,9 @@ def square(rgb: np.ndarray, side_px: int) -> np.ndarray:
 
 
 def from_catalog(media: pa.Table) -> list[Medium]:
-    """Rows of `media`, in their order; members of container files are left out."""
+    """Rows of `media` with the columns of PLACES, in their order."""
     return [
-        Medium(row["kind"], row["uri"], row["start_s"], row["end_s"])
-        for row in media.to_pylist()
-        if row["member"] is None
+        Medium(row["kind"], row["member"] or row["uri"], row["start_s"], row["end_s"], row) for row in media.to_pylist()
     ]
 
 

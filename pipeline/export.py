@@ -26,6 +26,8 @@ from pipeline.duplicates import duplicate_ids
 from pipeline.exports import remember_export
 from pipeline.report import Meter, PhaseReport
 from pipeline.sources import CAPTIONS_NAME
+from stages.columns import PLACES
+from stages.places import Places
 from stages.rows import RowError, words
 from stages.video import BrokenVideoError, Video
 from tokenizer import storage
@@ -46,7 +48,7 @@ def export_media(config: RunConfig, kind: str, out: str, prune: bool, console: C
     if not catalog.exists():
         raise CatalogError(f"{catalog.root}: no catalog there yet; run `tokenmill curate CONFIG` first")
     where = pc.field("reject_reason").is_null() & (pc.field("kind") == kind)
-    media = catalog.media.scan(["media_id", "file_id", "uri", "format", "start_s", "end_s", "fps"], where)
+    media = catalog.media.scan([*PLACES.names, "format", "fps"], where)
     media = media.filter(pc.invert(pc.is_in(media["media_id"], value_set=duplicate_ids(catalog)))).sort_by("media_id")
     captions = catalog.captions.scan(["media_id", "caption"])
     at = pc.index_in(media["media_id"], value_set=captions["media_id"].combine_chunks())
@@ -60,7 +62,7 @@ def export_media(config: RunConfig, kind: str, out: str, prune: bool, console: C
     todo = [row for row in rows if row["file"] not in there]
     report = PhaseReport("export")
     with Meter(console, report, len(todo), "images" if kind == "image" else "clips") as meter:
-        failed = _export(todo, kind, out, lambda: meter.arrived(1))
+        failed = _export(todo, kind, out, config.fetched, lambda: meter.arrived(1))
     lost = {row["media_id"] for row, _ in failed}
     lines = [_line(row) for row in rows if row["media_id"] not in lost]
     storage.write_bytes(storage.join(out, CAPTIONS_NAME), "".join(lines).encode())
@@ -82,21 +84,22 @@ def _extension(kind: str, name: str) -> str:
 
 
 def _line(row: dict[str, Any]) -> str:
-    names = ("file", "caption", "media_id", "uri", "start_s", "end_s")
+    names = ("file", "caption", "media_id", "uri", "member", "start_s", "end_s")
     return json.dumps({name: row[name] for name in names if row[name] is not None}) + "\n"
 
 
 def _export(
-    rows: list[dict[str, Any]], kind: str, out: str, on_one: Callable[[], None]
+    rows: list[dict[str, Any]], kind: str, out: str, fetched: str, on_one: Callable[[], None]
 ) -> list[tuple[dict[str, Any], str]]:
     """Write the files; returns the rows that failed, with the reason."""
     by_file: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        by_file[row["uri"]].append(row)
+        by_file[row["file_id"]].append(row)
 
     def one(mine: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
         try:
-            return _copy(mine, out) if kind == "image" else _cut(mine, out)
+            places = Places(fetched)
+            return _copy(mine, out, places) if kind == "image" else _cut(mine, out, places)
         except RowError as rejected:
             return [(row, rejected.columns["reject_reason"]) for row in mine]
         except (OSError, pa.ArrowException) as error:
@@ -111,8 +114,8 @@ def _export(
     return failed
 
 
-def _copy(rows: list[dict[str, Any]], out: str) -> list[tuple[dict[str, Any], str]]:
-    content = storage.read_bytes(rows[0]["uri"])
+def _copy(rows: list[dict[str, Any]], out: str, places: Places) -> list[tuple[dict[str, Any], str]]:
+    content = places.read(rows[0])
     if content_id([content]) != rows[0]["file_id"]:
         return [(row, "changed: refresh the sources") for row in rows]
     for row in rows:
@@ -120,10 +123,10 @@ def _copy(rows: list[dict[str, Any]], out: str) -> list[tuple[dict[str, Any], st
     return []
 
 
-def _cut(rows: list[dict[str, Any]], out: str) -> list[tuple[dict[str, Any], str]]:
+def _cut(rows: list[dict[str, Any]], out: str, places: Places) -> list[tuple[dict[str, Any], str]]:
     """All clips of one file in one decode."""
     rows = sorted(rows, key=lambda row: row["start_s"])
-    with storage.local_file(rows[0]["uri"]) as path:
+    with places.local_file(rows[0]) as path:
         if content_id(storage.read_chunks(path)) != rows[0]["file_id"]:
             return [(row, "changed: refresh the sources") for row in rows]
         waiting, open_ = list(rows), None

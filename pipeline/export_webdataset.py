@@ -151,7 +151,8 @@ class _Source:
 
     def _group_places(self, file: int, row_group: int) -> pa.Table:
         table = self.read(file, row_group, [*tars.ROW, "reject_reason"])
-        is_kept = pc.and_(pc.is_null(table["reject_reason"]), pc.is_valid(table["grid_t"]))
+        is_whole = pc.or_(pc.is_valid(table["grid_t"]), pc.equal(table["kind"], "text"))
+        is_kept = pc.and_(pc.is_null(table["reject_reason"]), is_whole)
         samples = [Sample.of(row) for row in table.select(tars.ROW).filter(is_kept).to_pylist()]
         columns = {
             "media_id": [sample.key for sample in samples],
@@ -174,6 +175,9 @@ class _Source:
         values, bounds = codes.values.to_numpy(), codes.offsets.to_numpy()
         rows, shards, offsets = (samples[name].to_pylist() for name in ("row", "shard", "offset"))
         written = table.select(tars.ROW).take(samples["row"])
+        for name in ("grid_t", "grid_h", "grid_w"):  # text has no grid
+            place = written.column_names.index(name)
+            written = written.set_column(place, written.field(name), pc.fill_null(written[name], 0))
         made = []
         for row, shard, offset, record in zip(rows, shards, offsets, written.to_pylist(), strict=True):
             sample = Sample.of(record)

@@ -4,6 +4,7 @@ What remains is the list of pipeline/forgotten.py. It is written first: whatever
 by the same command, or by the next run, which drops what the list names.
 """
 
+import time
 from collections.abc import Iterable
 
 import pyarrow as pa
@@ -18,7 +19,9 @@ from pipeline.export_webdataset import export_webdataset
 from pipeline.exports import exports
 from pipeline.forgotten import Forgotten, drop_forgotten, place
 from pipeline.lease import held, new_run_id
-from tokenizer import storage
+from pipeline.records import write_record
+from stages.places import fetched_uri
+from tokenizer import object_store, storage
 
 _SHARD_MB = 256  # of exports to WebDataset
 
@@ -35,6 +38,10 @@ def forget(config: RunConfig, keys: Iterable[str], console: Console) -> None:
         forgotten.save()
         counts = drop_forgotten(catalog, forgotten, run_id)
         num_files = sum(_delete_files(table, forgotten.id_array()) for table in catalog)
+        if storage.is_remote(catalog.root):
+            object_store.drop_uploads(catalog.root, time.time(), dry_run=False)
+        _delete_fetched(config.fetched, forgotten.ids)
+        write_record(catalog, config, run_id, "forget", [])
     rows = ", ".join(f"{name} {count}" for name, count in counts.items())
     console.print(f"Rows removed: {rows}; {num_files} files of past versions deleted", highlight=False)
     _clear_exports(config, catalog.root, console)
@@ -49,15 +56,17 @@ def forget(config: RunConfig, keys: Iterable[str], console: Console) -> None:
 
 def _name(catalog: Catalog, keys: list[str], forgotten: Forgotten) -> None:
     """Put the ids and places that `keys` stand for on the list."""
-    sources = catalog.sources.scan(["uri", "etag", "file_id"])
+    sources = catalog.sources.scan(["uri", "member", "etag", "file_id"])
     media = catalog.media.scan(["media_id", "file_id", "uri"])
     asked = pa.array(keys, pa.string())
     by_source = pc.or_(pc.is_in(sources["uri"], value_set=asked), pc.is_in(sources["file_id"], value_set=asked))
+    by_source = pc.or_(by_source, pc.is_in(sources["member"], value_set=asked))
     by_medium = pc.or_(pc.is_in(media["uri"], value_set=asked), pc.is_in(media["file_id"], value_set=asked))
     files = set(sources.filter(pc.fill_null(by_source, False))["file_id"].to_pylist())
     files |= set(media.filter(pc.fill_null(by_medium, False))["file_id"].to_pylist())
     clips = set(media.filter(pc.is_in(media["media_id"], value_set=asked))["media_id"].to_pylist())
-    known = files | clips | set(sources["uri"].to_pylist()) | set(media["uri"].to_pylist()) | forgotten.ids
+    places = set(sources["uri"].to_pylist()) | set(sources["member"].to_pylist()) | set(media["uri"].to_pylist())
+    known = files | clips | places | forgotten.ids
     if unknown := [key for key in keys if key not in known]:
         shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         raise CatalogError(
@@ -66,11 +75,13 @@ def _name(catalog: Catalog, keys: list[str], forgotten: Forgotten) -> None:
         )
     forgotten.ids |= files | clips
     met = sources.filter(pc.is_in(sources["file_id"], value_set=pa.array(sorted(files), pa.string())))
-    forgotten.places |= {place(row["uri"], row["etag"]) for row in met.to_pylist()}
+    forgotten.places |= {place(row["uri"], row["etag"]) for row in met.to_pylist() if row["member"] is None}
 
 
 def _delete_files(table: Table, ids: pa.Array) -> int:
-    """Delete the files of past versions, and orphans, that hold one of `ids`; returns how many."""
+    """Delete the files of past versions, and orphans, that hold one of `ids` or cannot be read, as a killed writer left
+    them; returns how many.
+    """
     current = {uri.rsplit("/", 1)[1] for uri in table.files()}
     columns = [name for name in ("media_id", "file_id") if name in table.schema.names]
     deleted = 0
@@ -78,12 +89,24 @@ def _delete_files(table: Table, ids: pa.Array) -> int:
         if not name.endswith(".parquet") or name in current:
             continue
         filesystem, path = storage.filesystem(storage.join(table.uri, name))
-        with filesystem.open_input_file(path) as file:
-            rows = pq.read_table(file, columns=columns)
-        if any(pc.any(pc.is_in(rows[column], value_set=ids)).as_py() for column in columns):
+        try:
+            with filesystem.open_input_file(path) as file:
+                rows = pq.read_table(file, columns=columns)
+        except pa.ArrowInvalid:
+            rows = None
+        if rows is None or any(pc.any(pc.is_in(rows[column], value_set=ids)).as_py() for column in columns):
             filesystem.delete_file(path)
             deleted += 1
     return deleted
+
+
+def _delete_fetched(fetched: str, ids: set[str]) -> None:
+    """Delete what URLs gave of these contents."""
+    if not storage.exists(fetched):
+        return
+    for folder in storage.list_names(fetched):
+        for name in ids & set(storage.list_names(storage.join(fetched, folder))):
+            storage.delete_file(fetched_uri(fetched, name))
 
 
 def _clear_exports(config: RunConfig, root: str, console: Console) -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.catalog import Catalog, Table
+from pipeline.readable import FORGOTTEN
 from tokenizer import storage
 
 _LIST = "forgotten.json"
@@ -47,9 +48,9 @@ class Forgotten:
         return listed.filter(pa.array([place(uri, etag) not in self.places for uri, etag in places], pa.bool_()))
 
     def meet(self, rows: pa.Table) -> pa.Table:
-        """Remember the places of rows (uri, etag, file_id) whose content is forgotten; returns the other rows."""
-        is_forgotten = pc.is_in(rows["file_id"], value_set=self.id_array())
-        met = rows.filter(is_forgotten)
+        """Remember the files of `sources` rows whose content is forgotten; returns the other rows."""
+        is_forgotten = pc.fill_null(pc.is_in(rows["file_id"], value_set=self.id_array()), False)
+        met = rows.filter(pc.and_(is_forgotten, pc.is_null(rows["member"])))  # a container is read for its others
         if met.num_rows:
             self.places |= {place(row["uri"], row["etag"]) for row in met.select(["uri", "etag"]).to_pylist()}
             self.save()
@@ -64,7 +65,7 @@ def place(uri: str, etag: str) -> str:
 def drop_forgotten(catalog: Catalog, forgotten: Forgotten, run_id: str) -> dict[str, int]:
     """Take rows of forgotten media out of the newest version of every table; returns how many, by table."""
     ids = forgotten.id_array()
-    note = {"run_id": run_id, "what": "forgotten"}
+    note = {"run_id": run_id, "what": FORGOTTEN}
     return {table.name: table.edit(_holds(table, ids), None, note) for table in catalog} if len(ids) else {}
 
 

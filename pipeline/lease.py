@@ -31,6 +31,19 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
 
 
+def at_work(root: str) -> dict[str, Any] | None:
+    """The run that holds the lease of `root`: `run_id`, `command`, `host`, `pid`, `since` and `silent_s`, the seconds
+    since it renewed it; None when there is none, or its process is dead. Writes nothing.
+    """
+    uri = storage.join(storage.absolute(root), "runs", "lease")
+    found = storage.read_bytes(uri) if storage.exists(uri) else b""
+    owner = json.loads(found or "{}")
+    if not owner or (owner["machine"] == _machine() and not _lives(owner)):
+        return None
+    silent_s = max(0.0, time.time() - owner["renewed"] / 1e9)
+    return {name: owner[name] for name in ("run_id", "command", "host", "pid", "since")} | {"silent_s": silent_s}
+
+
 @contextmanager
 def held(catalog: Catalog, run_id: str, command: str) -> Iterator[None]:
     """The lease of the catalog's root for the length of a run; the tables refuse to commit once it is lost.
@@ -125,7 +138,7 @@ class _Lease:
     def _wait_for_death(self, found: bytes) -> None:
         owner = json.loads(found)
         if owner["machine"] == _machine():
-            if _process_started(owner["pid"]) == owner["process_started"]:
+            if _lives(owner):
                 raise self._refused(owner)
             return
         deadline = time.monotonic() + STALE_S
@@ -151,6 +164,11 @@ def _machine() -> str:
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return socket.gethostname()
+
+
+def _lives(owner: dict[str, Any]) -> bool:
+    """Whether an owner's process on this machine is the one that took the lease."""
+    return _process_started(owner["pid"]) == owner["process_started"]
 
 
 def _process_started(pid: int) -> str | None:

@@ -1,11 +1,12 @@
 """The line: plan, phases in order, record, closing table. One call for every command that does work."""
 
 import re
+from contextlib import nullcontext
 
 from rich.console import Console
 
 from pipeline import phases as phase_functions
-from pipeline import plan, refresh, report
+from pipeline import plan, preview, refresh, report
 from pipeline.catalog import CatalogError
 from pipeline.config import RunConfig
 from pipeline.lease import held
@@ -20,8 +21,11 @@ from stages.lazy import SCORERS
 from tokenizer.shards import TOKENS
 
 
-def run_phases(config: RunConfig, phases: tuple[str, ...], command: str, console: Console) -> Run:
-    """Run `phases` in order on one cluster; print the plan before and the accounts after.
+def run_phases(
+    config: RunConfig, phases: tuple[str, ...], command: str, console: Console, plan_only: bool = False
+) -> Run:
+    """Run `phases` in order on one cluster; print the plan before and the accounts after. `plan_only` stops after the
+    plan and changes nothing.
 
     Raises ConfigError, PlanError or CatalogError before any work when something does not fit.
     """
@@ -38,11 +42,19 @@ def run_phases(config: RunConfig, phases: tuple[str, ...], command: str, console
     run = Run(config, console, command)
     if "curate" in phases:
         check_sources(config.sources)
+    if plan_only:
+        run.catalog.read_absent_as_empty()
+        _foresee(run, phases)
+        return run
     with held(run.catalog, run.run_id, command):
         if config.version is None:
             run.catalog.create()
-        with cluster(config.cluster):
-            print_plan(run, phases)
+        _foresee(run, phases)
+        # A phase with work that no plan foresees, such as a killed run's, starts a cluster itself.
+        needs_workers = any(step.num_read != 0 for step in run.steps)
+        with cluster(config.cluster) if needs_workers else nullcontext():
+            if needs_workers:
+                print_stages(run, phases)
             try:
                 for name in phases:
                     getattr(phase_functions, name)(run)
@@ -68,6 +80,7 @@ def redecide(config: RunConfig, console: Console) -> None:
     with held(run.catalog, run.run_id, "redecide"):
         refresh.redecide(run.catalog, config, run.run_id)
         refresh.reconcile(run.catalog, print_, uses_source, run.run_id, config.curate.duplicates)
+        run.record()
     after = reasons_with_kept(run.catalog)
     made = report.table("Verdicts on stored scores", "verdict", "before#", "after#")
     for name in sorted(before | after, key=lambda name: -(before | after)[name]):
@@ -77,27 +90,28 @@ def redecide(config: RunConfig, console: Console) -> None:
         console.print(f"{waiting} wait for scores; `tokenmill run` computes them and goes on", highlight=False)
 
 
-def print_plan(run: Run, phases: tuple[str, ...]) -> None:
-    """The stages, columns and workers of each phase, and what the catalog holds already."""
+def _foresee(run: Run, phases: tuple[str, ...]) -> None:
+    """What the run will read, compute and write, and why."""
+    run.steps = preview.foresee(run.config, run.catalog, phases, run.listing if "curate" in phases else None)
+    report.print_steps(run.steps, run.catalog.root, run.console)
+
+
+def print_stages(run: Run, phases: tuple[str, ...]) -> None:
+    """The stages, columns and workers of each phase."""
     config = run.config
-    made = report.table(f"Plan for {run.catalog.root}", "phase", "stages", "writes", "workers#", "done#")
+    made = report.table("Stages", "phase", "stages", "writes", "workers#")
     plans = {"curate": plan.curate_plan, "caption": plan.caption_plan, "tokenize": plan.tokenize_plan}
-    done = {
-        "curate": run.catalog.media.count(),
-        "caption": run.catalog.captions.count(),
-        "tokenize": run.catalog.tokens.count(),
-    }
     for name in phases:
         if name not in plans:
             model = config.train.train.model
-            made.add_row(name, str(model), "checkpoints, model", str(config.train.resources.num_workers), "")
+            made.add_row(name, str(model), "checkpoints, model", str(config.train.resources.num_workers))
             continue
         phase = plans[name](config)
         groups = plan.groups(phase)
         stages = " | ".join(" > ".join(stage.__name__ for stage, _ in group.stages) for group in groups)
         written = sorted({field.name for stage, _ in phase.stages for field in stage.writes} & set(_columns(name)))
         workers = " + ".join(f"{group.workers} x {group.pool.num_cpus:g} CPU" for group in groups)
-        made.add_row(name, stages, f"{len(written)} columns", workers, f"{done[name]} rows")
+        made.add_row(name, stages, f"{len(written)} columns", workers)
     run.console.print(made)
     if "curate" in phases:
         _print_scorers(run)

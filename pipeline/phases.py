@@ -6,9 +6,9 @@ an unchanged config reads no media, and a run after a kill does the rest.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from importlib import metadata
+from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
@@ -16,13 +16,15 @@ import pyarrow.compute as pc
 from rich.console import Console
 
 from pipeline import plan, refresh, trained
-from pipeline.catalog import SOURCES, Catalog, CatalogError, Shard, Table
+from pipeline.catalog import Catalog, CatalogError, Shard, Table
 from pipeline.config import RunConfig
 from pipeline.forgotten import Forgotten, drop_forgotten
 from pipeline.lease import new_run_id
-from pipeline.report import Meter, PhaseReport
-from pipeline.run import Sink, run_flow
-from pipeline.sources import list_sources, with_captions
+from pipeline.ledger import KEYS, Ledger
+from pipeline.records import write_record
+from pipeline.report import Meter, PhaseReport, Step
+from pipeline.run import Sink, cluster, run_flow
+from pipeline.sources import Listing, list_sources, with_captions
 from stages.columns import CAPTIONS, MEDIA
 from tokenizer import storage, vq_weights
 from tokenizer.shards import TOKENS
@@ -30,8 +32,6 @@ from tokenizer.tars import Export, ExportError, read_export
 from training.curves import draw_curves
 from training.job import DONE, TrainJob
 from training.loop import fit
-
-_CODE = ("tokenmill", "torch", "transformers", "av", "pillow", "opencv-python", "scenedetect")
 
 
 @dataclass
@@ -42,22 +42,21 @@ class Run:
     console: Console
     command: str
     reports: list[PhaseReport] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
     run_id: str = field(default_factory=new_run_id)
 
     def __post_init__(self) -> None:
         self.catalog = Catalog(self.config.root, self.config.version)
 
+    @cached_property
+    def listing(self) -> Listing:
+        """What the sources hold, listed once for the plan and the work. Raises ConfigError."""
+        return list_sources(self.config.sources)
+
     def record(self) -> None:
         """Keep what the run did under `<root>/runs`; `status` shows the newest."""
-        document = {
-            "run_id": self.run_id,
-            "command": self.command,
-            "phases": [report.as_dict() for report in self.reports],
-            "versions": {table.name: table.version for table in self.catalog},
-            "config": self.config.model_dump(mode="json"),
-            "code": {name: metadata.version(name) for name in _CODE},
-        }
-        storage.write_json(storage.join(self.catalog.root, "runs", f"{self.run_id}.json"), document)
+        reports = [report.as_dict() for report in self.reports]
+        write_record(self.catalog, self.config, self.run_id, self.command, reports)
 
     @contextmanager
     def phase(self, name: str, total: int, unit: str) -> Iterator[Meter]:
@@ -77,7 +76,7 @@ def curate(run: Run) -> None:
     """Files of the sources become rows of `media`. Raises ConfigError, PlanError, CatalogError."""
     config, catalog = run.config, run.catalog
     print_ = refresh.curate_fingerprint(config)
-    listing = list_sources(config.sources)
+    listing = run.listing
     catalog.create()
     forgotten = Forgotten.load(catalog.root)
     listing.rows = forgotten.without(listing.rows)
@@ -85,39 +84,19 @@ def curate(run: Run) -> None:
     num_redecided = refresh.redecide(catalog, config, run.run_id)
     num_reopened = refresh.reopen(catalog, config, run.run_id)
     changes = refresh.source_changes(listing, catalog, print_)
-    known_uris = catalog.sources.scan(["uri"])["uri"].combine_chunks()
-    texts = with_captions(changes.todo)
-    todo_at = changes.todo.select(["uri", "etag", "size_bytes", "caption_etag"])
-    todo_at = todo_at.append_column("caption", texts["source_caption"])
+    todo = changes.todo.append_column("source_caption", with_captions(changes.todo)["source_caption"])
+    ledger = Ledger(catalog, forgotten, todo, print_, run.run_id)
 
     def commit(shard: Shard | None, keys: pa.Table) -> None:
-        note = {"run_id": run.run_id, "phase": "curate"}
         if shard:
-            catalog.media.commit([shard], [], note)
+            catalog.media.commit([shard], [], {"run_id": run.run_id, "phase": "curate"})
         # Media first: a crash in between re-reads these objects, finds their media known, and records them then.
-        read = keys.group_by("uri", use_threads=False).aggregate([("file_id", "first")])
-        at = pc.index_in(read["uri"], value_set=todo_at["uri"].combine_chunks())
-        count = read.num_rows
-        rows = todo_at.take(at)
-        for name, values in (
-            ("status", pa.array(["present"] * count)),
-            ("file_id", read["file_id_first"]),
-            ("fingerprint", pa.array([print_] * count)),
-            ("last_seen_run", pa.array([run.run_id] * count)),
-        ):
-            rows = rows.append_column(name, values)
-        rows = forgotten.meet(rows.select(SOURCES.names))
-        if pc.any(pc.is_in(rows["uri"], value_set=known_uris)).as_py():
-            where = pc.field("uri").isin(rows["uri"].combine_chunks())
-            catalog.sources.edit(where, None, note, append=rows)
-        else:
-            catalog.sources.append(rows, note)
+        ledger.record(keys)
 
     def reject(row: pa.Table, reason: str, detail: str) -> pa.Table:
-        uri = row["uri"][0].as_py()
-        values = {"uri": uri, "kind": "unknown", "reject_reason": reason, "reject_detail": detail}
-        identity = refresh.unread_id(uri, todo_at)
-        return _rejected(MEDIA, values | {"media_id": identity, "file_id": identity})
+        said = {"kind": "unknown", "reject_reason": reason, "reject_detail": detail}
+        ends = pa.array([None], pa.bool_())
+        return _rejected(MEDIA, ledger.unread(row) | said).append_column("ends_container", ends)
 
     with run.phase("curate", changes.todo.num_rows, "files") as meter:
         report = meter.report
@@ -136,11 +115,11 @@ def curate(run: Run) -> None:
         }
         if changes.todo.num_rows:
             known = catalog.media.scan(["media_id"], pc.field("fingerprint") == print_)["media_id"]
-            keys = ["media_id", "file_id", "uri", "kind", "reject_reason"]
             banned = forgotten.id_array()
-            sink = Sink(catalog.root, "media", _constants(print_, run), keys, commit, known, banned)
-            flow = plan.groups(plan.curate_plan(config))
-            run_flow(flow, texts, "uri", sink, config.cluster, meter, reject)
+            with cluster(config.cluster):
+                sink = Sink(catalog.root, "media", _constants(print_, run), list(KEYS), commit, known, banned)
+                flow = plan.groups(plan.curate_plan(config))
+                run_flow(flow, ledger.listed(), "uri", sink, config.cluster, meter, reject, ledger)
         else:
             meter.note(f"all {listing.rows.num_rows} files are known and unchanged; none was read")
         refresh.forget_gone(catalog, changes.gone, run.run_id)
@@ -155,7 +134,7 @@ def caption(run: Run) -> None:
     """Kept media get a caption."""
     catalog = run.catalog
     print_ = refresh.caption_fingerprint(run.config)
-    todo = refresh.without_caption(catalog, print_)
+    todo = refresh.without_caption(catalog, print_, run.config.cluster)
     _simple_phase(
         run, plan.caption_plan(run.config), catalog.captions, CAPTIONS, todo, print_, ["media_id", "reject_reason"]
     )
@@ -166,7 +145,7 @@ def tokenize(run: Run) -> None:
     """Kept, captioned media become rows of `tokens`."""
     catalog = run.catalog
     print_ = tokenize_print(run.config)
-    todo = refresh.without_tokens(catalog, print_, run.config.tokenize.frames)
+    todo = refresh.without_tokens(catalog, print_, run.config.tokenize.frames, run.config.cluster)
     plan.check_clips(run.config, todo["kind"].to_pylist())
     keys = ["media_id", "reject_reason", "frames_trimmed"]
     _simple_phase(run, plan.tokenize_plan(run.config), catalog.tokens, TOKENS, todo, print_, keys)
@@ -199,8 +178,9 @@ def _simple_phase(
             meter.note("nothing new to do; no medium was read")
             return
         known = table.scan(["media_id"], pc.field("fingerprint") == print_)["media_id"]
-        sink = Sink(run.catalog.root, table.name, _constants(print_, run), keys, commit, known)
-        run_flow(plan.groups(phase), todo, "media_id", sink, run.config.cluster, meter, reject)
+        with cluster(run.config.cluster):
+            sink = Sink(run.catalog.root, table.name, _constants(print_, run), keys, commit, known)
+            run_flow(plan.groups(phase), todo, "media_id", sink, run.config.cluster, meter, reject)
 
 
 def _constants(print_: str, run: Run) -> dict[str, str]:
@@ -221,24 +201,35 @@ def _export(uri: str, version: int | None) -> Export:
     return export
 
 
+def train_job(config: RunConfig, catalog: Catalog) -> TrainJob:
+    """The training of `config` on a pinned version of `tokens`, from the table or an export of it.
+
+    Raises CatalogError when that version cannot be read any more, unless it was trained on already.
+    """
+    part, tokens = config.train, catalog.tokens
+    export = None if part.shards is None else _export(part.shards, config.version)
+    version = tokens.version if export is None else export.tokens_version
+    uri = trained.run_uri(catalog.root, part.train, version, None if export is None else export.id)
+    is_done = storage.exists(storage.join(uri, DONE))
+    return TrainJob(
+        config=part.train,
+        shard_uris=tokens.files(version, must_exist=not is_done) if export is None else export.shard_uris,
+        codebook_size=vq_weights.codebook_size(config.tokenize.tokenize.model),
+        run_uri=uri,
+        tokens_version=version,
+        tokens_fingerprint=tokenize_print(config),
+        export_id=None if export is None else export.id,
+        removed={} if export is None else export.removed,
+    )
+
+
 def train(run: Run) -> None:
     """One transformer over the shards of one pinned version of `tokens`, from the table or an export of it; resumed
     from its checkpoint when there is one.
     """
     part, tokens = run.config.train, run.catalog.tokens
-    export = None if part.shards is None else _export(part.shards, run.config.version)
-    version = tokens.version if export is None else export.tokens_version
-    uri = trained.run_uri(run.catalog.root, part.train, version, None if export is None else export.id)
-    job = TrainJob(
-        config=part.train,
-        shard_uris=tokens.files(version) if export is None else export.shard_uris,
-        codebook_size=vq_weights.codebook_size(run.config.tokenize.tokenize.model),
-        run_uri=uri,
-        tokens_version=version,
-        tokens_fingerprint=tokenize_print(run.config),
-        export_id=None if export is None else export.id,
-        removed={} if export is None else export.removed,
-    )
+    job = train_job(run.config, run.catalog)
+    version, uri = job.tokens_version, job.run_uri
     is_done = storage.exists(storage.join(uri, DONE))
     with run.phase("train", 0, "steps") as meter:
 
@@ -251,7 +242,8 @@ def train(run: Run) -> None:
             raise CatalogError(
                 f"{part.shards or tokens.uri}: version {version} holds no rows to train on; `tokenmill status` says why"
             )
-        result = fit(job, part.resources, show)
+        with nullcontext() if is_done else cluster(run.config.cluster):
+            result = fit(job, part.resources, show)
         draw_curves(uri, storage.join(uri, "loss.png"))
         report = meter.report
         report.num_read = 0 if is_done else result.num_documents
@@ -259,5 +251,11 @@ def train(run: Run) -> None:
         losses = ", ".join(f"{name} {value:.3f}" for name, value in result.losses.items())
         state = "already trained" if is_done else f"trained in {result.num_steps} steps"
         meter.note(f"{state} on tokens version {version}: {result.num_documents} documents; {losses}")
+        if result.num_texts:
+            meter.note(
+                f"text: {result.num_texts} documents in {result.num_text_pieces} pieces of at most "
+                f"{part.train.data.context_tokens} tokens, {result.num_text_tokens / result.num_tokens:.1%} of the "
+                "tokens trained on"
+            )
         if unused := {reason: count for reason, count in result.excluded.items() if count}:
             meter.note("not used: " + ", ".join(f"{reason} {count}" for reason, count in unused.items()))

@@ -17,7 +17,7 @@ from pipeline.writer import NUM_CPUS as WRITER_CPUS
 from stages.caption import Caption
 from stages.chain import StageSpec
 from stages.clip import ScoreClip
-from stages.columns import LISTED
+from stages.columns import LISTED, TO_CAPTION, TO_TOKENIZE, UNPACK
 from stages.decide import Decide
 from stages.frames import LoadFrames
 from stages.lazy import Lazy
@@ -27,18 +27,7 @@ from stages.split import SplitVideos
 from stages.tokenize import Tokenize
 from tokenizer import vq_weights
 
-PLACES = pa.schema(
-    [
-        pa.field("media_id", pa.string()),
-        pa.field("kind", pa.string()),
-        pa.field("uri", pa.string()),
-        pa.field("member", pa.string()),
-        pa.field("start_s", pa.float64()),
-        pa.field("end_s", pa.float64()),
-    ]
-)
-TO_CAPTION = PLACES.append(pa.field("source_caption", pa.string()))
-TO_TOKENIZE = PLACES.append(pa.field("caption", pa.string()))
+TO_CURATE = pa.schema([*LISTED, *UNPACK])
 
 
 class PlanError(Exception):
@@ -68,14 +57,14 @@ def curate_plan(config: RunConfig) -> PhasePlan:
     lazy = Lazy(part.decide.image_rules, part.decide.video_rules, scorers, part.all_scores)
     views_px = None if part.clip.model is None else part.clip.view_px
     decode: tuple[StageSpec, ...] = (
-        (Read, (part.read,)),
+        (Read, (part.read, config.fetched, part.fetch, part.fetch_pace)),
         (ScoreImages, (part.score, lazy, part.text, views_px)),
         (SplitVideos, (part.split, lazy, part.text, views_px)),
     )
     models: tuple[StageSpec, ...] = ((ScoreClip, (part.clip, lazy.name("clip"))), (Decide, (part.decide, scorers)))
     if part.clip.model is None or part.clip_resources.num_gpus == 0:
-        return PhasePlan("curate", LISTED, ((decode + models, part.resources),))
-    return PhasePlan("curate", LISTED, ((decode, part.resources), (models, part.clip_resources)))
+        return PhasePlan("curate", TO_CURATE, ((decode + models, part.resources),))
+    return PhasePlan("curate", TO_CURATE, ((decode, part.resources), (models, part.clip_resources)))
 
 
 def caption_plan(config: RunConfig) -> PhasePlan:
@@ -87,7 +76,7 @@ def caption_plan(config: RunConfig) -> PhasePlan:
 def tokenize_plan(config: RunConfig) -> PhasePlan:
     """Load frames, tokenize: one pool on CPUs; on GPUs the frames come from a CPU pool of their own."""
     part = config.tokenize
-    load: StageSpec = (LoadFrames, (part.frames, part.tokenize.model))
+    load: StageSpec = (LoadFrames, (part.frames, part.tokenize.model, config.fetched))
     encode: StageSpec = (Tokenize, (part.tokenize, part.resources.batch_px))
     if part.resources.num_gpus == 0:
         return PhasePlan("tokenize", TO_TOKENIZE, (((load, encode), part.resources),))

@@ -10,15 +10,18 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.catalog import Catalog
-from pipeline.config import RunConfig
-from pipeline.duplicates import DuplicatesConfig, duplicate_ids, find_duplicates
+from pipeline.catalog import Catalog, Table
+from pipeline.config import Cluster, RunConfig
+from pipeline.duplicates import KEPT, DuplicatesConfig, duplicate_ids, find_duplicates
+from pipeline.join import unmatched
 from pipeline.sources import Listing
+from stages.columns import PLACES, TO_CAPTION
 from stages.decide import NOT_SCORED, RULE, decide
+from stages.fetch import TRANSIENT
 from stages.frames import LoadFramesConfig, fitted_size
 from stages.lazy import parse_scored
 from tokenizer.geometry import AspectError
-from tokenizer.identity import content_id, fingerprint
+from tokenizer.identity import fingerprint
 
 
 def curate_fingerprint(config: RunConfig) -> str:
@@ -39,7 +42,7 @@ def tokenize_fingerprint(config: RunConfig, model_identity: str) -> str:
     return fingerprint("tokenize", config.tokenize.frames, what, model_identity)
 
 
-_REOPENED = "reopened"  # the fingerprint of rows whose files are to be measured anew
+REOPENED = "reopened"  # the fingerprint of rows whose files are to be measured anew
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,17 @@ class SourceChanges:
 
 def source_changes(listing: Listing, catalog: Catalog, print_: str) -> SourceChanges:
     """Compare a listing with the `sources` table; `print_` is the fingerprint that rows should have."""
-    known = catalog.sources.scan(["uri", "etag", "status", "caption_etag", "fingerprint"])
-    present = known.filter(pc.equal(known["status"], "present"))
+    columns = ["uri", "member", "etag", "caption_etag", "fingerprint"]
+    present = catalog.sources.scan(columns, pc.field("status") == "present")
+    # One member to measure anew makes its container one to read; the others are known.
+    stale = pc.unique(present.filter(pc.not_equal(present["fingerprint"], print_))["uri"])
+    present = present.filter(pc.is_null(present["member"]))
     rows = listing.rows
     at = pc.index_in(rows["uri"], value_set=present["uri"].combine_chunks())
     old = present.take(at)  # nulls where the uri is not known
     is_new = pc.is_null(old["uri"])
     is_changed = pc.fill_null(pc.not_equal(rows["etag"], old["etag"]), False)
-    is_stale = pc.fill_null(pc.not_equal(old["fingerprint"], print_), False)
+    is_stale = pc.is_in(rows["uri"], value_set=stale)
     is_todo = pc.or_(is_new, pc.or_(is_changed, is_stale))
     only_caption = pc.and_(pc.invert(is_todo), _differ(rows["caption_etag"], old["caption_etag"]))
     gone = present.filter(pc.invert(pc.is_in(present["uri"], value_set=rows["uri"].combine_chunks())))
@@ -105,7 +111,8 @@ def recaption(catalog: Catalog, rows: pa.Table, texts: pa.Table, run_id: str) ->
         at = pc.index_in(sources["uri"], value_set=uris)
         return _set(sources, caption=texts["source_caption"].take(at), caption_etag=rows["caption_etag"].take(at))
 
-    catalog.sources.edit(pc.field("uri").isin(uris), change, {"run_id": run_id, "what": "source captions changed"})
+    where = pc.field("uri").isin(uris) & pc.field("member").is_null()
+    catalog.sources.edit(where, change, {"run_id": run_id, "what": "source captions changed"})
 
 
 def redecide(catalog: Catalog, config: RunConfig, run_id: str) -> int:
@@ -119,13 +126,17 @@ def redecide(catalog: Catalog, config: RunConfig, run_id: str) -> int:
         return decide(rows, config.curate.decide, scorers)
 
     decided = replace(media)
-    differs = [_differ(media[name], decided[name]) for name in ("reject_reason", "reject_detail")]
-    changed = decided.filter(pc.or_(*differs))
+    changed = decided.filter(verdicts_differ(media, decided))
     if not changed.num_rows:
         return 0
     ids = changed["media_id"].combine_chunks()
     catalog.media.edit(pc.field("media_id").isin(ids), replace, {"run_id": run_id, "what": "rules changed"})
     return changed.num_rows
+
+
+def verdicts_differ(one: pa.Table, other: pa.Table) -> pa.ChunkedArray:
+    """bool: where the verdicts of two tables with the same media differ."""
+    return pc.or_(*(_differ(one[name], other[name]) for name in ("reject_reason", "reject_detail")))
 
 
 def reopen(catalog: Catalog, config: RunConfig, run_id: str) -> int:
@@ -135,25 +146,37 @@ def reopen(catalog: Catalog, config: RunConfig, run_id: str) -> int:
     media = catalog.media.scan(
         ["media_id", "file_id", "kind", "reject_reason", "reject_detail", "scored", "fingerprint"]
     )
-    is_open = pc.equal(media["reject_reason"], NOT_SCORED)
-    if config.curate.all_scores:
-        wanted = set(config.curate.scorers)
-        lacks = pa.array([not wanted <= parse_scored(text) for text in media["scored"].to_pylist()], pa.bool_())
-        by_rule = pc.starts_with(media["reject_detail"], RULE)
-        is_open = pc.or_kleene(is_open, pc.and_(lacks, pc.or_kleene(pc.is_null(media["reject_reason"]), by_rule)))
-    is_open = pc.and_(pc.fill_null(is_open, False), pc.not_equal(media["fingerprint"], _REOPENED))
-    files = media.filter(is_open)["file_id"].combine_chunks().unique()
+    files = open_files(media, config)
     if not len(files):
         return 0
 
     def reopened(rows: pa.Table) -> pa.Table:
-        return _set(rows, fingerprint=_same(_REOPENED, rows))
+        return _set(rows, fingerprint=_same(REOPENED, rows))
 
     note = {"run_id": run_id, "what": "scores to fill in"}
     where = pc.field("file_id").isin(files)
     # Sources first: a crash in between reads these files again, and finds their media known.
     catalog.sources.edit(where, reopened, note)
     return catalog.media.edit(where, reopened, note)
+
+
+def open_files(media: pa.Table, config: RunConfig) -> pa.Array:
+    """File ids of the media that `reopen` sends back and has not sent back yet."""
+    is_open = pc.equal(media["reject_reason"], NOT_SCORED)
+    if config.curate.all_scores:
+        wanted = set(config.curate.scorers)
+        lacks = pa.array([not wanted <= parse_scored(text) for text in media["scored"].to_pylist()], pa.bool_())
+        by_rule = pc.starts_with(media["reject_detail"], RULE)
+        is_open = pc.or_kleene(is_open, pc.and_(lacks, pc.or_kleene(pc.is_null(media["reject_reason"]), by_rule)))
+    if config.curate.fetch_pace.retry_failed:
+        is_open = pc.or_kleene(is_open, pc.is_in(media["reject_reason"], value_set=pa.array(sorted(TRANSIENT))))
+    is_open = pc.and_(pc.fill_null(is_open, False), pc.not_equal(media["fingerprint"], REOPENED))
+    is_open = pc.and_(is_open, pc.not_equal(media["kind"], "text"))  # no scorer looks at documents
+    return media.filter(is_open)["file_id"].combine_chunks().unique()
+
+
+# Columns of `media` that follow its place, and where `sources` has them.
+_PLACED = {name: name for name in ("uri", "member", "offset_bytes", "metadata")} | {"source_caption": "caption"}
 
 
 def reconcile(
@@ -166,9 +189,11 @@ def reconcile(
     file has been measured anew. `uses_source`: caption rows derive from the source's captions. `duplicates`: how they
     are found among what is left (null: as they stand).
     """
-    columns = ["uri", "file_id", "status", "fingerprint", "caption"]
-    sources = catalog.sources.scan(columns, pc.field("status") == "present").sort_by("uri")
-    media = catalog.media.scan(["media_id", "file_id", "uri", "fingerprint", "reject_reason", "source_caption"])
+    columns = ["uri", "member", "offset_bytes", "file_id", "fingerprint", "caption", "metadata"]
+    where = (pc.field("status") == "present") & pc.field("file_id").is_valid()
+    sources = catalog.sources.scan(columns, where).sort_by([("uri", "ascending"), ("member", "ascending")])
+    columns = ["media_id", "file_id", *_PLACED, "fingerprint", "reject_reason"]
+    media = catalog.media.scan(columns)
     note = {"run_id": run_id, "what": "reconciled with sources"}
     done = {"moved": 0, "recaptioned": 0, "media": 0, "captions": 0, "tokens": 0}
 
@@ -205,13 +230,15 @@ def _place(
     pairs, homes = _pair(sources).combine_chunks(), sources["file_id"].combine_chunks()
 
     def settle(rows: pa.Table) -> pa.Table:
-        # The first match: sources are sorted by uri.
+        # The first match: sources are sorted by place.
         at = pc.coalesce(pc.index_in(_pair(rows), value_set=pairs), pc.index_in(rows["file_id"], value_set=homes))
-        return _set(rows, uri=sources["uri"].take(at), source_caption=sources["caption"].take(at))
+        return _set(rows, **{name: sources[of].take(at) for name, of in _PLACED.items()})
 
     settled = settle(media)
-    moved, recaptioned = (_differ(media[name], settled[name]) for name in ("uri", "source_caption"))
-    ids = media.filter(pc.or_(moved, recaptioned))["media_id"].combine_chunks()
+    differs = {name: _differ(media[name], settled[name]) for name in _PLACED}
+    moved = pc.or_(differs["uri"], pc.or_(differs["member"], differs["offset_bytes"]))
+    recaptioned = differs["source_caption"]
+    ids = media.filter(pc.or_(pc.or_(moved, recaptioned), differs["metadata"]))["media_id"].combine_chunks()
     if not len(ids):
         return
     done["moved"], done["recaptioned"] = (pc.sum(mask).as_py() for mask in (moved, recaptioned))
@@ -229,7 +256,7 @@ def _differ(one: pa.ChunkedArray, other: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _pair(rows: pa.Table) -> pa.ChunkedArray:
-    return pc.binary_join_element_wise(rows["file_id"], rows["uri"], "\n")
+    return pc.binary_join_element_wise(rows["file_id"], rows["uri"], pc.fill_null(rows["member"], ""), "\n")
 
 
 def _same(value: str, rows: pa.Table) -> pa.Array:
@@ -242,33 +269,29 @@ def _set(rows: pa.Table, **columns: pa.Array | pa.ChunkedArray) -> pa.Table:
     return rows
 
 
-def _kept(catalog: Catalog, columns: list[str]) -> pa.Table:
-    """Media that go on: not rejected, and no duplicate of another."""
-    media = catalog.media.scan(columns, pc.field("reject_reason").is_null())
-    return media.filter(pc.invert(pc.is_in(media["media_id"], value_set=duplicate_ids(catalog))))
+def _to_do(catalog: Catalog, columns: list[str], done: Table, print_: str, config: Cluster) -> pa.Table:
+    """Media that go on (not rejected, no duplicate of another) and have no row of this fingerprint in `done`."""
+    kept = catalog.media, pc.field("reject_reason").is_null()
+    aside = catalog.duplicates, pc.field("method") != KEPT
+    return unmatched(kept, columns, [aside, (done, pc.field("fingerprint") == print_)], config)
 
 
-def without_caption(catalog: Catalog, print_: str) -> pa.Table:
+def without_caption(catalog: Catalog, print_: str, config: Cluster) -> pa.Table:
     """Kept media that have no caption of this fingerprint; the todo of the caption phase."""
-    columns = ["media_id", "kind", "uri", "member", "start_s", "end_s", "source_caption"]
-    done = catalog.captions.scan(["media_id"], pc.field("fingerprint") == print_)["media_id"]
-    media = _kept(catalog, columns)
-    return media.filter(pc.invert(pc.is_in(media["media_id"], value_set=done.combine_chunks())))
+    return _to_do(catalog, TO_CAPTION.names, catalog.captions, print_, config)
 
 
-def without_tokens(catalog: Catalog, print_: str, frames: LoadFramesConfig) -> pa.Table:
+def without_tokens(catalog: Catalog, print_: str, frames: LoadFramesConfig, config: Cluster) -> pa.Table:
     """Kept, captioned media that have no codes of this fingerprint; the todo of the tokenize phase.
 
     Media of one bucket stand together, so that the tokenizer's batches are full; so do the clips of one video.
     """
-    captions = catalog.captions.scan(["media_id", "caption"])
-    done = catalog.tokens.scan(["media_id"], pc.field("fingerprint") == print_)["media_id"]
-    columns = ["media_id", "kind", "uri", "member", "start_s", "end_s"]
-    media = _kept(catalog, [*columns, "width_px", "height_px"])
-    media = media.filter(pc.invert(pc.is_in(media["media_id"], value_set=done.combine_chunks())))
+    columns = PLACES.names
+    media = _to_do(catalog, [*columns, "width_px", "height_px"], catalog.tokens, print_, config)
+    captions = catalog.captions.scan(["media_id", "caption"], pc.field("media_id").isin(media["media_id"].unique()))
     at = pc.index_in(media["media_id"], value_set=captions["media_id"].combine_chunks())
     rows = media.append_column("caption", captions["caption"].take(at)).filter(pc.is_valid(at))
-    order = [(name, "ascending") for name in ("kind", "bucket", "uri", "start_s", "media_id")]
+    order = [(name, "ascending") for name in ("kind", "bucket", "uri", "offset_bytes", "member", "start_s", "media_id")]
     return rows.append_column("bucket", _buckets(rows, frames)).sort_by(order).select([*columns, "caption"])
 
 
@@ -299,28 +322,26 @@ def drop_stale(catalog: Catalog, name: str, print_: str, run_id: str) -> int:
     return table.edit(where, None, {"run_id": run_id, "what": f"{name} of an older config"})
 
 
-def sync_captions(catalog: Catalog, run_id: str) -> int:
-    """Copy captions that changed into the token rows, without encoding anything; returns how many."""
+def stale_captions(catalog: Catalog) -> pa.Array:
+    """Ids of the token rows whose caption is no longer that of `captions`."""
     tokens = catalog.tokens.scan(["media_id", "caption"])
     captions = catalog.captions.scan(["media_id", "caption"])
-    ids = captions["media_id"].combine_chunks()
-    at = pc.index_in(tokens["media_id"], value_set=ids)
-    fresh = captions["caption"].take(at)
-    differs = _differ(tokens["caption"], fresh)
-    stale = tokens.filter(pc.and_(differs, pc.is_valid(at)))["media_id"].combine_chunks()
+    at = pc.index_in(tokens["media_id"], value_set=captions["media_id"].combine_chunks())
+    differs = _differ(tokens["caption"], captions["caption"].take(at))
+    return tokens.filter(pc.and_(differs, pc.is_valid(at)))["media_id"].combine_chunks()
+
+
+def sync_captions(catalog: Catalog, run_id: str) -> int:
+    """Copy captions that changed into the token rows, without encoding anything; returns how many."""
+    stale = stale_captions(catalog)
     if not len(stale):
         return 0
+    captions = catalog.captions.scan(["media_id", "caption"], pc.field("media_id").isin(stale))
 
     def set_caption(rows: pa.Table) -> pa.Table:
-        found = pc.index_in(rows["media_id"], value_set=ids)
+        found = pc.index_in(rows["media_id"], value_set=captions["media_id"].combine_chunks())
         return _set(rows, caption=captions["caption"].take(found))
 
     return catalog.tokens.edit(
         pc.field("media_id").isin(stale), set_caption, {"run_id": run_id, "what": "captions changed"}
     )
-
-
-def unread_id(uri: str, listed: pa.Table) -> str:
-    """Identity of an object whose content no worker survived: its place and state stand for the bytes."""
-    at = pc.index(listed["uri"], uri).as_py()
-    return content_id([f"{uri}\n{listed['etag'][at].as_py()}".encode()])

@@ -66,6 +66,7 @@ class Meter:
         self._first: tuple[float, int] | None = None  # when results came first, and how many
         self._bar: Progress | None = None
         self._text = ""
+        self._total_files = self._num_done = 0  # where files are containers, and rows their media
 
     def __enter__(self) -> "Meter":
         if self.console.is_terminal:
@@ -90,9 +91,17 @@ class Meter:
 
     def arrived(self, num_rows: int) -> None:
         """The results of `num_rows` rows of the todo came out of the last stage; the last block may be shorter."""
-        self.arrived_rows = min(self.arrived_rows + num_rows, self.total)
+        self.arrived_rows = min(self.arrived_rows + num_rows, self.total or self.arrived_rows + num_rows)
         self._first = self._first or (time.monotonic(), self.arrived_rows)
         self._show()
+
+    def unpacked(self, num_rows: int, num_done: int) -> None:
+        """`num_rows` media of containers came out of the last stage; `num_done` more files are through to their end."""
+        self._num_done += num_done
+        self._total_files = self._total_files or self.total
+        self.total, self.unit = 0, "media"
+        self.arrived_rows += num_rows
+        self._first = self._first or (time.monotonic(), self.arrived_rows)
 
     def at(self, done: int, text: str) -> None:
         """`done` of `total` units are through; `text` says how it goes."""
@@ -121,9 +130,14 @@ class Meter:
 
     def _line(self) -> str:
         rate = self._rate() or self.arrived_rows / max(time.monotonic() - self._start, 1e-6)
-        left = (self.total - self.arrived_rows) / rate if rate and self.total > self.arrived_rows else 0.0
         text = self._text or f"kept {self.report.num_kept}  rejected {sum(self.report.rejected.values())}"
-        return f"{self.arrived_rows}/{self.total} {self.unit}  {rate:.1f}/s  {text}  left {left:.0f} s"
+        if self._total_files:
+            share = self._num_done / self._total_files
+            left = f"{(time.monotonic() - self._start) * (1 / share - 1):.0f} s" if share else "?"
+            of = f"{self._num_done}/{self._total_files} files"
+            return f"{self.arrived_rows} {self.unit} of {of}  {rate:.1f}/s  {text}  left {left}"
+        left_s = (self.total - self.arrived_rows) / rate if rate and self.total > self.arrived_rows else 0.0
+        return f"{self.arrived_rows}/{self.total} {self.unit}  {rate:.1f}/s  {text}  left {left_s:.0f} s"
 
     def _show(self) -> None:
         if self._bar:
@@ -149,3 +163,29 @@ def reasons_of(rows: pa.Table) -> dict[str, int]:
     return {
         item["values"]: item["counts"] for item in sorted(counts, key=lambda item: (-item["counts"], item["values"]))
     }
+
+
+@dataclass(frozen=True)
+class Step:
+    """Work of a phase that has one reason."""
+
+    phase: str
+    why: str
+    num_read: int | None  # files (curate) or media that are opened; null: not known before curate has run
+    computes: str
+    writes: str
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 file`, `2 files`, `2 media`."""
+    return f"{number} {noun}{'' if number == 1 or noun == 'media' else 's'}"
+
+
+def print_steps(steps: list[Step], root: str, console: Console) -> None:
+    """The steps as a table."""
+    made = table(f"Plan for {root}", "phase", "why", "reads#", "computes", "writes")
+    for step in steps:
+        unit = "file" if step.phase == "curate" else "document" if step.phase == "train" else "media"
+        reads = "?" if step.num_read is None else counted(step.num_read, unit) if step.num_read else "-"
+        made.add_row(step.phase, shown(step.why, 400), reads, step.computes or "-", step.writes or "-")
+    console.print(made)

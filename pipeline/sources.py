@@ -3,7 +3,7 @@
 Listing reads names, sizes and etags only (locally: mtime and size). Captions come from a `.txt` of the same stem
 beside a file, or from a `captions.jsonl` (`file`, and `caption` or a list `captions`) in the same folder or above it;
 the sidecar wins. Files that serve as captions and hidden files are no media; they are counted, everything else becomes
-a row.
+a row. A container is one row too: what is in it is read by the workers (stages/containers.py).
 """
 
 import json
@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline.config import ConfigError, Source
+from stages.columns import UNPACK
 from tokenizer import object_store, storage
 from tokenizer.identity import fingerprint
 
@@ -33,8 +35,16 @@ LISTING = pa.schema(
         pa.field("caption_uri", pa.string()),  # the sidecar
         pa.field("caption", pa.string()),  # the text, when it stands in a captions.jsonl
         pa.field("caption_etag", pa.string()),  # changes with the caption; null = none
+        *(UNPACK.field(name) for name in ("container", "column", "caption_column")),
     ]
 )
+
+_EXTENSIONS = {
+    "webdataset": (".tar", ".tar.gz", ".tgz"),  # the compressed are rejected by name, not passed over
+    "parquet": (".parquet",),
+    "urls": (".txt", ".csv", ".tsv", ".jsonl", ".parquet"),
+    "text": (".jsonl", ".csv", ".tsv", ".parquet"),
+}
 
 
 class _Object(NamedTuple):
@@ -58,7 +68,7 @@ def check_sources(sources: list[Source]) -> None:
             uri = storage.absolute(source.uri)
             if storage.is_remote(uri):
                 object_store.check(uri)
-            next(_list(uri), None)
+            next(_list(uri, source.kind != "files"), None)
 
 
 @contextmanager
@@ -77,44 +87,55 @@ def _named(number: int, source: Source) -> Iterator[None]:
 
 def list_sources(sources: list[Source]) -> Listing:
     """List every source. Raises ConfigError for a source that is not there or cannot be read."""
-    found: dict[str, dict[str, object]] = {}
+    found: list[pa.Table] = []
     ignored: Counter[str] = Counter()
     for number, source in enumerate(sources):
         with _named(number, source):
-            rows = list(_rows(list(_list(storage.absolute(source.uri))), source, ignored))
-        for row in rows:
-            found.setdefault(str(row["uri"]), row)
-    ordered = [found[uri] for uri in sorted(found)]
-    return Listing(pa.Table.from_pylist(ordered, schema=LISTING), ignored)
+            objects = list(_list(storage.absolute(source.uri), source.kind != "files"))
+            found.append((_files if source.kind == "files" else _containers)(objects, source, ignored))
+    rows = pa.concat_tables(found).combine_chunks()
+    if len(found) > 1:  # a file that stands in several sources belongs to the first
+        first = pc.equal(pc.index_in(rows["uri"], value_set=rows["uri"].combine_chunks()), pa.array(range(len(rows))))
+        rows = rows.filter(first)
+    return Listing(rows.sort_by("uri"), ignored)
 
 
-def _list(uri: str) -> Iterator[_Object]:
-    return _list_s3(uri) if storage.is_remote(uri) else _list_local(uri)
+def _list(uri: str, may_be_file: bool) -> Iterator[_Object]:
+    return _list_s3(uri, may_be_file) if storage.is_remote(uri) else _list_local(uri, may_be_file)
 
 
-def _list_local(folder: str) -> Iterator[_Object]:
+def _list_local(folder: str, may_be_file: bool) -> Iterator[_Object]:
     if os.path.isfile(folder):
-        raise NotADirectoryError("this is a file; give the folder that holds it")
+        if not may_be_file:
+            raise NotADirectoryError("this is a file; give the folder that holds it")
+        yield _local(folder, os.stat(folder))
+        return
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
                 if not entry.name.startswith("."):
-                    yield from _list_local(entry.path)
+                    yield from _list_local(entry.path, may_be_file)
             else:
-                state = entry.stat()
-                yield _Object(entry.path, f"{state.st_mtime_ns}-{state.st_size}", state.st_size)
+                yield _local(entry.path, entry.stat())
 
 
-def _list_s3(uri: str) -> Iterator[_Object]:
+def _local(path: str, state: os.stat_result) -> _Object:
+    return _Object(path, f"{state.st_mtime_ns}-{state.st_size}", state.st_size)
+
+
+def _list_s3(uri: str, may_be_file: bool) -> Iterator[_Object]:
     bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    is_file = may_be_file and "." in prefix.rpartition("/")[2]
     pages = (
         object_store.client()
         .get_paginator("list_objects_v2")
-        .paginate(Bucket=bucket, Prefix=f"{prefix}/" if prefix else "")
+        .paginate(Bucket=bucket, Prefix=prefix if is_file else f"{prefix}/" if prefix else "")
     )
     empty = True
     for page in pages:
         for item in page.get("Contents", []):
+            if is_file and item["Key"] != prefix and not item["Key"].startswith(f"{prefix}/"):
+                continue
             empty = False
             if not item["Key"].endswith("/"):
                 yield _Object(f"s3://{bucket}/{item['Key']}", item["ETag"].strip('"'), item["Size"])
@@ -122,27 +143,62 @@ def _list_s3(uri: str) -> Iterator[_Object]:
         raise FileNotFoundError("nothing under this prefix")
 
 
-def _rows(objects: list[_Object], source: Source, ignored: Counter[str]) -> Iterator[dict[str, object]]:
+def _containers(objects: list[_Object], source: Source, ignored: Counter[str]) -> pa.Table:
+    endings = _EXTENSIONS[source.kind]
+    mine = [item for item in objects if item.uri.lower().endswith(endings)]
+    if not mine:
+        raise FileNotFoundError(f"nothing there that ends in {', '.join(endings)}, as kind '{source.kind}' asks")
+    if other := len(objects) - len(mine):
+        ignored[f"no {source.kind} file"] += other
+    # Another column is another content.
+    columns = [source.column, source.caption_column]
+    state = f"#{fingerprint(columns)}" if any(columns) else ""
+    none = [None] * len(mine)
+    return pa.table(
+        [
+            [item.uri for item in mine],
+            [f"{item.etag}{state}" for item in mine],
+            [item.size_bytes for item in mine],
+            *(none, none, none),
+            *([value] * len(mine) for value in (source.kind, *columns)),
+        ],
+        schema=LISTING,
+    )
+
+
+def _files(objects: list[_Object], source: Source, ignored: Counter[str]) -> pa.Table:
     texts = _captions_by_uri(objects, source)
-    stems = {_stem(o.uri) for o in objects if not o.uri.endswith(".txt")}
-    sidecars = {_stem(o.uri): o for o in objects if o.uri.endswith(".txt") and _stem(o.uri) in stems}
+    stems = {_stem(item.uri) for item in objects if not item.uri.endswith(".txt")}
+    beside = {_stem(item.uri): item for item in objects if item.uri.endswith(".txt") and _stem(item.uri) in stems}
+    rows: list[_Object] = []
+    sidecars: list[_Object | None] = []
     for item in objects:
         name = item.uri.rsplit("/", 1)[1]
         if name.startswith("."):
             ignored["hidden file"] += 1
-        elif name == CAPTIONS_NAME or (item.uri.endswith(".txt") and _stem(item.uri) in sidecars):
+        elif name == CAPTIONS_NAME or (item.uri.endswith(".txt") and _stem(item.uri) in beside):
             ignored["caption file"] += 1
         else:
-            sidecar = sidecars.get(_stem(item.uri))
-            text = None if sidecar else texts.get(item.uri)
-            yield {
-                "uri": item.uri,
-                "etag": item.etag,
-                "size_bytes": item.size_bytes,
-                "caption_uri": sidecar.uri if sidecar else None,
-                "caption": text,
-                "caption_etag": sidecar.etag if sidecar else (fingerprint(text) if text is not None else None),
-            }
+            rows.append(item)
+            sidecars.append(beside.get(_stem(item.uri)))
+    captions = [None if side else texts.get(item.uri) for item, side in zip(rows, sidecars, strict=True)]
+    states = [
+        side.etag if side else None if text is None else fingerprint(text)
+        for side, text in zip(sidecars, captions, strict=True)
+    ]
+    none = [None] * len(rows)
+    return pa.table(
+        [
+            [item.uri for item in rows],
+            [item.etag for item in rows],
+            [item.size_bytes for item in rows],
+            [side.uri if side else None for side in sidecars],
+            captions,
+            states,
+            *(none, none, none),
+        ],
+        schema=LISTING,
+    )
 
 
 def _stem(uri: str) -> str:
@@ -178,7 +234,7 @@ def _caption_line(file: str, number: int, line: str) -> tuple[str, str | None]:
 
 
 def with_captions(rows: pa.Table) -> pa.Table:
-    """Rows of a listing as (uri, size_bytes, source_caption), the sidecars read."""
+    """Rows of a listing as (uri, size_bytes, source_caption) and what containers are, the sidecars read."""
 
     def text(row: dict[str, str | None]) -> str | None:
         if row["caption_uri"] is None:
@@ -187,4 +243,7 @@ def with_captions(rows: pa.Table) -> pa.Table:
 
     with ThreadPoolExecutor(_SIDECAR_READERS) as readers:
         texts = list(readers.map(text, rows.select(["caption_uri", "caption"]).to_pylist()))
-    return rows.select(["uri", "size_bytes"]).append_column("source_caption", pa.array(texts, pa.string()))
+    made = rows.select(["uri", "size_bytes"]).append_column("source_caption", pa.array(texts, pa.string()))
+    for name in ("container", "column", "caption_column"):
+        made = made.append_column(name, rows[name])
+    return made

@@ -12,6 +12,8 @@ from rich.console import Console
 from pipeline.catalog import Catalog, CatalogError
 from pipeline.config import RunConfig
 from pipeline.duplicates import KEPT
+from pipeline.lease import at_work
+from pipeline.records import newest_first
 from pipeline.report import PhaseReport, reasons_of, shown, table
 from tokenizer import storage
 from training.job import DONE
@@ -56,19 +58,24 @@ def reasons_with_kept(catalog: Catalog) -> dict[str, int]:
 
 
 def _sources(catalog: Catalog) -> dict[str, int]:
-    rows = catalog.sources.scan(["status", "file_id"])
+    rows = catalog.sources.scan(["uri", "member", "status", "file_id"])
     present = rows.filter(pc.equal(rows["status"], "present"))
-    distinct = len(pc.unique(present["file_id"]))
+    containers = len(pc.unique(present.filter(pc.is_valid(present["member"]))["uri"]))
+    held = present.filter(pc.is_valid(present["file_id"]))
+    distinct = len(pc.unique(held["file_id"]))
     return {
-        "present": present.num_rows,
+        "present": held.num_rows,
+        "containers": containers,
         "distinct": distinct,
-        "copies": present.num_rows - distinct,
+        "copies": held.num_rows - distinct,
         "gone": rows.num_rows - present.num_rows,
     }
 
 
 def closing(reports: list[PhaseReport], catalog: Catalog, console: Console) -> None:
-    """The closing tables: what this run read, and the accounts of the catalog."""
+    """The closing tables: what this run read, and the accounts of the catalog as it stands; a past version has none,
+    because `vacuum` keeps only the tokens that a model was trained on.
+    """
     for report in reports:
         assert report.num_seen == report.num_kept + sum(report.rejected.values()), "a row went missing in the count"
     made = table("This run", "phase", "read#", "new rows#", "copies#", "seconds#", "rows/s#", "notes")
@@ -78,13 +85,15 @@ def closing(reports: list[PhaseReport], catalog: Catalog, console: Console) -> N
         rate = "" if report.rows_per_s is None else f"{report.rows_per_s:,.1f}"
         made.add_row(report.phase, *numbers, f"{report.seconds:.1f}", rate, notes)
     console.print(made)
-    _print_accounts(catalog, console)
+    if catalog.version is None:
+        _print_accounts(catalog, console)
 
 
 def _print_accounts(catalog: Catalog, console: Console) -> None:
     counts = _sources(catalog)
+    inside = f" ({counts['containers']} containers)" if counts["containers"] else ""
     console.print(
-        f"{counts['present']} files = {counts['distinct']} distinct contents + {counts['copies']} copies"
+        f"{counts['present']} files{inside} = {counts['distinct']} distinct contents + {counts['copies']} copies"
         + (f"; {counts['gone']} gone since" if counts["gone"] else ""),
         highlight=False,
     )
@@ -93,11 +102,6 @@ def _print_accounts(catalog: Catalog, console: Console) -> None:
         reasons = ", ".join(f"{shown(reason)} {count}" for reason, count in row["reasons"].items()) or "-"
         made.add_row(row["phase"], row["kind"], str(row["seen"]), str(row["kept"]), str(row["rejected"]), reasons)
     console.print(made)
-
-
-def _last_run(root: str) -> dict[str, Any] | None:
-    names = [name for name in storage.list_names(storage.join(root, "runs")) if name.endswith(".json")]
-    return storage.read_json(storage.join(root, "runs", names[-1])) if names else None
 
 
 def _tables(catalog: Catalog) -> list[dict[str, Any]]:
@@ -121,7 +125,8 @@ def document(config: RunConfig) -> dict[str, Any]:
         "tables": _tables(catalog),
         "sources": _sources(catalog),
         "accounts": _accounts(catalog),
-        "last_run": _last_run(catalog.root),
+        "at_work": at_work(catalog.root),
+        "last_run": next(newest_first(catalog.root), None),
         "trained": [uri for uri in runs if storage.exists(storage.join(uri, DONE))],
     }
 
@@ -138,17 +143,20 @@ def print_status(config: RunConfig, console: Console, as_json: bool) -> None:
         made.add_row(row["table"], str(row["version"]), str(row["rows"]), prints or "-")
     console.print(made)
     _print_accounts(Catalog(config.root, config.version), console)
+    if run := state["at_work"]:
+        who = f"`tokenmill {run['command']}`, host {run['host']}, pid {run['pid']}, since {run['since']}"
+        console.print(f"At work: run {run['run_id']} ({who}), renewed {run['silent_s']:.0f} s ago", highlight=False)
     if last := state["last_run"]:
         read = ", ".join(f"{phase['phase']} read {phase['num_read']}" for phase in last["phases"])
-        console.print(f"Last run {last['run_id']} ({last['command']}): {read}", highlight=False)
+        console.print(f"Last run {last['run_id']} ({last['command']}){read and f': {read}'}", highlight=False)
     for uri in state["trained"]:
         console.print(f"Trained model: {shown(uri)}/model", highlight=False)
 
 
 def print_medium(config: RunConfig, key: str, console: Console) -> None:
-    """Print every row about one medium, found by id, by the first letters of its id, or by uri."""
+    """Print every row about one medium, found by id, by its first letters, by uri, or by name in a container."""
     catalog = Catalog(config.root, config.version)
-    where = pc.starts_with(pc.field("media_id"), key) | (pc.field("uri") == key)
+    where = pc.starts_with(pc.field("media_id"), key) | (pc.field("uri") == key) | (pc.field("member") == key)
     media = catalog.media.scan(where=where)
     if not media.num_rows:
         raise CatalogError(f"{catalog.root}: no medium {key!r}; `tokenmill status` counts what there is")

@@ -21,6 +21,7 @@ from pipeline.eval_report import NUM_EXAMPLES, Evaluation, show, write
 from pipeline.line import run_phases
 from pipeline.run import cluster
 from pipeline.tokenizer_train import kept_media
+from stages.places import Places
 from tokenizer import storage, vq_weights
 from tokenizer.vq import VisionTokenizer
 from tokenizer.vq_eval import Judge
@@ -59,7 +60,7 @@ def evaluate(config: RunConfig, options: EvalOptions, console: Console) -> dict[
         raise ConfigError(f"tokenize.tokenize.model={name}: encodes only, there are no reconstructions to judge")
     perceptual = _perceptual(options, device)
     media = _media(config, options, console)
-    squares = Squares(list(options.sides_px))
+    squares = Squares(list(options.sides_px), Places(config.fetched))
     found = Evaluation(name, tokenizer.identity, tokenizer.codebook_size, device, str(options.folder or ""))
     for kind in ("image", "video"):
         limit = options.num_images if kind == "image" else max(1, round(options.num_images * _CLIPS_PER_IMAGE))

@@ -18,6 +18,7 @@ from pipeline.catalog import Catalog, CatalogError
 from pipeline.config import RunConfig, TokenizerResources
 from pipeline.line import run_phases
 from pipeline.run import cluster
+from stages.columns import PLACES
 from stages.frames import LoadFrames
 from tokenizer import storage
 from tokenizer.identity import fingerprint
@@ -39,6 +40,7 @@ class _Job:
     load: Any  # LoadFramesConfig
     media: pa.Table
     out: str
+    fetched: str
 
 
 def train_tokenizer(config: RunConfig, out: str | None, console: Console) -> None:
@@ -57,7 +59,7 @@ def train_tokenizer(config: RunConfig, out: str | None, console: Console) -> Non
             f"{part.resources.num_workers} worker(s)",
             highlight=False,
         )
-        job = _Job(part.train, part.resources, config.tokenize.frames, media, uri)
+        job = _Job(part.train, part.resources, config.tokenize.frames, media, uri, config.fetched)
         run_on_workers(_worker, {"job": job}, part.resources, uri, _Progress(console, part.train.steps))
     console.print(
         f"Model in {uri}/model; use it with --set tokenize.tokenize.model={uri}/model\n"
@@ -68,8 +70,8 @@ def train_tokenizer(config: RunConfig, out: str | None, console: Console) -> Non
 
 def kept_media(catalog: Catalog) -> pa.Table:
     """Where the kept media are, in the order of their ids, which is random. Raises CatalogError without any."""
-    columns = ["media_id", "kind", "uri", "member", "start_s", "end_s"]
-    media = catalog.media.scan(columns, pc.field("reject_reason").is_null()).sort_by("media_id")
+    where = pc.field("reject_reason").is_null() & pc.field("kind").isin(["image", "video"])
+    media = catalog.media.scan(PLACES.names, where).sort_by("media_id")
     if not media.num_rows:
         raise CatalogError(f"{catalog.root}: no kept media; `tokenmill status` shows why they were rejected")
     return media
@@ -107,7 +109,8 @@ def load_media(job: _Job) -> tuple[list[np.ndarray], list[np.ndarray]]:
     num_bytes = 0
     areas = [side * side for side in job.config.sides_px or ()] or [job.load.area_px]
     # Enlarged media would teach blur.
-    loaders = [LoadFrames(job.load.model_copy(update={"area_px": area, "enlarge": False})) for area in areas]
+    loads = [job.load.model_copy(update={"area_px": area, "enlarge": False}) for area in areas]
+    loaders = [LoadFrames(load, fetched=job.fetched) for load in loads]
     for start in range(0, job.media.num_rows, _ROWS_AT_ONCE):
         for load in loaders:
             for row in load(job.media.slice(start, _ROWS_AT_ONCE)).to_pylist():

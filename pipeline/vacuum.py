@@ -1,10 +1,12 @@
 """`tokenmill vacuum`: files that no version needs are deleted.
 
-These are shards of killed runs, which were never committed, and those of versions older than the retention time. What
-models were trained on stays: versions of `tokens` that a finished training pinned are kept whatever their age.
+These are shards of killed runs, which were never committed, uploads to a store that they did not complete, and files
+of versions older than the retention time. What models were trained on stays: versions of `tokens` that a finished
+training pinned are kept whatever their age.
 """
 
 import re
+import time
 from collections import Counter
 
 from rich.console import Console
@@ -14,6 +16,7 @@ from pipeline.catalog import Catalog, CatalogError
 from pipeline.config import RunConfig
 from pipeline.lease import held, new_run_id
 from pipeline.report import table
+from tokenizer import object_store, storage
 
 _PINNED = re.compile(r"v(\d+)-")
 
@@ -38,6 +41,11 @@ def vacuum(config: RunConfig, hours: float, dry_run: bool, console: Console) -> 
             deleted, num_bytes = each.vacuum(hours, dry_run, sorted(pinned) if each.name == "tokens" else [])
             counts[each.name] = deleted
             made.add_row(each.name, str(deleted), f"{num_bytes / 1e6:.1f}")
+        if storage.is_remote(catalog.root):
+            begun_before_s = time.time() - hours * 3600
+            dropped, num_bytes = object_store.drop_uploads(catalog.root, begun_before_s, dry_run)
+            counts["unfinished uploads"] = dropped
+            made.add_row("unfinished uploads", str(dropped), f"{num_bytes / 1e6:.1f}")
     console.print(made)
     kept = (
         f"; tokens versions {', '.join(map(str, sorted(pinned)))} stay, models were trained on them" if pinned else ""

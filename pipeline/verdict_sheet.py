@@ -18,10 +18,10 @@ from pipeline.catalog import Catalog, CatalogError
 from pipeline.config import RunConfig
 from pipeline.sheet import Picture, SheetSection, contact_sheet
 from stages.pixels import Picture as ImageFile
+from stages.places import Places
 from stages.rows import RowError
 from stages.rules import Rule
 from stages.video import Video
-from tokenizer import storage
 
 KEPT = "kept"
 _SIDE_PX = 176
@@ -54,7 +54,8 @@ def draw_verdict(
     rows = chosen.take(pa.array(picked)).to_pylist()
     rules = {"image": config.curate.decide.image_rules, "video": config.curate.decide.video_rules}
     names = {of: _columns(each, media.schema) for of, each in rules.items()}
-    pictures = [Picture(_square(row), _text(row, names.get(row["kind"], []))) for row in rows]
+    places = Places(config.fetched)
+    pictures = [Picture(_square(row, places), _text(row, names.get(row["kind"], []))) for row in rows]
     title = f"{reason}: {len(rows)} of {chosen.num_rows}"
     contact_sheet([SheetSection(title, pictures)], out)
     console.print(f"{title}; look at {out}", highlight=False)
@@ -66,15 +67,16 @@ def _columns(rules: dict[str, str], schema: pa.Schema) -> list[str]:
 
 def _text(row: dict[str, Any], names: list[str]) -> str:
     scores = ", ".join(f"{name} {row[name]:.4g}" for name in names if isinstance(row[name], int | float))
+    name = (row["member"] or row["uri"]).rsplit("/", 1)[-1][-24:]
     stands_aside = f" | copy of {row['duplicate_of'][:8]}" if row["duplicate_of"] else ""
-    return f"{row['uri'].rsplit('/', 1)[-1][-24:]}{stands_aside} | {scores or row['reject_detail'] or ''}"
+    return f"{name}{stands_aside} | {scores or row['reject_detail'] or ''}"
 
 
-def _square(row: dict[str, Any]) -> np.ndarray:
+def _square(row: dict[str, Any], places: Places) -> np.ndarray:
     """uint8 (_SIDE_PX, _SIDE_PX, 3): the medium on white, or a grey tile."""
     tile = np.full((_SIDE_PX, _SIDE_PX, 3), 255, np.uint8)
     try:
-        rgb = _clip(row) if row["kind"] == "video" else _image(row["uri"])
+        rgb = _clip(row, places) if row["kind"] == "video" else _image(row, places)
     except (RowError, OSError, ValueError, pa.ArrowException):
         tile[:] = _GREY
         return tile
@@ -86,12 +88,12 @@ def _square(row: dict[str, Any]) -> np.ndarray:
     return tile
 
 
-def _image(uri: str) -> np.ndarray:
-    return ImageFile(storage.read_bytes(uri), _MAX_PIXELS).rgb(at_least_px=_SIDE_PX)
+def _image(row: dict[str, Any], places: Places) -> np.ndarray:
+    return ImageFile(places.read(row), _MAX_PIXELS).rgb(at_least_px=_SIDE_PX)
 
 
-def _clip(row: dict[str, Any]) -> np.ndarray:
+def _clip(row: dict[str, Any], places: Places) -> np.ndarray:
     if row["start_s"] is None or row["end_s"] is None:
         raise ValueError("no span")
-    with storage.local_file(row["uri"]) as path, Video(path, _MAX_PIXELS) as video:
+    with places.local_file(row) as path, Video(path, _MAX_PIXELS) as video:
         return video.upright(video.frame_at((row["start_s"] + row["end_s"]) / 2))

@@ -14,8 +14,8 @@ from rich.console import Console
 
 from pipeline.catalog import Catalog, CatalogError
 from pipeline.config import RunConfig
+from pipeline.records import read_record
 from pipeline.report import table
-from tokenizer import storage
 
 _SHOWN_IDS = 5
 
@@ -45,8 +45,7 @@ def runs(catalog: Catalog) -> list[dict[str, Any]]:
     made = []
     for run_id, run in ordered:
         version = run["version"] if run["version"] is not None else version
-        uri = storage.join(catalog.root, "runs", f"{run_id}.json")
-        record = storage.read_json(uri) if storage.exists(uri) else {}
+        record = read_record(catalog.root, run_id) or {}
         made.append(
             {
                 "run_id": run_id,

@@ -28,9 +28,9 @@ class Writer:
         return write_shard(self._root, self._table, rows), rows.select(self._keys)
 
     def rewrite(self, shard: Shard, keep: pa.BooleanArray) -> Shard:
-        """The shard with only the rows to keep; the old file, never committed, is deleted."""
+        """The shard with only the rows to keep, as a new file. The old one stays for the caller to delete: this call is
+        made again when the process dies, and must find it.
+        """
         uri = storage.join(self._root, self._table, shard.name)
         rows = pq.read_table(pa.BufferReader(storage.read_bytes(uri))).filter(keep)
-        written = write_shard(self._root, self._table, rows)
-        storage.delete_file(uri)
-        return written
+        return write_shard(self._root, self._table, rows)

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import pyarrow as pa
 from pydantic import Field
 
-from stages.columns import CAPTIONS, MEDIA
+from stages.columns import CAPTIONS, TO_CAPTION
 from stages.rows import pick, replace, values_of
 from tokenizer.identity import Config
 
@@ -69,11 +69,14 @@ def tidy(text: str | None, max_chars: int) -> str | None:
 
 
 class Caption:
-    """Kept media -> `caption` and `captioner`. Costs what the captioner costs. A missing caption rejects nothing."""
+    """Kept media -> `caption` and `captioner`. Costs what the captioner costs. A missing caption rejects nothing.
 
-    reads = pick(MEDIA, "media_id", "kind", "uri", "member", "start_s", "end_s", "source_caption")
+    The caption of a text document is the document, whole, whichever captioner is chosen.
+    """
+
+    reads = TO_CAPTION
     writes = pick(CAPTIONS, "caption", "captioner", "reject_reason")
-    drops = ("kind", "uri", "member", "start_s", "end_s", "source_caption")
+    drops = tuple(name for name in TO_CAPTION.names if name != "media_id")
     rows = "same"
 
     def __init__(self, config: CaptionConfig):
@@ -83,7 +86,10 @@ class Caption:
     def __call__(self, table: pa.Table) -> pa.Table:
         values = values_of(table, self.writes)
         captions = self._captioner(table)
-        values["captioner"] = [self._captioner.captioner] * table.num_rows
+        kinds, sources = table["kind"].to_pylist(), table["source_caption"].to_pylist()
         for i, reason in enumerate(values["reject_reason"]):
-            values["caption"][i] = None if reason else tidy(captions[i], self._config.max_caption_chars)
+            is_text = kinds[i] == "text"
+            values["captioner"][i] = SourceCaptioner.captioner if is_text else self._captioner.captioner
+            if reason is None:
+                values["caption"][i] = sources[i] if is_text else tidy(captions[i], self._config.max_caption_chars)
         return replace(table, self.writes, values, self.drops)

@@ -1,6 +1,6 @@
 """Neighbouring stages in one worker: tables are handed over in memory, so a decoded picture never crosses processes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -33,7 +33,8 @@ class Chain:
     """What a worker runs: stages in order, each called with the table that the one before returned.
 
     The models open here, in the worker. `limit_s`: see stages/limits.py. A table is worked on `_ROWS_AT_ONCE` rows at a
-    time, because Ray wants large tables (10 ms each) and memory wants few decoded media.
+    time, because Ray wants large tables (10 ms each) and memory wants few decoded media; a first stage with a `stream`
+    cuts it itself, because one row of its may be a tar.
     """
 
     def __init__(self, stages: Iterable[StageSpec], limit_s: float | None = None):
@@ -41,14 +42,22 @@ class Chain:
         self._stages: list[Stage] = [stage(*arguments) for stage, arguments in stages]
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        parts = []
-        for start in range(0, max(1, table.num_rows), _ROWS_AT_ONCE):
-            part = table.slice(start, _ROWS_AT_ONCE)
-            for stage in self._stages:
+        return pa.concat_tables(self.stream(table))
+
+    def stream(self, table: pa.Table) -> Iterator[pa.Table]:
+        """The same, a part at a time; at least one."""
+        first = self._stages[0]
+        opened: Callable[[pa.Table], Iterator[pa.Table]] | None = getattr(first, "stream", None)
+        for part in _slices(table) if opened is None else opened(table):
+            for stage in self._stages if opened is None else self._stages[1:]:
                 part = stage(part)
-            parts.append(part)
-        return pa.concat_tables(parts) if len(parts) > 1 else parts[0]
+            yield part
 
     def idle_s(self) -> float:
         """Seconds since the medium at hand last showed a sign of life."""
         return limits.idle_s()
+
+
+def _slices(table: pa.Table) -> Iterator[pa.Table]:
+    for start in range(0, max(1, table.num_rows), _ROWS_AT_ONCE):
+        yield table.slice(start, _ROWS_AT_ONCE)

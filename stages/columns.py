@@ -1,7 +1,7 @@
-"""Columns of the tables that the stages fill: `media` and `captions`, as Arrow schemas.
+"""Columns of the tables `sources`, `media` and `captions`, as Arrow schemas.
 
-One row of `media` is one still image, one clip of a video, or one file that could not become either; its
-`reject_reason` says why (null = kept). Scores are stored as measured; thresholds live in the config's rules.
+One row of `media` is one still image, one clip of a video, one text document, or one file that could not become any of
+these; its `reject_reason` says why (null = kept). Scores are stored as measured; thresholds live in the config's rules.
 """
 
 import pyarrow as pa
@@ -34,9 +34,10 @@ MEDIA = pa.schema(
     [
         pa.field("media_id", pa.string(), nullable=False),
         pa.field("file_id", pa.string(), nullable=False),  # content id of the file; = media_id unless this is a clip
-        pa.field("kind", pa.string(), nullable=False),  # image | video | unknown
+        pa.field("kind", pa.string(), nullable=False),  # image | video | text | unknown
         pa.field("uri", pa.string(), nullable=False),
-        pa.field("member", pa.string()),  # name inside a tar or row of a Parquet file
+        pa.field("member", pa.string()),  # of a container at `uri`: name in a tar, url in a list, column:row of a table
+        pa.field("offset_bytes", pa.int64()),  # where the member of a tar begins
         pa.field("start_s", pa.float64()),  # clips: [start_s, end_s) in the file's presentation time
         pa.field("end_s", pa.float64()),
         pa.field("width_px", pa.int32()),  # as shown: EXIF orientation and video rotation applied
@@ -47,7 +48,8 @@ MEDIA = pa.schema(
         pa.field("format", pa.string()),  # by content: jpeg, png, ... or the video codec
         pa.field("size_bytes", pa.int64()),  # of the file
         pa.field("extension_fits", pa.bool_()),  # the name's extension agrees with the content
-        pa.field("source_caption", pa.string()),
+        pa.field("source_caption", pa.string()),  # a text document: all of it
+        pa.field("metadata", pa.string()),  # what else the source said of it, a JSON object
         pa.field("rotation_deg", pa.int32()),  # counter-clockwise, as the container asks for; clips only
         pa.field("variable_fps", pa.bool_()),  # the frames' times are not evenly spaced; clips only
         *SCORES,
@@ -71,6 +73,23 @@ CAPTIONS = pa.schema(
     ]
 )
 
+SOURCES = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("member", pa.string()),  # of the container at `uri`; null = the file or the container itself
+        pa.field("offset_bytes", pa.int64()),  # where a member of a tar begins
+        pa.field("etag", pa.string(), nullable=False),  # the store's, also for members; locally mtime in ns and size
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),  # present | gone
+        pa.field("file_id", pa.string()),  # content id as last read; null of a container that was read whole
+        pa.field("caption", pa.string()),  # the source's own
+        pa.field("caption_etag", pa.string()),  # of the sidecar or the captions.jsonl row; null = no caption
+        pa.field("metadata", pa.string()),  # of a member, a JSON object
+        pa.field("fingerprint", pa.string(), nullable=False),  # of the curate phase that read it
+        pa.field("last_seen_run", pa.string(), nullable=False),  # the last run in which the object's state changed
+    ]
+)
+
 # What the planner hands to the curate phase: one row per file to read.
 LISTED = pa.schema(
     [
@@ -79,3 +98,27 @@ LISTED = pa.schema(
         pa.field("source_caption", pa.string()),
     ]
 )
+
+# The same of a container: what it is, and which of its members are known.
+UNPACK = pa.schema(
+    [
+        pa.field("container", pa.string()),  # webdataset | parquet | urls | text; null = a file of its own
+        pa.field("column", pa.string()),  # that holds bytes, urls or texts; null: found by its name
+        pa.field("caption_column", pa.string()),
+        pa.field("known_members", pa.list_(pa.string())),  # measured already, with the content of `known_ids`
+        pa.field("known_ids", pa.list_(pa.string())),
+        pa.field("only", pa.list_(pa.string())),  # members to take; null = all
+    ]
+)
+
+KNOWN = "known"  # the reason of a row that only says that a member is still there; it becomes no row of `media`
+
+# Where a medium is, for the phases that read it again, and what the planner hands to them.
+PLACES = pa.schema(
+    [
+        MEDIA.field(name)
+        for name in ["media_id", "file_id", "kind", "uri", "member", "offset_bytes", "size_bytes", "start_s", "end_s"]
+    ]
+)
+TO_CAPTION = PLACES.append(MEDIA.field("source_caption"))
+TO_TOKENIZE = PLACES.append(CAPTIONS.field("caption"))

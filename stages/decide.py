@@ -37,8 +37,13 @@ class DecideConfig(Config):
         },
         description="too strict: rare motion is lost; too loose: the model learns stills and flicker",
     )
+    text_rules: dict[str, str] = Field(
+        default={},
+        description="too strict: rare subjects are lost; too loose: the model learns fragments. Documents have a size "
+        "only: size_bytes >= 200",
+    )
 
-    @field_validator("image_rules", "video_rules")
+    @field_validator("image_rules", "video_rules", "text_rules")
     @classmethod
     def _parse(cls, rules: dict[str, str]) -> dict[str, str]:
         for name, keep in rules.items():
@@ -62,7 +67,8 @@ def decide(table: pa.Table, config: DecideConfig, scorers: tuple[str, ...] = ())
         if detail is not None and detail.startswith(RULE):
             reasons[i] = details[i] = None
     kinds = table["kind"].to_pylist()
-    for kind, rules in (("image", config.image_rules), ("video", config.video_rules)):
+    by_kind = {"image": config.image_rules, "video": config.video_rules, "text": config.text_rules}
+    for kind, rules in by_kind.items():
         undecided = [i for i, reason in enumerate(reasons) if reason is None and kinds[i] == kind]
         rows = table.take(pa.array(undecided, pa.int64()))
         waiting: dict[int, Rule] = {}

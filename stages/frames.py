@@ -6,18 +6,18 @@ becomes one grid of codes; what is trimmed is counted. Nothing is ever padded: p
 area (39 % of the codes agree with 64 px of padding beside a 64 px image).
 """
 
-import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from stages.columns import MEDIA
+from stages.columns import MEDIA, PLACES
 from stages.pixels import Picture
+from stages.places import Places
 from stages.rows import RowError, pick, replace, values_of, words
 from stages.video import Video
 from tokenizer import geometry, storage, vq_weights
@@ -73,7 +73,7 @@ class LoadFrames:
     Sides are multiples of what `tokenizer`, a name as in TokenizeConfig, makes one code of.
     """
 
-    reads = pick(MEDIA, "media_id", "kind", "uri", "member", "start_s", "end_s")
+    reads = PLACES
     writes = pa.schema(
         [
             pa.field("frames", pa.large_binary()),
@@ -87,30 +87,34 @@ class LoadFrames:
     drops: tuple[str, ...] = ()
     rows = "same"
 
-    def __init__(self, config: LoadFramesConfig, tokenizer: str = vq_weights.BUILTIN):
+    def __init__(self, config: LoadFramesConfig, tokenizer: str = vq_weights.BUILTIN, fetched: str = ""):
         self._config = config
         self._factor = vq_weights.spatial_factor(tokenizer)
-        self._folder = tempfile.TemporaryDirectory(prefix="tokenmill-frames-")  # removed with this worker
-        self._opened: tuple[str, str, str] | None = None  # uri, local path and identity of the last video
+        self._places = Places(fetched)
+        self._last: tuple[tuple[str, str | None], str, str] | None = None  # place, local path, identity of a video
+        self._closing = ExitStack()  # removes its temporary copy
 
     def __call__(self, table: pa.Table) -> pa.Table:
         values = values_of(table, self.writes)
         media = table.select(self.reads.names).to_pylist()
-        clips_of: dict[str, list[int]] = defaultdict(list)
+        clips_of: dict[tuple[str, str | None], list[int]] = defaultdict(list)
         for i, medium in enumerate(media):
             if values["reject_reason"][i] is not None:
                 continue
             if medium["kind"] == "video":
-                clips_of[medium["uri"]].append(i)
-            else:
+                clips_of[medium["uri"], medium["member"]].append(i)
+            elif medium["kind"] == "image":
                 _fill(values, i, self._image, medium)
-        for uri, rows in clips_of.items():
-            self._clips(uri, sorted(rows, key=lambda i: media[i]["start_s"]), media, values)
+        for rows in clips_of.values():
+            self._clips(sorted(rows, key=lambda i: media[i]["start_s"]), media, values)
         values["frames"] = _binary(values["frames"])
         return replace(table, self.writes, values)
 
     def _image(self, medium: dict[str, Any]) -> dict[str, Any]:
-        content = _read(medium["uri"])
+        try:
+            content = self._places.read(medium)
+        except (OSError, pa.ArrowException) as error:
+            raise RowError("unreadable", words(error)) from error
         if content_id([content]) != medium["media_id"]:
             raise _changed()
         picture = Picture(content, self._config.max_pixels)
@@ -123,9 +127,9 @@ class LoadFrames:
         except geometry.AspectError as error:
             raise RowError("aspect", words(error)) from error
 
-    def _clips(self, uri: str, rows: list[int], media: list[dict[str, Any]], values: dict[str, list]) -> None:
+    def _clips(self, rows: list[int], media: list[dict[str, Any]], values: dict[str, list]) -> None:
         try:
-            path, file_id = self._local(uri)
+            path, file_id = self._local(media[rows[0]])
             with Video(path, self._config.max_pixels) as video:
                 for i in rows:
                     _fill(values, i, lambda medium: self._clip(video, file_id, medium), media[i])
@@ -151,28 +155,19 @@ class LoadFrames:
             shown = frame
         return {**_columns(clip), "fps": config.clip_fps, "frames_trimmed": trimmed}
 
-    def _local(self, uri: str) -> tuple[str, str]:
+    def _local(self, medium: dict[str, Any]) -> tuple[str, str]:
         """Local path and identity of a video. The last one is kept: its clips come in neighbouring tables."""
-        if self._opened is None or self._opened[0] != uri:
+        place = medium["uri"], medium["member"]
+        if self._last is None or self._last[0] != place:
+            self._closing.close()
+            self._last = None
             try:
-                if storage.is_remote(uri):
-                    path = os.path.join(self._folder.name, "video")
-                    with open(path, "wb") as spool:
-                        file_id = content_id(chunk for chunk in storage.read_chunks(uri) if spool.write(chunk))
-                else:
-                    path = storage.absolute(uri)
-                    file_id = content_id(storage.read_chunks(uri))
+                path = self._closing.enter_context(self._places.local_file(medium))
+                file_id = content_id(storage.read_chunks(path))
             except (OSError, pa.ArrowException) as error:
                 raise RowError("unreadable", words(error)) from error
-            self._opened = (uri, path, file_id)
-        return self._opened[1:]
-
-
-def _read(uri: str) -> bytes:
-    try:
-        return storage.read_bytes(uri)
-    except (OSError, pa.ArrowException) as error:
-        raise RowError("unreadable", words(error)) from error
+            self._last = place, path, file_id
+        return self._last[1:]
 
 
 def _changed() -> RowError:
@@ -193,8 +188,6 @@ def _fill(
     values: dict[str, list], i: int, load: Callable[[dict[str, Any]], dict[str, Any]], medium: dict[str, Any]
 ) -> None:
     try:
-        if medium["member"] is not None:
-            raise RowError("unsupported_format", f"member {medium['member']} of a container file")
         _put(values, i, load(medium))
     except RowError as rejected:
         _put(values, i, rejected.columns)

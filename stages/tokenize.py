@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from stages.columns import PLACES
 from stages.frames import LoadFrames
 from stages.rows import pick, replace, values_of
 from tokenizer.identity import Config
@@ -34,7 +35,7 @@ class TokenizeConfig(Config):
 
 
 class Tokenize:
-    """`frames` -> `codes` (list<uint16>) with grid_t, grid_h, grid_w. The frames are dropped.
+    """`frames` -> `codes` (list<uint16>) with grid_t, grid_h, grid_w. The frames are dropped. A text has no codes.
 
     Costs 3.7 TFLOP per 512 x 512 image with Emu3's tokenizer, four times that per group of 4 frames. Rejects nothing:
     what has no frames has a reason already. `batch_px` (frames x height x width of one pass) bounds memory, about 4 GB
@@ -43,7 +44,10 @@ class Tokenize:
 
     reads = pa.schema([*pick(TOKENS, "kind"), *pick(LoadFrames.writes, "frames", "frames_t", "frames_h", "frames_w")])
     writes = pick(TOKENS, "codes", "grid_t", "grid_h", "grid_w")
-    drops = ("uri", "member", "start_s", "end_s", "frames", "frames_t", "frames_h", "frames_w", "reject_detail")
+    drops = (
+        *(name for name in PLACES.names if name not in TOKENS.names),
+        *("frames", "frames_t", "frames_h", "frames_w", "reject_detail"),
+    )
     rows = "same"
 
     def __init__(self, config: TokenizeConfig, batch_px: int = 1 << 20):
@@ -55,6 +59,10 @@ class Tokenize:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         values = values_of(table, self.writes)
+        for i, kind in enumerate(table["kind"].to_pylist()):
+            if kind == "text":  # a row without codes: training reads its caption
+                values["codes"][i] = []
+                values["grid_t"][i] = values["grid_h"][i] = values["grid_w"][i] = 0
         shapes = zip(*(table[name].to_pylist() for name in ("kind", "frames_t", "frames_h", "frames_w")), strict=True)
         rows_of: dict[tuple, list[int]] = defaultdict(list)
         for i, shape in enumerate(shapes):

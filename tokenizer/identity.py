@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -21,6 +21,9 @@ class Config(BaseModel):
     """Base of all configs: frozen, strict types, unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    # Fields that were added later: while null they stay out of the fingerprint, so what was made before stays valid.
+    later_fields: ClassVar[frozenset[str]] = frozenset()
 
 
 class Resources(BaseModel):
@@ -37,7 +40,9 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, BaseModel):
         if isinstance(value, Resources):
             raise TypeError("Resources say how, not what: they do not belong in a fingerprint")
-        return {name: _canonical(getattr(value, name)) for name in sorted(type(value).model_fields)}
+        later = value.later_fields if isinstance(value, Config) else frozenset()
+        values = {name: getattr(value, name) for name in sorted(type(value).model_fields)}
+        return {name: _canonical(inner) for name, inner in values.items() if name not in later or inner is not None}
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
             raise TypeError(f"cannot fingerprint a dict with keys that are not text: {value!r}")

@@ -113,6 +113,32 @@ def check(uri: str) -> None:
         raise StoreError(explained(uri, error)) from error
 
 
+def drop_uploads(uri: str, before_s: float, dry_run: bool) -> tuple[int, int]:
+    """Drop (or with `dry_run` only count) uploads in parts below `uri` that were begun before `before_s`, in seconds
+    since 1970, and never completed: no list of objects shows them, and the store keeps their bytes. Returns how many,
+    and their bytes. Raises StoreError.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
+    store = client()
+    num_uploads = num_bytes = 0
+    try:
+        pages = store.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=f"{prefix}/")
+        for upload in [upload for page in pages for upload in page.get("Uploads", [])]:
+            if upload["Initiated"].timestamp() >= before_s:
+                continue
+            which = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+            parts = store.get_paginator("list_parts").paginate(**which)
+            num_bytes += sum(part["Size"] for page in parts for part in page.get("Parts", []))
+            num_uploads += 1
+            if not dry_run:
+                store.abort_multipart_upload(**which)
+    except (BotoCoreError, ClientError) as error:
+        raise StoreError(explained(uri, error)) from error
+    return num_uploads, num_bytes
+
+
 def explained(uri: str, error: Exception) -> str:
     """A botocore error on `uri` as one line: what is wrong, and what to do."""
     response = getattr(error, "response", {})

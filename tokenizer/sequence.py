@@ -1,7 +1,8 @@
-"""Codes and caption -> one token sequence in Emu3's layout, and back.
+"""Codes and caption -> one token sequence in Emu3's layout, and back; a text document -> BOS text EOS.
 
     generation order      BOS caption SOV meta SOT  row EOL ... row EOL EOF  EOV EOS
     understanding order   BOS SOV meta SOT  row EOL ... row EOL EOF  EOV caption EOS
+    text document         BOS text EOS
 
 An EOL follows every row, the last one too, and an EOF every latent frame (Emu3 code; 64x64 codes make 4,169 tokens from
 SOV to EOV). Understanding moves the caption behind the medium (Emu3 paper 3.1). `meta` is plain text: "h*w", in codes,
@@ -9,10 +10,11 @@ for an image. For video the paper names resolution, frame rate and duration, but
 "h*w*t 8fps 2s": rows, columns and latent frames of codes, then frame rate and duration of the frames behind them.
 Without a caption a sequence is unconditional, which classifier-free guidance needs.
 
-Every token has a kind. The loss reports captions, images and videos apart, and gives captions weight 1 and all else
-the vision weight (Emu3: 0.5; which tokens it covered is unpublished): what is not caption belongs to the medium or
-follows from its grid, so it deserves no more than the codes. What is neither caption nor code is a kind of its own,
-structure, because its loss is almost zero and would flatter that of the codes.
+Every token has a kind. The loss reports captions, images, videos and text documents apart, and gives text weight 1
+and all else the vision weight (Emu3: 0.5; which tokens it covered is unpublished): what is not text belongs to the
+medium or follows from its grid, so it deserves no more than the codes. What is neither text nor code is a kind of its
+own, structure, because its loss is almost zero and would flatter that of the codes. The EOS of a text document is
+text: no grid says where it comes, so the model learns it as it learns words.
 """
 
 import re
@@ -39,6 +41,7 @@ class Kind(IntEnum):
     IMAGE = 1  # codes of an image
     VIDEO = 2  # codes of a video
     STRUCTURE = 3  # BOS, EOS, SOV, meta, SOT, EOL, EOF, EOV
+    DOCUMENT = 4  # a text document, its EOS too
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,15 @@ class SequenceLayout:
         kinds[ids >= v.vision_offset] = Kind.VIDEO if is_video else Kind.IMAGE
         start = len(head) + len(medium) + 1 if is_caption_last else 1
         kinds[start : start + len(caption_ids)] = Kind.TEXT
+        return Sequence(ids, kinds)
+
+    def build_text(self, text_ids: np.ndarray, is_first: bool, is_last: bool) -> Sequence:
+        """The sequence of a text document, or of one of its pieces: BOS before the first, EOS after the last."""
+        v = self.vocabulary
+        begin, end = [v.bos] if is_first else [], [v.eos] if is_last else []
+        ids = np.concatenate([begin, text_ids, end]).astype(np.int32)
+        kinds = np.full(len(ids), Kind.DOCUMENT, np.uint8)
+        kinds[: len(begin)] = Kind.STRUCTURE
         return Sequence(ids, kinds)
 
     def parse(self, ids: np.ndarray) -> Parsed:

@@ -3,7 +3,9 @@
 A shard is a Parquet file of the `tokens` table. Codes are local to the modality (no language-model offset), so the same
 shards serve any text vocabulary. `codes` is `list<uint16>`, byte-stream-split and zstd: 1.89 bytes per token on random
 15-bit codes (a plain zstd list takes 2.46, Emu3's one pickle per sample 8.85), and any Parquet reader reads it.
-A row that could not be tokenized stays, with `codes` null and its `reject_reason`.
+A row that could not be tokenized stays, with `codes` null and its `reject_reason`. A text document is a row of kind
+text: `caption` is the whole document, `codes` are an empty list and the grid is 0, because text ids belong to the
+training's text vocabulary and are made there; so its `fingerprint` says nothing of what training sees.
 """
 
 import pyarrow as pa
@@ -14,14 +16,16 @@ from tokenizer import storage
 TOKENS = pa.schema(
     [
         pa.field("media_id", pa.string(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),  # image | video
-        pa.field("codes", pa.list_(pa.uint16())),  # (grid_t, grid_h, grid_w) in row-major order; null when rejected
+        pa.field("kind", pa.string(), nullable=False),  # image | video | text
+        pa.field(
+            "codes", pa.list_(pa.uint16())
+        ),  # (grid_t, grid_h, grid_w) in row-major order; null when rejected, empty for text
         pa.field("grid_t", pa.int32()),
         pa.field("grid_h", pa.int32()),
         pa.field("grid_w", pa.int32()),
-        pa.field("fps", pa.float64()),  # of the frames that were encoded; null for images
+        pa.field("fps", pa.float64()),  # of the frames that were encoded; null for images and text
         pa.field("frames_trimmed", pa.int32()),  # tail frames that filled no group of four
-        pa.field("caption", pa.string()),
+        pa.field("caption", pa.string()),  # of a text document: all of it
         pa.field("reject_reason", pa.string()),  # null = kept
         pa.field("fingerprint", pa.string(), nullable=False),  # of the tokenizer: its weights and geometry
         pa.field("run_id", pa.string(), nullable=False),

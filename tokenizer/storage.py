@@ -63,23 +63,30 @@ def read_bytes(uri: str) -> bytes:
     return Path(absolute(uri)).read_bytes()
 
 
-def read_chunks(uri: str) -> Iterator[bytes]:
-    """The object's bytes in chunks of 4 MiB. Raises FileNotFoundError, OSError, StoreError for a store that fails."""
+def read_chunks(uri: str, offset: int = 0, num_bytes: int | None = None) -> Iterator[bytes]:
+    """The object's bytes from `offset` on, at most `num_bytes` (None: all), in chunks of 4 MiB.
+
+    Raises FileNotFoundError, OSError, StoreError for a store that fails.
+    """
     if is_remote(uri):
-        yield from _remote_chunks(uri, CHUNK_BYTES)
+        yield from _remote_chunks(uri, CHUNK_BYTES, offset, num_bytes)
         return
     with Path(absolute(uri)).open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
+        file.seek(offset)
+        left = num_bytes
+        while chunk := file.read(CHUNK_BYTES if left is None else min(CHUNK_BYTES, left)):
+            left = None if left is None else left - len(chunk)
             yield chunk
 
 
-def _remote_chunks(uri: str, chunk_bytes: int | None) -> Iterator[bytes]:
+def _remote_chunks(uri: str, chunk_bytes: int | None, offset: int = 0, num_bytes: int | None = None) -> Iterator[bytes]:
     """Chunks by one request each (None: one for all); a stream of pyarrow's would make one for each 256 KiB."""
     filesystem_, path = filesystem(uri)
     with object_store.read(uri, lambda: filesystem_.open_input_file(path)) as file:
         size = file.size()
-        for start in range(0, size, chunk_bytes or max(size, 1)):
-            wanted = min(chunk_bytes or size, size - start)
+        end = size if num_bytes is None else min(size, offset + num_bytes)
+        for start in range(offset, end, chunk_bytes or max(size, 1)):
+            wanted = min(chunk_bytes or size, end - start)
             yield object_store.read(uri, partial(_read_at, file, wanted, start))
 
 
@@ -101,6 +108,19 @@ def write_bytes(uri: str, data: bytes | bytearray) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     temporary.write_bytes(data)
+    os.replace(temporary, target)
+
+
+def write_file(uri: str, path: str) -> None:
+    """Write a local file as one object, seen whole or not at all, without holding it in memory."""
+    if is_remote(uri):
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        object_store.client().upload_file(path, bucket, key)
+        return
+    target = Path(absolute(uri))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.copyfile(path, temporary)
     os.replace(temporary, target)
 
 

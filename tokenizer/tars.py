@@ -1,8 +1,9 @@
 """The token shard as a tar, the form in which webdataset and wids exchange samples, and the way back to codes.
 
 A sample is `KEY.codes.npy` (uint16, (grid_t, grid_h, grid_w)), `KEY.json` and, with a caption, `KEY.txt`; KEY is the
-media_id. Every byte follows from the rows: all members have time, owner and group 0, so sizes and offsets are known
-before any code is read, and equal rows give equal files anywhere. tarfile needs 25 us for a header, a template 1 us.
+media_id. A text document is `KEY.json`, with its kind, and `KEY.txt`: it has no codes. Every byte follows from the
+rows: all members have time, owner and group 0, so sizes and offsets are known before any code is read, and equal rows
+give equal files anywhere. tarfile needs 25 us for a header, a template 1 us.
 
 Beside `shard-000000.tar` stands `shard-000000.parquet`, its members: a token shard without codes, whose row groups are
 stretches of at most 16 MiB of the tar. Training reads rows there and codes by range. `tokenmill.json` says which
@@ -16,6 +17,7 @@ import io
 import json
 from dataclasses import dataclass
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -38,10 +40,14 @@ MEMBERS = pa.schema(
         pa.field("frames_trimmed", pa.int32()),
         pa.field("caption", pa.string()),
         pa.field("fingerprint", pa.string(), nullable=False),
-        pa.field("digest", pa.uint64(), nullable=False),  # of KEY.json, which determines the sample
+        pa.field(
+            "digest", pa.uint64(), nullable=False
+        ),  # of KEY.json, which determines the sample; of text KEY.txt too
         pa.field("offset", pa.int64(), nullable=False),  # of the sample's first header in the tar
         pa.field("num_bytes", pa.int64(), nullable=False),  # of the sample with its headers
-        pa.field("codes_offset", pa.int64(), nullable=False),  # of the first code in the tar; little-endian uint16
+        pa.field(
+            "codes_offset", pa.int64(), nullable=False
+        ),  # of the first code in the tar; little-endian uint16; of text `offset`
     ]
 )
 ROW = MEMBERS.names[: MEMBERS.get_field_index("fingerprint") + 1]  # those of a token shard
@@ -77,49 +83,58 @@ class Sample:
     """One row as the members of a tar, without its codes."""
 
     key: str
-    grid: tuple[int, int, int]
+    grid: tuple[int, int, int] | None  # None for a text document, which has no codes
     metadata: bytes  # KEY.json
     caption: bytes | None  # KEY.txt
 
     @classmethod
     def of(cls, row: dict[str, Any]) -> "Sample":
         """From a row with the columns ROW."""
-        grid = (row["grid_t"], row["grid_h"], row["grid_w"])
-        names = ("media_id", "kind", "fps", "caption", "fingerprint", "frames_trimmed")
-        document = {name: row[name] for name in names} | {"grid": grid}
+        grid = None if row["kind"] == "text" else (row["grid_t"], row["grid_h"], row["grid_w"])
+        document: dict[str, Any] = {name: row[name] for name in ("media_id", "kind", "fingerprint")}
+        if grid is not None:
+            document |= {name: row[name] for name in ("fps", "caption", "frames_trimmed")} | {"grid": grid}
         metadata = json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
         caption = None if row["caption"] is None else row["caption"].encode()
         return cls(row["media_id"], grid, metadata, caption)
 
     @property
     def digest(self) -> int:
-        """64 bits of BLAKE2b over the metadata, which with the tokenizer's fingerprint determines the codes too."""
-        return int.from_bytes(hashlib.blake2b(self.metadata, digest_size=8).digest(), "little")
+        """64 bits of BLAKE2b over the metadata, which with the tokenizer's fingerprint determines the codes too.
+
+        A text document stands in its `KEY.txt` alone, so that is hashed as well.
+        """
+        content = self.metadata if self.grid is not None else self.metadata + (self.caption or b"")
+        return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
 
     @property
     def num_codes(self) -> int:
         """Codes of the grid."""
-        t, h, w = self.grid
-        return t * h * w
+        return 0 if self.grid is None else prod(self.grid)
 
     @property
     def num_bytes(self) -> int:
         """What the sample takes in a tar."""
-        texts = [self.metadata] if self.caption is None else [self.metadata, self.caption]
-        sizes = [len(_npy_header(self.grid)) + 2 * self.num_codes, *(len(text) for text in texts)]
+        sizes = [len(text) for text in (self.metadata, self.caption) if text is not None]
+        if self.grid is not None:
+            sizes.append(len(_npy_header(self.grid)) + 2 * self.num_codes)
         return sum(_BLOCK + _padded(size) for size in sizes)
 
     def codes_offset(self, offset: int) -> int:
-        """Where the first code stands in a tar that holds the sample at `offset`."""
+        """Where the first code stands in a tar that holds the sample at `offset`; `offset` itself without codes."""
+        if self.grid is None:
+            return offset
         return offset + _BLOCK + len(_npy_header(self.grid))
 
     def write(self, tar: bytearray, offset: int, codes: np.ndarray) -> None:
         """Put the sample into a zeroed tar; `codes` is uint16, flat, in row-major order."""
-        start = _npy_header(self.grid)
-        at = self.codes_offset(offset)
-        tar[offset:at] = _header(f"{self.key}.codes.npy", len(start) + codes.nbytes) + start
-        tar[at : at + codes.nbytes] = np.ascontiguousarray(codes, "<u2").data.cast("B")
-        at = offset + _BLOCK + _padded(len(start) + codes.nbytes)
+        at = offset
+        if self.grid is not None:
+            start = _npy_header(self.grid)
+            at = self.codes_offset(offset)
+            tar[offset:at] = _header(f"{self.key}.codes.npy", len(start) + codes.nbytes) + start
+            tar[at : at + codes.nbytes] = np.ascontiguousarray(codes, "<u2").data.cast("B")
+            at = offset + _BLOCK + _padded(len(start) + codes.nbytes)
         for extension, text in (("json", self.metadata), ("txt", self.caption)):
             if text is not None:
                 tar[at : at + _BLOCK + len(text)] = _header(f"{self.key}.{extension}", len(text)) + text
@@ -187,18 +202,22 @@ def read_members(tar_uri: str, columns: list[str] | None = None) -> tuple[pa.Tab
 
 
 def read_codes(tar_uri: str, members: pa.Table) -> pa.ListArray:
-    """Codes of neighbouring members (columns CODES_PLACE), list<uint16>, by one ranged read.
+    """Codes of neighbouring members (columns CODES_PLACE), list<uint16>, by one ranged read; none for text.
 
     Raises OSError when the tar is gone.
     """
-    first = members["codes_offset"].to_numpy()
     counts = np.prod([members[name].to_numpy() for name in ("grid_t", "grid_h", "grid_w")], axis=0, dtype=np.int64)
-    filesystem, path = storage.filesystem(tar_uri)
-    with filesystem.open_input_file(path) as stream:
-        data = stream.read_at(int((first + 2 * counts).max() - first.min()), int(first.min()))
     offsets = np.concatenate([[0], np.cumsum(counts)])
     codes = np.empty(offsets[-1], np.uint16)
-    for start, count, at in zip((first - first.min()).tolist(), counts.tolist(), offsets[:-1].tolist(), strict=True):
+    some = counts > 0
+    first, counts, places = members["codes_offset"].to_numpy()[some], counts[some], offsets[:-1][some]
+    data = b""
+    if len(first):
+        filesystem, path = storage.filesystem(tar_uri)
+        with filesystem.open_input_file(path) as stream:
+            data = stream.read_at(int((first + 2 * counts).max() - first.min()), int(first.min()))
+        first = first - first.min()
+    for start, count, at in zip(first.tolist(), counts.tolist(), places.tolist(), strict=True):
         codes[at : at + count] = np.frombuffer(data, "<u2", count, start)
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(codes))
 

@@ -56,6 +56,11 @@ class VqLossConfig(Config):
         description="Of fsq's latents over the lattice. Small: dimensions say the same, codes lie idle; large blurs.",
         ge=0,
     )
+    decoder_only: bool = Field(
+        False,
+        description="True, for given weights: codes stay as they are, and shards with them, pixels get better; false "
+        "trains both halves. The losses of codes do nothing then.",
+    )
     gan: float = Field(0.0, description="Small blurs, large invents texture; 0 trains no discriminator.", ge=0)
     gan_from_step: int = Field(20_000, description="Small destabilises the start; peers wait for 20,000.", ge=0)
 
@@ -67,11 +72,6 @@ class VqTrainConfig(Config):
     init_from: str | None = Field(None, description="Weights to start from: `builtin`, a folder or a hub name.")
     loss: VqLossConfig = VqLossConfig()
     steps: int = Field(4000, description="Few blur; 1,500 to 5,000 gained 0.7 dB on photos.", gt=0)
-    decoder_only: bool = Field(
-        False,
-        description="True, for given weights: codes stay as they are, and shards with them, pixels get better; false "
-        "trains both halves. The losses of codes do nothing then.",
-    )
     batch: int = Field(
         16,
         description="Frames of a step with crops of the first side; clips take four each. Small is noisy, large slow.",
@@ -104,7 +104,7 @@ class VqTrainConfig(Config):
         factor = 2 ** (len(self.model.channel_multiplier) - 1)
         if wrong := [side for side in self.crops_px if side <= 0 or side % factor]:
             raise ValueError(f"crops_px: {wrong[0]} is no multiple of the spatial factor {factor}; change one")
-        if self.decoder_only and self.init_from is None:
+        if self.loss.decoder_only and self.init_from is None:
             raise ValueError("decoder_only keeps the codes of given weights; name them in init_from")
         if self.loss.spread and self.model.quantizer != "fsq":
             raise ValueError("loss.spread spreads latents over the lattice of quantizer 'fsq'; set it to 0 for 'vq'")

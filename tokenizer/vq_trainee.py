@@ -41,8 +41,8 @@ class Trainee(nn.Module):
         self.quantizer: FsqQuantizer | VqQuantizer = kind(config.model.codebook_size, config.model.embed_dim)
         if config.init_from is not None:
             self.quantizer.take(self.vq.quantize.embedding.weight.detach())
-        self._is_decoder_only = config.decoder_only
-        if config.decoder_only:
+        self._is_decoder_only = config.loss.decoder_only
+        if config.loss.decoder_only:
             for part in (self.vq.encoder, self.vq.quant_conv):
                 part.requires_grad_(False)
         self._is_low_precision = config.precision == "bf16"
@@ -100,7 +100,7 @@ class Training:
         made, z, quantized, codes = self.trainee(pixels)
         mse = (made - pixels).square().mean()
         loss = weigh.mse * mse + weigh.l1 * (made - pixels).abs().mean()
-        if not self.config.decoder_only:
+        if not self.config.loss.decoder_only:
             loss = loss + weigh.commitment * (z - quantized.detach()).square().mean()
             if weigh.context:
                 loss = loss + weigh.context * self._context_loss(pixels, made, z, step)
@@ -114,7 +114,7 @@ class Training:
         self.workers.average([weight.grad for weight in self.weights if weight.grad is not None])
         grad_norm = nn.utils.clip_grad_norm_(self.weights, _CLIP_NORM)
         self.optimizers[0].step()
-        if isinstance(self.trainee.quantizer, VqQuantizer) and not self.config.decoder_only:
+        if isinstance(self.trainee.quantizer, VqQuantizer) and not self.config.loss.decoder_only:
             generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
             self.trainee.quantizer.update(self.workers.gather(z.detach()), self.workers.gather(codes), generator)
         if critic:

@@ -39,8 +39,12 @@ class ModelConfig(Config):
 class DataConfig(Config):
     """How rows of the token table become sequences and packs."""
 
+    later_fields = frozenset({"text_share"})
+
     context_tokens: int = Field(
-        5_120, description="A longer document is left out and counted. Emu3: 5,120, then 131,072 with video.", gt=16
+        5_120,
+        description="Longer media are left out and counted, longer texts cut. Emu3: 5,120, then 131,072 with video.",
+        gt=16,
     )
     pack_tokens: int = Field(
         40_960, description="Documents share packs of this length; below 8 contexts packs stay part empty.", gt=16
@@ -55,8 +59,15 @@ class DataConfig(Config):
     null_caption_share: float = Field(
         0.1, description="Share without caption; 0 leaves nothing to guide against. Emu3's code: 0.05.", ge=0, le=1
     )
+    text_share: float | None = Field(
+        None,
+        description="Share of the tokens that is text documents, repeated or thinned: small forgets language, large "
+        "learns few pictures. Null: as the corpus has it. Emu3: unpublished; Emu3.5: 0.2.",
+        ge=0,
+        lt=1,
+    )
     text_tokenizer: str | None = Field(
-        None, description="Hub name or folder; null trains a byte-level BPE on the captions."
+        None, description="Hub name or folder; null trains a byte-level BPE on the captions and text documents."
     )
     text_vocab_size: int = Field(
         1_024,
@@ -77,7 +88,9 @@ class OptimizerConfig(Config):
     """AdamW, linear warm-up, cosine to zero."""
 
     steps: int | None = Field(None, description="Optimizer steps; give either steps or epochs.", gt=0)
-    epochs: int | None = Field(None, description="Passes over the data; give either steps or epochs.", gt=0)
+    epochs: int | None = Field(
+        None, description="Passes over the data, with text_share over the media; give either steps or epochs.", gt=0
+    )
     lr: float = Field(1e-3, description="Small learns slowly, large diverges. Emu3: 5e-5.", gt=0)
     warmup_steps: int = Field(50, description="Few diverge early, many waste steps. Emu3.5: 700.", ge=0)
     beta1: float = Field(0.9, description="Small is noisy, large overshoots.", ge=0, lt=1)
@@ -85,7 +98,9 @@ class OptimizerConfig(Config):
     weight_decay: float = Field(0.1, description="Small overfits, large underfits; matrices only.", ge=0)
     clip_norm: float = Field(1.0, description="Small slows, large lets one batch spoil the weights. Emu3.5: 5.", gt=0)
     vision_weight: float = Field(
-        0.5, description="Loss weight of all but captions: small draws badly, large drowns captions. Emu3: 0.5.", gt=0
+        0.5,
+        description="Loss weight of all but captions and texts: small draws badly, large drowns captions. Emu3: 0.5.",
+        gt=0,
     )
 
     @model_validator(mode="after")

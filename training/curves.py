@@ -1,4 +1,4 @@
-"""log.jsonl of a run -> a picture of its loss curves, one for captions, images and videos each."""
+"""log.jsonl of a run -> a picture of its loss curves, one for captions, images, videos and text documents each."""
 
 import io
 
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from tokenizer import storage
 from tokenizer.log import read_log
 
-_NAMES = {"text": "captions", "image": "images", "video": "videos"}
+_NAMES = {"text": "captions", "image": "images", "video": "videos", "document": "text documents"}
 
 
 def draw_curves(run_uri: str, png_uri: str) -> None:

@@ -76,13 +76,16 @@ class TrainResult:
     plan: str  # hash of the plan
     tokens_version: int | None
     num_steps: int
-    num_documents: int
+    num_documents: int  # of the index: a text document counts once for each of its pieces
     num_tokens: int  # trained on, with repetitions
     excluded: dict[str, int]  # rows of the shards that were not used, by reason
     fill: float  # share of the packs that documents take
-    losses: dict[str, float]  # of the last steps: loss (weighted), text, image, video
+    losses: dict[str, float]  # of the last steps: loss (weighted), text (captions), image, video, document (text)
     seconds: float
     resumed_from: int  # step at which the last of its starts began
+    num_texts: int = 0  # text documents, each once
+    num_text_pieces: int = 0  # what they were cut into
+    num_text_tokens: int = 0  # of num_tokens, those of text documents
 
 
 def _absolute_folder(name: str | None) -> str | None:

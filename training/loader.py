@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from tokenizer import storage, tars
 from tokenizer.sequence import Kind, Sequence, SequenceLayout
 from training.index import Index, media_key
+from training.pieces import piece_ids
 from training.plan import Plan
 
 PADDING = -1  # the document number of padding
@@ -36,10 +37,13 @@ class Pack:
         return cls(np.zeros(1, np.int32), np.zeros(1, np.uint8), np.zeros(1, np.int32), np.full(1, PADDING, np.int32))
 
     def loss_weight(self, vision_weight: float) -> float:
-        """Sum of the loss weights: 1 for captions, `vision_weight` for all else, none for BOS and padding."""
+        """Sum of the loss weights: 1 for captions and text documents, `vision_weight` for all else, none for the first
+        token of a document and for padding.
+        """
         predicted = (self.documents != PADDING) & (self.positions > 0)
-        num_captions = int((predicted & (self.kinds == Kind.TEXT)).sum())
-        return num_captions + vision_weight * (int(predicted.sum()) - num_captions)
+        is_text = (self.kinds == Kind.TEXT) | (self.kinds == Kind.DOCUMENT)
+        num_text = int((predicted & is_text).sum())
+        return num_text + vision_weight * (int(predicted.sum()) - num_text)
 
     @property
     def num_tokens(self) -> int:
@@ -121,10 +125,12 @@ class Loader:
         return Pack(ids, kinds, positions, documents)
 
     def _sequence(self, slot: int) -> Sequence:
-        index, document = self._index, self.plan.documents[slot]
-        shard = int(index.shard[document])
-        row_group, row = int(index.row_group[document]), int(index.row[document])
-        table = self._groups.get(shard, row_group)
+        index, document = self._index, int(self.plan.documents[slot])
+        row = int(index.row[document])
+        table = self._groups.get(int(index.shard[document]), int(index.row_group[document]))
+        piece = index.piece_of(document)
+        if piece is not None:
+            return self._text_sequence(document, piece, table["media_id"][row].as_py(), table["caption"][row].as_py())
         grid = index.grid[document]
         codes = table["codes"][row].values
         is_null = bool(self.plan.is_null_caption[slot])
@@ -136,16 +142,31 @@ class Loader:
             or len(codes) != grid.prod()
             or len(caption_ids) + int(index.medium_tokens[document]) != expected
         ):
-            raise ValueError(
-                f"{self._groups.uri(shard)}: row {row} of row group {row_group} is not what was planned; "
-                "give back the shards of the pinned tokens version, or train into another folder"
-            )
+            raise self._unplanned(document)
         is_video = bool(index.is_video[document])
         return self._layout.build(
             codes.to_numpy().reshape(grid if is_video else grid[1:]),
             caption_ids,
             table["fps"][row].as_py() if is_video else None,
             bool(self.plan.is_caption_last[slot]),
+        )
+
+    def _text_sequence(self, document: int, piece: int, media_id: str, text: str | None) -> Sequence:
+        index = self._index
+        num_text, num_structure = int(index.caption_tokens[document]), int(index.medium_tokens[document])
+        start, skip = int(index.text_start[document]), int(index.text_skip[document])
+        ids = piece_ids(text or "", start, skip, num_text, self._layout)
+        if media_key(media_id, piece) != index.media[document] or len(ids) != num_text:
+            raise self._unplanned(document)
+        is_first = piece == 0
+        return self._layout.build_text(ids, is_first, is_last=num_structure > is_first)
+
+    def _unplanned(self, document: int) -> ValueError:
+        index = self._index
+        return ValueError(
+            f"{self._groups.uri(int(index.shard[document]))}: row {index.row[document]} of row group "
+            f"{index.row_group[document]} is not what was planned; "
+            "give back the shards of the pinned tokens version, or train into another folder"
         )
 
     def steps(self, start: int, rank: int = 0, world: int = 1) -> Iterator[tuple[int, list[Pack]]]:

@@ -3,7 +3,7 @@
 184,622 classes at 8,192 tokens would be 6 GB of float32 logits, twice with their gradient. Here a chunk of tokens at a
 time makes its logits, its loss and already its gradients, so one chunk is all there is. Log-soft-max, loss and the sum
 of weight gradients over chunks are float32 whatever the products are in: bfloat16 sums lost quality in Liger (#827).
-Captions, images and videos are reported apart, from the same pass.
+Captions, images, videos and text documents are reported apart, from the same pass.
 """
 
 from typing import Any
@@ -70,13 +70,15 @@ def next_tokens(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What each token must predict: ids int64, kinds int64 and loss weights float32, all (B, T).
 
-    The weight is 1 for captions and `vision_weight` for all else; 0 for padding and at the end of a document.
+    The weight is 1 for captions and text documents and `vision_weight` for all else; 0 for padding and at the end of
+    a document.
     """
     targets = ids_BT.roll(-1, 1).long()
     kinds = kinds_BT.roll(-1, 1).long()
     is_same = documents_BT == documents_BT.roll(-1, 1)
     is_same[:, -1] = False
-    weights = torch.where(kinds == Kind.TEXT, 1.0, vision_weight)
+    is_text = (kinds == Kind.TEXT) | (kinds == Kind.DOCUMENT)
+    weights = torch.where(is_text, 1.0, vision_weight)
     return targets, kinds, torch.where(is_same & (documents_BT >= 0), weights, 0.0)
 
 

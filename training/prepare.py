@@ -1,7 +1,7 @@
 """A job -> what every worker shares: text tokenizer, vocabulary, index and plan, made once under the run's folder.
 
     run/text/           tokenizer files and vocabulary.json
-    run/index.parquet   one row per document
+    run/index.parquet   one row per document; per piece of a text document
     run/plan.parquet    one row per placed document
     run/plan.json       hashes, counts; written last, so its presence says that the rest is whole
 
@@ -56,7 +56,8 @@ def prepare(job: TrainJob) -> dict[str, Any]:
         storage.upload_folder(Path(folder), job.at("text"))
     _write_table(index.to_table(), job.at("index.parquet"))
     _write_table(plan.to_table(), job.at("plan.parquet"))
-    num_tokens = int(sequence_tokens(index, plan.documents, plan.is_null_caption).sum())
+    num_tokens = sequence_tokens(index, plan.documents, plan.is_null_caption)
+    total_tokens = int(num_tokens.sum())
     summary = {
         "job": job.fingerprint,
         "plan": plan.hash(index),
@@ -66,11 +67,14 @@ def prepare(job: TrainJob) -> dict[str, Any]:
         "codebook_size": job.codebook_size,
         "num_documents": len(index),
         "num_videos": int(index.is_video.sum()),
+        "num_texts": index.num_texts,
+        "num_text_pieces": int(index.is_text.sum()),
         "excluded": dict(+excluded),
         "num_steps": plan.num_steps,
         "num_packs": plan.num_packs,
-        "num_tokens": num_tokens,
-        "fill": num_tokens / (plan.num_packs * data.pack_tokens),
+        "num_tokens": total_tokens,
+        "num_text_tokens": int(num_tokens[index.is_text[plan.documents]].sum()),
+        "fill": total_tokens / (plan.num_packs * data.pack_tokens),
     }
     storage.write_json(job.at("plan.json"), summary)
     return summary

@@ -200,6 +200,7 @@ def _finish(job: TrainJob, trainer: _Trainer, weights: dict[str, torch.Tensor]) 
         losses=_mean_losses(log[-_REPORTED_LINES:]),
         seconds=log[-1]["seconds"],
         resumed_from=trainer.start,
+        **{name: summary[name] for name in ("num_texts", "num_text_pieces", "num_text_tokens") if name in summary},
     )
     storage.write_json(job.at(DONE), asdict(result))
 

@@ -24,6 +24,7 @@ from pipeline.line import run_phases
 from pipeline.report import table
 from pipeline.sheet import Picture, SheetSection, contact_sheet
 from pipeline.trained import newest
+from stages.columns import PLACES
 from stages.frames import LoadFrames
 from tokenizer import storage
 from tokenizer.vq import VisionTokenizer
@@ -85,7 +86,7 @@ def _corpus_sections(config: RunConfig) -> list[SheetSection]:
     """Originals as the tokenizer saw them, their reconstructions, and a few clips as strips of frames."""
     catalog = Catalog(config.root)
     tokens = catalog.tokens.scan(where=pc.field("reject_reason").is_null()).sort_by("media_id")
-    media = catalog.media.scan(["media_id", "kind", "uri", "member", "start_s", "end_s"])
+    media = catalog.media.scan(PLACES.names)
     vision = VisionTokenizer.load(config.tokenize.tokenize.model)
     images = tokens.filter(pc.equal(tokens["kind"], "image")).slice(0, _SHOWN_PER_ROW)
     clips = tokens.filter(pc.equal(tokens["kind"], "video")).slice(0, _SHOWN_PER_ROW // 2)
@@ -112,7 +113,7 @@ def _frames(config: RunConfig, media: pa.Table, tokens: pa.Table) -> list[np.nda
     """uint8 (T, H, W, 3) of each row, as the tokenizer got them."""
     at = pc.index_in(tokens["media_id"], value_set=media["media_id"].combine_chunks())
     rows = media.take(at).append_column("caption", tokens["caption"])
-    loaded = LoadFrames(config.tokenize.frames, config.tokenize.tokenize.model)(rows).to_pylist()
+    loaded = LoadFrames(config.tokenize.frames, config.tokenize.tokenize.model, config.fetched)(rows).to_pylist()
     shapes = [(row["frames_t"], row["frames_h"], row["frames_w"], 3) for row in loaded]
     return [np.frombuffer(row["frames"], np.uint8).reshape(shape) for row, shape in zip(loaded, shapes, strict=True)]
 

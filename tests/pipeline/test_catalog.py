@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
-from pipeline.catalog import SOURCES, Catalog, CatalogError, write_shard
+from pipeline.catalog import Catalog, CatalogError, write_shard
+from stages.columns import SOURCES
 from tokenizer.shards import TOKENS
 
 
@@ -19,12 +20,10 @@ def source_rows(uris: list[str], status: str = "present") -> pa.Table:
         "size_bytes": [1] * count,
         "status": [status] * count,
         "file_id": [f"id-{uri}" for uri in uris],
-        "caption": [None] * len(uris),
-        "caption_etag": [None] * count,
         "fingerprint": ["f"] * count,
         "last_seen_run": ["r"] * count,
     }
-    return pa.table(columns, schema=SOURCES)
+    return pa.table({name: columns.get(name, [None] * count) for name in SOURCES.names}, schema=SOURCES)
 
 
 def token_rows(count: int, codes_each: int = 64, seed: int = 0) -> pa.Table:

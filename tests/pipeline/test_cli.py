@@ -10,8 +10,8 @@ import yaml
 from pipeline.cli import app
 
 COMMANDS = {
-    "run": ["CONFIG", "--set"],
-    "curate": ["CONFIG", "--set", "--all-scores"],
+    "run": ["CONFIG", "--set", "--plan"],
+    "curate": ["CONFIG", "--set", "--all-scores", "--plan"],
     "redecide": ["CONFIG", "--set"],
     "rules": ["CONFIG", "--set", "--out", "--version"],
     "sheet": ["CONFIG", "--reason", "--kind", "--limit", "--seed", "--out", "--set", "--version"],
@@ -19,9 +19,9 @@ COMMANDS = {
     "export clips": ["CONFIG", "--out", "--prune", "--set", "--version"],
     "export webdataset": ["CONFIG", "--out", "--version", "--shard-mb", "--compact", "--set"],
     "convert-head": ["PTH", "OUT"],
-    "caption": ["CONFIG", "--set"],
-    "tokenize": ["CONFIG", "--set"],
-    "train": ["CONFIG", "--set", "--version"],
+    "caption": ["CONFIG", "--set", "--plan"],
+    "tokenize": ["CONFIG", "--set", "--plan"],
+    "train": ["CONFIG", "--set", "--version", "--plan"],
     "status": ["CONFIG", "--set", "--json", "--version"],
     "log": ["CONFIG", "--set", "--json"],
     "diff": ["CONFIG", "V1", "V2", "--set", "--json"],

@@ -20,7 +20,7 @@ from pipeline.catalog import Catalog, CatalogError
 from pipeline.config import RunConfig
 from tokenizer import storage, tars
 from tokenizer.shards import TOKENS
-from training.job import TrainJob
+from training.job import TrainJob, TrainResult
 
 SHARD_MB = 1
 QUIET = Console(quiet=True)
@@ -47,6 +47,23 @@ def token_rows(numbers: range, **changes: Any) -> pa.Table:
             "run_id": "test",
         }
         rows.append(row | changes)
+    return pa.Table.from_pylist(rows, schema=TOKENS)
+
+
+def text_rows(numbers: range, **changes: Any) -> pa.Table:
+    """Text documents; every third with a grid of nulls instead of zeros."""
+    rows = []
+    for number in numbers:
+        row = {
+            "media_id": hashlib.blake2b(f"text {number}".encode(), digest_size=16).hexdigest(),
+            "kind": "text",
+            "codes": [],
+            "caption": f"Document {number}: " + "ünd 数\n" * (number * 40),
+            "fingerprint": "f" * 16,
+            "run_id": "test",
+        }
+        grid = {} if number % 3 == 2 else {"grid_t": 0, "grid_h": 0, "grid_w": 0}
+        rows.append(row | grid | changes)
     return pa.Table.from_pylist(rows, schema=TOKENS)
 
 
@@ -118,6 +135,34 @@ def test_plain_webdataset_reads_every_kept_row(make, tmp_path):
     assert all(shard["size_bytes"] <= SHARD_MB << 20 for shard in document["shards"])
     assert document["tokens_version"] == 3
     assert_same(read_plain(tmp_path / "out"), rows)
+
+
+def test_text_documents_are_json_and_txt_alone(make, tmp_path):
+    """Beside media that stand in the tars as they do without them; a text that changes is another sample."""
+    media, texts = token_rows(range(30)), text_rows(range(12))
+    config = make(media, texts)
+    document = export(config, tmp_path / "out")
+    assert document["num_samples"] == 42
+    found = read_plain(tmp_path / "out")
+    for row in texts.to_pylist():
+        sample = found.pop(row["media_id"])
+        assert {name for name in sample if not name.startswith("__")} == {"json", "txt"}
+        assert sample["txt"] == row["caption"]
+        assert sample["json"] == {name: row[name] for name in ("media_id", "kind", "fingerprint")}
+    assert_same(found, media)
+    for shard in document["shards"]:
+        members, _ = tars.read_members(str(tmp_path / "out" / shard["name"]))
+        rows = members.filter(pc.equal(members["kind"], "text")).to_pylist()
+        assert all((row["grid_t"], row["grid_h"], row["grid_w"]) == (0, 0, 0) for row in rows)
+        assert all(row["codes_offset"] == row["offset"] for row in rows)
+
+    Catalog(config.root).tokens.edit(
+        pc.field("media_id") == texts["media_id"][4], None, {}, append=text_rows(range(4, 5), caption="other words")
+    )
+    changed = export(config, tmp_path / "out")
+    assert changed["removed"] == {"shard-000000.tar": [texts["media_id"][4].as_py()]}
+    assert read_plain(tmp_path / "out")[texts["media_id"][4].as_py()]["txt"] == "other words"
+    assert changed["shards"][-1]["num_samples"] == 1
 
 
 def test_any_tar_reader_reads_it_in_order_of_ids(make, tmp_path):
@@ -302,6 +347,32 @@ def test_training_takes_the_shards_of_an_export(make, tmp_path, monkeypatch):
     ):
         with pytest.raises(CatalogError, match=message):
             phases.train(phases.Run(config.model_copy(update={"train": part} | changes), QUIET, "train"))
+
+
+def test_the_closing_note_counts_text_documents(make, monkeypatch, capsys):
+    config = make(token_rows(range(4)), text_rows(range(3)))
+
+    def fit(job: TrainJob, *_: Any) -> TrainResult:
+        figures = {"num_steps": 5, "num_documents": 11, "num_tokens": 2_000, "excluded": {}, "fill": 1.0}
+        texts = {"num_texts": 3, "num_text_pieces": 7, "num_text_tokens": 500}
+        return TrainResult(
+            job.run_uri,
+            job.run_uri,
+            "plan",
+            2,
+            losses={"document": 1.5},
+            seconds=1.0,
+            resumed_from=0,
+            **figures,
+            **texts,
+        )
+
+    monkeypatch.setattr(phases, "fit", fit)
+    monkeypatch.setattr(phases, "draw_curves", lambda *_: None)
+    phases.train(phases.Run(config, Console(width=200), "train"))
+    shown = capsys.readouterr().out
+    assert "11 documents; document 1.500" in shown
+    assert "text: 3 documents in 7 pieces of at most 5120 tokens, 25.0% of the tokens trained on" in shown
 
 
 def test_errors_say_what_to_do(make, tmp_path):

@@ -74,7 +74,11 @@ def test_what_is_forgotten_is_nowhere_and_stays_away(config, tmp_path, local_ray
 
     with pytest.raises(CatalogError, match="1 of 2 are no known id or uri: nobody; nothing was forgotten"):
         forget(config, [gone["uri"], "nobody"], QUIET)
+    whole = Path(catalog.tokens.files()[0])
+    cut = whole.with_name("part-cut.parquet")  # as a writer that was killed leaves it
+    cut.write_bytes(whole.read_bytes()[:-8])
     forget(config, [gone["uri"]], QUIET)
+    assert not cut.exists(), "nobody can tell what it holds"
     for needle in (SECRET, codes, gone["uri"]):
         assert [holding(place, needle.encode()) for place in places] == [[], [], []], needle
     assert not (images / f"{gone['media_id']}.png").exists()

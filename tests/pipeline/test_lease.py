@@ -1,8 +1,10 @@
 """Of two runs on a root one is refused, with the other's name; a dead run blocks no one for long."""
 
+import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from pipeline import lease
 from pipeline.catalog import Catalog, CatalogError
 from pipeline.config import RunConfig
 from pipeline.line import run_phases
+from pipeline.status import print_status
 from tokenizer import storage
 
 HOLD = """
@@ -64,6 +67,33 @@ def test_the_second_is_refused_by_name_and_kill_9_frees_the_root_at_once(root, f
     assert time.monotonic() - started < 5
     with lease.held(Catalog(root), "third", "run"):
         assert document(root)["run_id"] == "third"
+
+
+def test_who_is_at_work_is_seen_from_elsewhere(root, first):
+    seen = lease.at_work(root)
+    assert seen is not None and (seen["run_id"], seen["command"], seen["pid"]) == ("first", "run", first.pid)
+    assert 0 <= seen["silent_s"] < 60
+    Catalog(root).create()
+    terminal = Console(record=True, width=200, file=io.StringIO())
+    print_status(RunConfig(root=root, sources=[{"uri": os.getcwd()}]), terminal, as_json=False)
+    who = f"run first (`tokenmill run`, host {socket.gethostname()}, pid {first.pid}, since 20"
+    assert f"At work: {who}" in terminal.export_text()
+    pretend(root, machine="elsewhere", renewed=time.time_ns() - 90 * 10**9)
+    seen = lease.at_work(root)
+    assert seen is not None and 90 <= seen["silent_s"] < 150, "a run that is silent there may be dead"
+    pretend(root, process_started="long ago")
+    assert lease.at_work(root) is not None, "only its own machine knows whether a process lives"
+
+
+def test_nobody_is_at_work_once_a_run_was_killed_or_has_ended(root, first):
+    first.kill()
+    first.wait()
+    assert lease.at_work(root) is None
+    with lease.held(Catalog(root), "second", "run"):
+        seen = lease.at_work(root)
+        assert seen is not None and seen["run_id"] == "second"
+    assert lease.at_work(root) is None
+    assert lease.at_work(f"{root}/nowhere") is None
 
 
 def test_a_process_with_the_dead_one_s_pid_does_not_hold_its_lease(root, first):

@@ -7,13 +7,15 @@ import pyarrow.compute as pc
 import pytest
 
 from pipeline import refresh
-from pipeline.catalog import SOURCES, Catalog
+from pipeline.catalog import Catalog
+from pipeline.config import Cluster
 from pipeline.sources import LISTING, Listing
-from stages.columns import CAPTIONS, MEDIA
+from stages.columns import CAPTIONS, MEDIA, SOURCES
 from stages.frames import LoadFramesConfig
 from tokenizer.shards import TOKENS
 
 PRINT = "now"
+CLUSTER = Cluster()
 
 
 def rows(schema: pa.Schema, **columns) -> pa.Table:
@@ -109,7 +111,7 @@ def test_a_medium_that_moves_takes_the_caption_of_its_new_place(catalog):
     refresh.forget_gone(catalog, ["a"], "run")
     done = refresh.reconcile(catalog, PRINT, True, "run")
     assert {name: count for name, count in done.items() if count} == {"moved": 1, "recaptioned": 1, "captions": 1}
-    assert refresh.without_caption(catalog, PRINT)["source_caption"].to_pylist() == ["words at z"]
+    assert refresh.without_caption(catalog, PRINT, CLUSTER)["source_caption"].to_pylist() == ["words at z"]
     assert not any(refresh.reconcile(catalog, PRINT, True, "run").values())
 
 
@@ -122,7 +124,8 @@ def test_rows_of_an_older_config_go_once_their_file_was_measured_anew(catalog):
     again = rows(MEDIA, media_id=["A"], file_id=["A"], kind=["image"], uri=["a"], fingerprint=[PRINT], run_id=["r"])
     catalog.media.append(again, {})
     where = pc.field("uri") == "a"
-    catalog.sources.edit(where, lambda found: found.set_column(7, "fingerprint", pa.array([PRINT])), {})
+    at = SOURCES.get_field_index("fingerprint")
+    catalog.sources.edit(where, lambda found: found.set_column(at, "fingerprint", pa.array([PRINT])), {})
     refresh.reconcile(catalog, PRINT, True, "run")
     found = {row["media_id"]: row["fingerprint"] for row in catalog.media.scan(["media_id", "fingerprint"]).to_pylist()}
     assert found == {"A": PRINT, "B": "before"}
@@ -139,9 +142,9 @@ def test_captions_and_tokens_hold_only_kept_media(catalog):
 def test_only_missing_work_is_handed_on(catalog):
     fill(catalog, {"a": "A", "b": "B"})
     catalog.tokens.edit(pc.field("media_id") == "A", None, {})
-    assert refresh.without_caption(catalog, PRINT).num_rows == 0
-    assert refresh.without_caption(catalog, "another captioner").num_rows == 2
-    todo = refresh.without_tokens(catalog, PRINT, LoadFramesConfig())
+    assert refresh.without_caption(catalog, PRINT, CLUSTER).num_rows == 0
+    assert refresh.without_caption(catalog, "another captioner", CLUSTER).num_rows == 2
+    todo = refresh.without_tokens(catalog, PRINT, LoadFramesConfig(), CLUSTER)
     assert todo.select(["media_id", "caption"]).to_pylist() == [{"media_id": "A", "caption": "of A"}]
 
 
@@ -158,7 +161,7 @@ def test_media_of_one_bucket_stand_together(catalog):
         return found
 
     catalog.media.edit(pc.field("media_id").is_valid(), sized, {})
-    todo = refresh.without_tokens(catalog, PRINT, LoadFramesConfig(area_px=64 * 64))
+    todo = refresh.without_tokens(catalog, PRINT, LoadFramesConfig(area_px=64 * 64), CLUSTER)
     assert todo["media_id"].to_pylist() == ["B", "E", "A", "C", "D"]
 
 
@@ -171,7 +174,7 @@ def test_a_changed_source_caption_redoes_the_caption_and_keeps_the_codes(catalog
     assert catalog.media.scan(["source_caption"], pc.field("media_id") == "A")["source_caption"].to_pylist() == [
         "new words"
     ]
-    todo = refresh.without_caption(catalog, PRINT)
+    todo = refresh.without_caption(catalog, PRINT, CLUSTER)
     assert todo["source_caption"].to_pylist() == ["new words"]
     fixed = rows(
         CAPTIONS, media_id=["A"], caption=["new words"], captioner=["source"], fingerprint=[PRINT], run_id=["r"]

@@ -15,6 +15,7 @@ from pipeline.demo.video_file import write_video
 from pipeline.eval_media import Medium, Squares, from_folder, square
 from pipeline.eval_report import published
 from pipeline.tokenizer_eval import EvalOptions, evaluate
+from stages.places import Places
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_squares_are_the_protocols(media):
     np.testing.assert_array_equal(square(rgb, 64), rgb[:, 8:72])
     expected = np.asarray(Image.fromarray(rgb).resize((40, 32), Image.Resampling.BICUBIC))[:, 4:36]
     np.testing.assert_array_equal(square(rgb, 32), expected)
-    frames = Squares([32, 64, 128]).of(Medium("video", str(media / "long.mp4")))
+    frames = Squares([32, 64, 128], Places("")).of(Medium("video", str(media / "long.mp4")))
     assert {side: each.shape for side, each in frames.items()} == {32: (8, 32, 32, 3), 64: (8, 64, 64, 3)}
     # The middle 8 of 24 frames at 12 a second, each the tile rolled by its number.
     tile = rgb.astype(int)

@@ -59,7 +59,7 @@ def test_load_frames(tmp_path: Path, texture, counting: Path, write_video, check
     rows = check_stage(LoadFrames(CONFIG), table).to_pylist()
     reasons = [row["reject_reason"] for row in rows]
     assert reasons[:6] == [None, None, "aspect", None, "corrupt", "too_few_frames"]
-    assert reasons[6:] == ["unreadable", "unreadable", "changed", "changed", "unsupported_format"]
+    assert reasons[6:] == ["unreadable", "unreadable", "changed", "changed", "unreadable"]
     assert all((row["frames"] is None) == (row["reject_reason"] is not None) for row in rows)
     image = rows[0]
     assert (image["frames_t"], image["frames_h"], image["frames_w"], image["fps"]) == (1, 56, 80, None)

@@ -30,6 +30,7 @@ def test_read(files: list[Path], listed, check_stage) -> None:
         "content",
         "path",
         "path_is_temporary",
+        "ends_container",
     ]
     rows = output.to_pylist()
     reasons = [row["reject_reason"] for row in rows]

@@ -1,16 +1,21 @@
 """The same runs, and the same refusals, in a real object store: Ceph's RADOS gateway."""
 
+import json
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from rich.console import Console
-from small_run import contents, end, num_versions, run, start, write_config
+from small_run import contents, end, num_commits, run, start, write_config
 
 from pipeline.catalog import Catalog, CatalogError
-from pipeline.config import ConfigError, RunConfig
+from pipeline.config import ConfigError, RunConfig, load
 from pipeline.line import run_phases
-from tokenizer import storage
+from pipeline.status import document
+from pipeline.vacuum import vacuum
+from tokenizer import object_store, storage
 
 QUIET = Console(quiet=True)
 
@@ -23,22 +28,57 @@ def corpus(ceph_s3, undisturbed_run) -> str:
     return f"{ceph_s3}/corpus"
 
 
+def kill_after(commits: int, table: str, config: Path, root: str) -> None:
+    """Start the run; once its `table` has so many commits, see what others are told, and kill it."""
+    process = start(config)
+    try:
+        deadline = time.monotonic() + 300
+        while num_commits(root, table) < commits:
+            assert process.poll() is None, (
+                f"the run ended before it could be killed: {process.communicate()[0][-4000:]}"
+            )
+            assert time.monotonic() < deadline, "no commits"
+            time.sleep(0.05)
+        process.send_signal(signal.SIGSTOP)  # it holds the lease still, and does not end while it is looked at
+        state = document(load(config))
+        assert state["at_work"]["pid"] == process.pid
+        assert {row["table"]: row["version"] for row in state["tables"]}[table] >= commits
+        with pytest.raises(CatalogError, match=rf"run 20.*pid {process.pid}, since 20.* is at work here; wait for it"):
+            run_phases(load(config), ("curate",), "curate", QUIET)
+    finally:
+        end(process)
+    assert document(load(config))["at_work"] is None
+
+
 def test_kill_9_in_mid_run_and_the_same_command_leave_the_tables_of_a_local_run(
     ceph_s3, corpus, undisturbed_run, tmp_path
 ):
+    expected = undisturbed_run[1]
     root = f"{ceph_s3}/root"
     config = write_config(tmp_path, corpus, root)
-    first = start(config)
-    try:
-        deadline = time.monotonic() + 200
-        while num_versions(root) < 2 and time.monotonic() < deadline:
-            assert first.poll() is None, "the run ended before it could be killed"
-            time.sleep(0.1)
-    finally:
-        end(first)
-    assert 0 < Catalog(root).media.count() < len(undisturbed_run[1]["media"])
+    for table in ("media", "tokens"):
+        kill_after(2, table, config, root)
+        assert 0 < getattr(Catalog(root), table).count() < len(expected[table])
     run(config)
-    assert contents(root, corpus) == undisturbed_run[1]
+    assert contents(root, corpus) == expected
+    vacuum(load(config), 0, False, QUIET)
+    for each in Catalog(root):
+        files = [f"{each.uri}/{name}" for name in storage.list_names(each.uri) if name.endswith(".parquet")]
+        assert files == each.files(), "orphans of killed runs and files of older versions are deleted"
+    assert contents(root, corpus) == expected
+
+
+def test_an_upload_that_a_killed_writer_left_is_dropped(ceph_s3):
+    catalog = Catalog(f"{ceph_s3}/root")
+    catalog.create()
+    store, bucket = object_store.client(), ceph_s3.removeprefix("s3://")
+    where = {"Bucket": bucket, "Key": "root/tokens/part-0.parquet"}
+    upload = store.create_multipart_upload(**where)["UploadId"]
+    store.upload_part(**where, UploadId=upload, PartNumber=1, Body=b"x" * 1000)
+    config = RunConfig(root=catalog.root, sources=[{"uri": ceph_s3}])
+    for hours, dry_run, num_dropped in ((0, True, 1), (1, False, 0), (0, False, 1), (0, False, 0)):
+        assert vacuum(config, hours, dry_run, QUIET)["unfinished uploads"] == num_dropped, (hours, dry_run)
+    assert not store.list_multipart_uploads(Bucket=bucket).get("Uploads")
 
 
 def source_rows(catalog: Catalog, uri: str):
@@ -94,3 +134,19 @@ def test_who_may_not_is_told_before_work_starts(ceph_s3, tmp_path, monkeypatch, 
         run_phases(RunConfig(root=f"{ceph_s3}/root", sources=[{"uri": str(tmp_path)}]), ("curate",), "curate", QUIET)
     with pytest.raises(ConfigError, match=f"sources.0.uri: {ceph_s3}/corpus: .*{expected}"):
         run_phases(RunConfig(root=str(tmp_path), sources=[{"uri": f"{ceph_s3}/corpus"}]), ("curate",), "curate", QUIET)
+
+
+def test_who_may_only_read_is_told_before_work_starts(ceph_s3, tmp_path, monkeypatch):
+    bucket = ceph_s3.removeprefix("s3://")
+    allowed = {"Effect": "Allow", "Principal": {"AWS": ["arn:aws:iam:::user/guest"]}}
+    allowed |= {"Action": ["s3:ListBucket", "s3:GetObject"]}
+    allowed |= {"Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+    object_store.client().put_bucket_policy(Bucket=bucket, Policy=policy)
+    storage.write_bytes(f"{ceph_s3}/corpus/a.txt", b"words")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "guest")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "guestsecret")
+    assert storage.read_bytes(f"{ceph_s3}/corpus/a.txt") == b"words"
+    config = RunConfig(root=f"{ceph_s3}/root", sources=[{"uri": f"{ceph_s3}/corpus"}])
+    with pytest.raises(CatalogError, match=rf"root: {ceph_s3}/root/runs/lease: no permission for PutObject .*owner"):
+        run_phases(config, ("curate",), "curate", QUIET)

@@ -45,6 +45,22 @@ def test_video_layout(layout):
     assert (sequence.kinds == Kind.VIDEO).sum() == 4
 
 
+def test_text_documents_token_by_token(layout):
+    v = layout.vocabulary
+    ids = layout.caption_ids("a red circle")
+    for is_first, is_last, begin, end in (
+        (True, True, [v.bos], [v.eos]),
+        (True, False, [v.bos], []),
+        (False, False, [], []),
+        (False, True, [], [v.eos]),
+    ):
+        sequence = layout.build_text(ids, is_first, is_last)
+        assert sequence.ids.tolist() == [*begin, *ids, *end]
+        assert sequence.ids.dtype == np.int32 and sequence.kinds.dtype == np.uint8
+        words = [Kind.DOCUMENT] * (len(ids) + len(end))
+        assert sequence.kinds.tolist() == [Kind.STRUCTURE] * len(begin) + words
+
+
 def test_lengths_of_emu3(layout):
     """4,169 tokens from SOV to EOV at 64x64 and 8,199 at 90x90, as counted in Emu3's code; 5 s of video in 131,072."""
     assert layout.num_medium_tokens(64, 64) - 2 == 4169

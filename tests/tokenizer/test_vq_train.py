@@ -293,7 +293,7 @@ def test_crops_are_drawn_evenly_from_what_is_large_enough(data, tmp_path):
             seen.append(tuple(batch.shape[:-1]))
             return super().share(batch)
 
-    train(small_config(batch=8, crops_px=[16, 32], steps=20), *data, str(tmp_path), workers=Watching())
+    train(small_config(batch=8, crops_px=[16, 32], steps=20, video_share=0.5), *data, str(tmp_path), workers=Watching())
     assert set(seen) == {(8, 1, 16, 16), (2, 1, 32, 32), (2, 4, 16, 16), (1, 4, 32, 32)}
 
 
@@ -303,7 +303,7 @@ def test_crops_are_drawn_evenly_from_what_is_large_enough(data, tmp_path):
         ({"model": {"codebook_size": 5000}}, "8 \\*\\* 4 = 4096"),
         ({"model": {"codebook_size": 81}}, "even number"),
         ({"crops_px": [64, 60]}, "60 is no multiple of the spatial factor 8"),
-        ({"decoder_only": True}, "name them in init_from"),
+        ({"loss": {"decoder_only": True}}, "name them in init_from"),
         ({"model": {"base_channels": 48}}, "multiple of 32"),
         ({"model": {"quantiser": "fsq"}}, "quantiser"),
     ],
@@ -354,7 +354,7 @@ def test_a_decoder_trained_alone_keeps_every_code(data, tmp_path, quantizer):
     images, clips = data
     model = SMALL.model_copy(update={"quantizer": quantizer})
     first = train(small_config(model=model), images, clips, str(tmp_path / "first"))
-    further = small_config(model=model, init_from=first, decoder_only=True, steps=40, lr=3e-3)
+    further = small_config(model=model, init_from=first, loss={"decoder_only": True}, steps=40, lr=3e-3)
     second = train(further, images, clips, str(tmp_path / "second"))
     before, after = vq.VisionTokenizer.load(first), vq.VisionTokenizer.load(second)
     pictures, moving = np.stack(images), np.stack(clips)[:, :4]

@@ -64,6 +64,57 @@ def token_row() -> Callable[..., dict[str, Any]]:
     return _row
 
 
+def _text_row(name: str, text: str | None, **changes: Any) -> dict[str, Any]:
+    """A text document as a row of the `tokens` table."""
+    return {
+        "media_id": hashlib.blake2b(name.encode(), digest_size=16).hexdigest(),
+        "kind": "text",
+        "codes": [],
+        "grid_t": 0,
+        "grid_h": 0,
+        "grid_w": 0,
+        "fps": None,
+        "frames_trimmed": None,
+        "caption": text,
+        "reject_reason": None,
+        "fingerprint": "e" * 16,
+        "run_id": "test",
+    } | changes
+
+
+def _some_texts(count: int) -> list[dict[str, Any]]:
+    """Documents of 4 to 300 words, most longer than a context of 64 tokens."""
+    rng = np.random.default_rng(7)
+    words = ("the", "mill", "turns", "grain", "into", "flour", "as", "water", "falls", "on", "its", "wheel,")
+    lengths = rng.integers(4, 301, count).tolist()
+    return [
+        _text_row(f"text {n}", " ".join(words[k] for k in rng.integers(0, len(words), length)) + ".")
+        for n, length in enumerate(lengths)
+    ]
+
+
+@pytest.fixture(scope="session")
+def text_row() -> Callable[..., dict[str, Any]]:
+    """(name, text, **changes) -> a text document as a row of the `tokens` table."""
+    return _text_row
+
+
+@pytest.fixture(scope="session")
+def some_texts() -> Callable[[int], list[dict[str, Any]]]:
+    """(count) -> rows of that many text documents."""
+    return _some_texts
+
+
+@pytest.fixture(scope="session")
+def mixed_uris(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two shards: 20 media and 5 text documents in row groups of 5 side by side; 10 text documents more."""
+    folder = tmp_path_factory.mktemp("mixed")
+    rng = np.random.default_rng(0)
+    media, texts = [_row(number, rng) for number in range(20)], _some_texts(15)
+    beside = [row for n in range(5) for row in (*media[4 * n : 4 * n + 4], texts[n])]
+    return [_write_shard(folder / f"part-{i}.parquet", rows) for i, rows in enumerate((beside, texts[5:]))]
+
+
 @pytest.fixture(scope="session")
 def write_shard() -> Callable[..., str]:
     """(path, rows, row_group_rows=5) -> the URI of the shard written there."""

@@ -16,6 +16,7 @@ from training.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfi
         (DataConfig, {"context_tokens": 1000, "pack_tokens": 999}, "pack_tokens"),
         (DataConfig, {"text_vocab_size": 100}, "text_vocab_size"),
         (DataConfig, {"understanding_share": 1.5}, "understanding_share"),
+        (DataConfig, {"text_share": 1.0}, "text_share"),
         (OptimizerConfig, {}, "steps or epochs"),
         (OptimizerConfig, {"steps": 3, "epochs": 3}, "not both"),
         (OptimizerConfig, {"steps": 0}, "steps"),
@@ -31,6 +32,15 @@ def test_impossible_values(config, values, words):
 
 def test_defaults_are_possible_and_have_a_fingerprint():
     assert fingerprint(TrainConfig()) != fingerprint(TrainConfig(seed=1))
+
+
+def test_a_later_field_leaves_the_fingerprint_as_it_was():
+    """Models trained before `text_share` was there are still found and resumed."""
+    assert fingerprint(DataConfig()) == fingerprint({
+        name: value for name, value in DataConfig().model_dump().items() if name != "text_share"
+    })  # fmt: skip
+    shares = [fingerprint(DataConfig(text_share=share)) for share in (None, 0.0, 0.2)]
+    assert len(set(shares)) == 3
 
 
 def test_every_field_explains_itself():

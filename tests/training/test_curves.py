@@ -9,7 +9,10 @@ from training.curves import draw_curves
 
 
 def test_picture_of_a_log(tmp_path):
-    lines = [{"step": n, "image": 5 - n / 10, "text": 3.0} | ({"video": 6.0} if n % 2 else {}) for n in range(1, 30)]
+    lines = [
+        {"step": n, "image": 5 - n / 10, "text": 3.0, "document": 4.0} | ({"video": 6.0} if n % 2 else {})
+        for n in range(1, 30)
+    ]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     draw_curves(str(tmp_path), str(tmp_path / "loss.png"))
     with Image.open(tmp_path / "loss.png") as picture:

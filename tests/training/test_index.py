@@ -8,7 +8,7 @@ import pytest
 from tokenizer.sequence import SequenceLayout
 from tokenizer.text import train_text_tokenizer
 from tokenizer.vocabulary import Vocabulary
-from training.index import Index, build_index, captions
+from training.index import Index, build_index, captions, media_key
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +86,65 @@ def test_a_table_and_back(shard_uris, layout):
     for name in Index.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(again, name), getattr(index, name))
         assert getattr(again, name).dtype == getattr(index, name).dtype
+
+
+def test_long_texts_are_cut_and_media_are_as_without_them(shard_uris, mixed_uris, layout):
+    media_alone, _ = build_index(shard_uris[:1], None, layout, 64)
+    index, excluded = build_index(mixed_uris, None, layout, 64)
+    assert sum(excluded.values()) == 0
+    assert index.num_texts == 15 and (~index.is_text).sum() == len(media_alone) == 20
+    for name in ("media", "is_video", "grid", "medium_tokens", "caption_tokens"):
+        np.testing.assert_array_equal(getattr(index, name)[~index.is_text], getattr(media_alone, name))
+    assert len(media_alone.piece) == 0 and not media_alone.is_text.any() and media_alone.piece_of(0) is None
+
+    tables = [pq.read_table(uri, columns=["media_id", "kind", "caption"]).to_pylist() for uri in mixed_uris]
+    texts = {row["media_id"]: row["caption"] for rows in tables for row in rows if row["kind"] == "text"}
+    expected = {}
+    for media_id, text in texts.items():
+        num_tokens = len(layout.caption_ids(text)) + 2
+        expected |= {
+            media_key(media_id, n): min(64, num_tokens - 64 * n) for n in range(-(-num_tokens // 64))
+        }  # fmt: skip
+    is_text = index.is_text
+    lengths = (index.medium_tokens + index.caption_tokens)[is_text].tolist()
+    assert dict(zip(index.media[is_text].tolist(), lengths, strict=True)) == expected
+    assert len(expected) == is_text.sum() > 40, "some are cut, and every piece has a key of its own"
+    assert index.medium_tokens[is_text].sum() == 2 * 15, "one BOS and one EOS for each text"
+    assert not index.is_video[is_text].any() and not index.grid[is_text].any()
+
+    again = Index.from_table(index.to_table())
+    for name in Index.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(again, name), getattr(index, name))
+
+
+def test_keys_of_pieces_depend_on_no_shard(tmp_path, layout, token_row, some_texts, write_shard):
+    rng = np.random.default_rng(0)
+    rows = [*(token_row(number, rng) for number in range(9)), *some_texts(9)]
+    one = [write_shard(tmp_path / "one.parquet", rows)]
+    several = [write_shard(tmp_path / f"{i}.parquet", rows[i::3][::-1], row_group_rows=4) for i in range(3)]
+    indexes = [build_index(uris, None, layout, 64)[0] for uris in (one, several)]
+    for name in ("media", "medium_tokens", "caption_tokens", "piece", "text_start", "text_skip"):
+        np.testing.assert_array_equal(*(getattr(index, name) for index in indexes))
+
+
+def test_texts_left_out_are_counted_and_no_tokenizer_matters(tmp_path, layout, text_row, write_shard):
+    rows = [
+        text_row("whole", "the mill turns"),
+        text_row("null grid", "the mill turns", grid_t=None, grid_h=None, grid_w=None),
+        text_row("null", None),
+        text_row("blank", " \n"),
+        text_row("bad", None, reject_reason="not_text"),
+    ]
+    index, excluded = build_index([write_shard(tmp_path / "part.parquet", rows)], "f" * 16, layout, 64)
+    assert dict(+excluded) == {"empty_text": 2, "rejected": 1}
+    assert len(index) == 2 and not index.grid.any()
+
+
+def test_the_text_tokenizer_learns_from_documents_too(tmp_path, text_row, token_row, write_shard):
+    rows = [token_row(0, np.random.default_rng(0), caption="red"), text_row("a", "the mill turns")]
+    assert sorted(captions([write_shard(tmp_path / "part.parquet", rows)], None)) == ["red", "the mill turns"]
+
+
+def test_an_unknown_kind_is_named(tmp_path, layout, text_row, write_shard):
+    with pytest.raises(ValueError, match="sound.*image, video, text"):
+        build_index([write_shard(tmp_path / "a.parquet", [text_row("a", "x", kind="sound")])], None, layout, 64)

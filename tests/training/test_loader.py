@@ -1,9 +1,11 @@
 """The loader: packs hold exactly the planned documents; few reads; a changed shard is noticed."""
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from tokenizer.sequence import Kind
+from training.index import media_key
 from training.loader import PADDING, Loader, Pack, RowGroups
 from training.prepare import load_prepared, prepare
 
@@ -90,3 +92,56 @@ def test_a_changed_shard_is_an_error(make_job, tmp_path, token_row, write_shard,
     with pytest.raises(ValueError, match=r"part\.parquet.*not what was planned"):
         for number in range(ready.plan.num_packs):
             loader.pack(number)
+
+
+def test_pieces_in_packs_make_the_documents_and_nothing_touches_them(make_job, mixed_uris, small_config):
+    """Whatever share of captions is left out or moved: all text is there, once in an epoch, in sequences of its own."""
+    config = small_config(steps=None, epochs=1)
+    data = config.data.model_copy(update={"null_caption_share": 1.0, "understanding_share": 1.0})
+    job = make_job(config=config.model_copy(update={"data": data}), shard_uris=mixed_uris)
+    loader, ready = load(job)
+    plan, index, layout = ready.plan, ready.index, ready.layout
+    of_text = index.is_text[plan.documents]
+    assert not plan.is_null_caption[of_text].any() and not plan.is_caption_last[of_text].any()
+    assert plan.is_null_caption[~of_text].all()
+
+    pieces = {}
+    for number in range(plan.num_packs):
+        pack = loader.pack(number)
+        for count, slot in enumerate(range(plan.starts[number], plan.starts[number + 1])):
+            document = plan.documents[slot]
+            place = pack.documents == count
+            is_document = pack.kinds[place] == Kind.DOCUMENT
+            assert is_document.any() == index.is_text[document]
+            if index.is_text[document]:
+                assert (is_document | (pack.ids[place] == layout.vocabulary.bos)).all()
+                pieces[int(index.media[document])] = pack.ids[place]
+    rows = [row for uri in mixed_uris for row in pq.read_table(uri).to_pylist() if row["kind"] == "text"]
+    for row in rows:
+        ids = np.concatenate([
+            pieces.pop(media_key(row["media_id"], n)) for n in range(-(-len(layout.caption_ids(row["caption"])) // 62))
+            if media_key(row["media_id"], n) in pieces
+        ])  # fmt: skip
+        assert ids.tolist() == [layout.vocabulary.bos, *layout.caption_ids(row["caption"]), layout.vocabulary.eos]
+    assert len(rows) == 15 and not pieces
+
+
+def test_a_changed_text_is_an_error(make_job, tmp_path, text_row, write_shard, small_config):
+    path = tmp_path / "part.parquet"
+    uri = write_shard(path, [text_row("a", "the mill turns grain " * 40)])
+    loader, ready = load(make_job(config=small_config(steps=2), shard_uris=[uri]))
+    for name, text in (("a", "the mill"), ("b", "the mill turns grain " * 40)):
+        write_shard(path, [text_row(name, text)])
+        fresh = Loader(ready.plan, ready.index, [uri], ready.layout, 192)
+        with pytest.raises(ValueError, match=r"part\.parquet.*row 0 of row group 0 is not what was planned"):
+            [fresh.pack(number) for number in range(ready.plan.num_packs)]
+
+
+def test_loss_weight_counts_documents_as_captions():
+    pack = Pack(
+        ids=np.arange(5, dtype=np.int32),
+        kinds=np.array([Kind.STRUCTURE, Kind.DOCUMENT, Kind.DOCUMENT, Kind.DOCUMENT, Kind.DOCUMENT], np.uint8),
+        positions=np.array([0, 1, 2, 0, 1], np.int32),
+        documents=np.array([0, 0, 0, 1, 1], np.int32),
+    )
+    assert pack.loss_weight(0.5) == 3, "the first token of a piece is predicted by nothing"

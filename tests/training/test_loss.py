@@ -98,4 +98,14 @@ def test_sums_by_kind():
     sums = sums_by_kind(
         torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([0, 1, 1, 2]), torch.tensor([1.0, 0.5, 0.5, 0.0])
     )
-    assert sums.tolist() == [[1.0, 6.0, 0.0, 0.0], [1.0, 2.0, 0.0, 0.0]]
+    assert sums.tolist() == [[1.0, 6.0, 0.0, 0.0, 0.0], [1.0, 2.0, 0.0, 0.0, 0.0]]
+
+
+def test_text_documents_weigh_as_much_as_captions_and_are_summed_apart():
+    documents = torch.zeros(1, 6, dtype=torch.int32)
+    kinds = torch.tensor([[Kind.STRUCTURE, Kind.TEXT, Kind.IMAGE, Kind.DOCUMENT, Kind.DOCUMENT, Kind.STRUCTURE]])
+    _, target_kinds, weights = next_tokens(torch.arange(6)[None], kinds, documents, 0.5)
+    assert weights.tolist() == [[1.0, 0.5, 1.0, 1.0, 0.5, 0.0]]
+    sums = sums_by_kind(torch.arange(1.0, 7.0), target_kinds.flatten(), weights.flatten())
+    assert sums[:, Kind.DOCUMENT].tolist() == [3.0 + 4.0, 2.0]
+    assert sums[:, Kind.TEXT].tolist() == [1.0, 1.0]

@@ -115,6 +115,25 @@ def test_rows_and_block_mask_attend_alike():
     torch.testing.assert_close(by_rows[real], by_blocks[real], rtol=1e-5, atol=1e-5)
 
 
+def test_a_page_among_small_pictures_leaves_few_rows_empty(monkeypatch):
+    """Documents laid out by length attend, and learn, as in rows of one length."""
+    documents = torch.cat([packed([600, *[20] * 30, 1], 1300)[3], packed([7] * 100, 1300)[3]])
+    torch.manual_seed(0)
+    inputs = [torch.randn(2, heads, 1300, 16, requires_grad=True) for heads in (4, 2, 2)]
+    found = []
+    for max_empty in (6, 1_000):
+        monkeypatch.setattr(attention, "_MAX_EMPTY", max_empty)
+        rows = attend_mask(documents)
+        out = attend_documents(torch.nn.Identity(), *inputs, None, 0.25, rows)[0]
+        found.append([out.detach(), *torch.autograd.grad((out * torch.arange(1300.0)[:, None, None]).sum(), inputs)])
+        if max_empty == 6:
+            assert isinstance(rows, tuple) and sorted(part.longest for part in rows) == [1, 7, 20, 600]
+            tokens = torch.cat([part.tokens for part in rows])
+            assert sorted(tokens.tolist()) == torch.nonzero(documents.flatten() >= 0).flatten().tolist()
+    for apart, together in zip(*found, strict=True):
+        torch.testing.assert_close(apart, together, rtol=1e-4, atol=1e-3)
+
+
 def test_dropout_falls_in_training_only():
     model = PackLoss(make(dropout=0.3), 0.5)
     batch = packed([20, 20], 40)

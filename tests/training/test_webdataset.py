@@ -1,5 +1,6 @@
 """Training from the tars of an export: the batches are those from the Parquet shards."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,24 +15,28 @@ from pipeline.catalog import Catalog
 from pipeline.config import RunConfig
 from pipeline.export_webdataset import export_webdataset
 from tokenizer import storage, tars
+from tokenizer.sequence import Kind
 from tokenizer.shards import TOKENS
 from training.job import TrainJob
 from training.loader import Loader, Pack, RowGroups
 from training.prepare import load_prepared, prepare
 
 NUM_ROWS = 600  # about 2 MiB of tar
+NUM_TEXTS = 40
 
 
 @pytest.fixture
-def config(tmp_path: Path, token_row: Callable[..., dict[str, Any]]) -> RunConfig:
-    """A catalog with two token shards, a rejected row among them."""
+def config(tmp_path: Path, token_row: Callable[..., dict[str, Any]], some_texts: Callable[..., Any]) -> RunConfig:
+    """A catalog with two token shards, a rejected row and text documents among them."""
     made = RunConfig.model_validate({"root": str(tmp_path / "root"), "sources": [{"uri": "x"}]})
     catalog = Catalog(made.root)
     catalog.create()
     rng = np.random.default_rng(0)
     rows = [token_row(number, rng) for number in range(NUM_ROWS)]
     nothing = {"codes": None, "grid_t": None, "grid_h": None, "grid_w": None, "reject_reason": "unreadable"}
-    rows.append(token_row(NUM_ROWS, rng, **nothing))
+    texts = some_texts(NUM_TEXTS)
+    texts[1] |= {"grid_t": None, "grid_h": None, "grid_w": None}
+    rows = [*rows[:50], *texts[:30], *rows[50:], token_row(NUM_ROWS, rng, **nothing), *texts[30:]]
     for part in (rows[: NUM_ROWS // 2], rows[NUM_ROWS // 2 :]):
         catalog.tokens.append(pa.Table.from_pylist(part, schema=TOKENS), {})
     return made
@@ -69,6 +74,7 @@ def assert_same_batches(one: TrainJob, two: TrainJob) -> None:
     (plan_one, packs_one), (plan_two, packs_two) = packs(one), packs(two)
     assert plan_one == plan_two
     assert len(packs_one) == len(packs_two) > 10
+    assert {int(kind) for pack in packs_one for kind in pack.kinds} >= {Kind.IMAGE, Kind.DOCUMENT}
     for a, b in zip(packs_one, packs_two, strict=True):
         for name in ("ids", "kinds", "positions", "documents"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
@@ -80,12 +86,34 @@ def test_batches_are_those_of_the_parquet_shards(jobs, tmp_path):
     assert_same_batches(of_table, of_tars)
 
 
-def test_removed_and_changed_samples_are_not_trained_on(jobs, config, tmp_path, token_row):
+def test_thinned_and_repeated_text_is_the_same_from_both(jobs, tmp_path, small_config):
+    small = small_config(steps=20)
+    for share in (0.05, 0.5):
+        config = small.model_copy(update={"data": small.data.model_copy(update={"text_share": share})})
+        both = jobs(str(tmp_path / "out"))
+        assert_same_batches(
+            *(dataclasses.replace(job, config=config, run_uri=f"{job.run_uri}-{share}") for job in both)
+        )
+
+
+def test_text_alone_trains_from_tars(config, jobs, tmp_path):
+    """No code is read: there is none."""
+    Catalog(config.root).tokens.edit(pc.field("kind") != "text", None, {})
+    of_table, of_tars = jobs(str(tmp_path / "out"))
+    (plan_one, packs_one), (plan_two, packs_two) = packs(of_table), packs(of_tars)
+    assert plan_one == plan_two
+    for a, b in zip(packs_one, packs_two, strict=True):
+        np.testing.assert_array_equal(a.ids, b.ids)
+
+
+def test_removed_and_changed_samples_are_not_trained_on(jobs, config, tmp_path, token_row, some_texts):
     jobs(str(tmp_path / "out"))
     tokens = Catalog(config.root).tokens
     rng = np.random.default_rng(1)
-    ids = [token_row(number, rng)["media_id"] for number in range(6)]
-    changed = pa.Table.from_pylist([token_row(number, rng, caption="another") for number in range(3)], schema=TOKENS)
+    texts = some_texts(3)
+    ids = [row["media_id"] for row in (*(token_row(number, rng) for number in range(6)), *texts)]
+    another = [*(token_row(number, rng, caption="another") for number in range(3)), texts[0] | {"caption": "new words"}]
+    changed = pa.Table.from_pylist(another, schema=TOKENS)
     tokens.edit(pc.field("media_id").isin(ids), None, {}, append=changed)
     of_table, of_tars = jobs(str(tmp_path / "out"))
     assert sorted(key for keys in of_tars.removed.values() for key in keys) == sorted(ids)
@@ -101,7 +129,7 @@ def test_tars_on_an_object_store(jobs, s3):
     assert_same_batches(*jobs(f"{s3}/out"))
 
 
-def test_codes_come_by_range(jobs, tmp_path, monkeypatch, token_row):
+def test_codes_come_by_range(jobs, tmp_path, monkeypatch, token_row, some_texts):
     """Row groups of the members are stretches of the tar, each read once."""
     monkeypatch.setattr(tars, "_GROUP_BYTES", 1 << 16)
     _, of_tars = jobs(str(tmp_path / "out"))
@@ -120,7 +148,8 @@ def test_codes_come_by_range(jobs, tmp_path, monkeypatch, token_row):
     assert max(read) <= (1 << 16) // 2048 + 1, "a sample takes 2 KiB or more"
     codes = {row["media_id"]: row["codes"] for table in first for row in table.to_pylist()}
     rng = np.random.default_rng(0)
-    expected = {row["media_id"]: row["codes"] for row in (token_row(number, rng) for number in range(NUM_ROWS))}
+    rows = [*(token_row(number, rng) for number in range(NUM_ROWS)), *some_texts(NUM_TEXTS)]
+    expected = {row["media_id"]: row["codes"] for row in rows}
     assert codes and all(expected[media_id] == found for media_id, found in codes.items())
 
 

@@ -5,6 +5,7 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -192,3 +193,59 @@ def test_the_export_needs_nothing_of_this_project(make_job):
     vocabulary = json.loads((folder / "vocabulary.json").read_text())
     assert model.config.vocab_size == vocabulary["vision_offset"] + vocabulary["codebook_size"]
     assert tokenizer.convert_tokens_to_ids("<|image start|>") == vocabulary["sov"]
+
+
+def with_share(config, share):
+    return config.model_copy(update={"data": config.data.model_copy(update={"text_share": share})})
+
+
+def test_text_documents_are_learned_beside_images(make_job, mixed_uris, small_config):
+    job = make_job(config=with_share(small_config(steps=60, lr=1e-2), 0.4), shard_uris=mixed_uris)
+    train_worker(job)
+    log = read_log(job.run_uri)
+    first, last = (
+        {kind: np.mean([r[kind] for r in part if kind in r]) for kind in ("document", "text", "image")}
+        for part in (log[:6], log[-6:])
+    )
+    assert last["document"] < first["document"] - 1.5, "12 words in any order"
+    assert last["text"] < first["text"] - 0.5 and last["image"] < first["image"] - 0.2
+    assert result(job).losses["document"] == pytest.approx(
+        np.mean([r["document"] for r in log[-20:] if "document" in r])
+    )
+    summary = storage.read_json(job.at("plan.json"))
+    num_media = 20 - sum(result(job).excluded.values())
+    assert (result(job).num_texts, result(job).num_documents) == (15, num_media + summary["num_text_pieces"])
+    assert summary["num_text_pieces"] > 40
+    assert result(job).num_text_tokens / result(job).num_tokens == pytest.approx(0.4, abs=0.02)
+    assert sum(record["tokens"] for record in log) == result(job).num_tokens
+
+
+def test_with_text_stopped_and_resumed_equals_uninterrupted_bit_for_bit(
+    make_job, mixed_uris, small_config, monkeypatch
+):
+    config = with_share(small_config(), 0.3)
+    whole, broken = (make_job(name, config, shard_uris=mixed_uris) for name in ("whole", "broken"))
+    train_worker(whole, EVERY_3)
+    with monkeypatch.context() as patch:
+        die_at(patch, 5)
+        with pytest.raises(Killed):
+            train_worker(broken, EVERY_3)
+    train_worker(broken, EVERY_3)
+    assert result(broken).resumed_from == 3 and result(broken).plan == result(whole).plan
+    assert figures(broken) == figures(whole)
+    assert any("document" in record for record in figures(whole)[3:])
+    assert all(torch.equal(tensor, weights(broken)[name]) for name, tensor in weights(whole).items())
+
+
+def test_a_run_begun_before_there_were_texts_goes_on(make_job, monkeypatch):
+    """Its plan.json counts no texts."""
+    job = make_job()
+    with monkeypatch.context() as patch:
+        die_at(patch, 5)
+        with pytest.raises(Killed):
+            train_worker(job, EVERY_3)
+    summary = storage.read_json(job.at("plan.json"))
+    old = {name: value for name, value in summary.items() if not name.startswith("num_text")}
+    storage.write_json(job.at("plan.json"), old)
+    train_worker(job, EVERY_3)
+    assert (result(job).resumed_from, result(job).num_texts) == (3, 0)

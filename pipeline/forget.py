@@ -17,10 +17,10 @@ from pipeline.config import RunConfig
 from pipeline.export import export_media
 from pipeline.export_webdataset import export_webdataset
 from pipeline.exports import exports
+from pipeline.fetched import delete_fetched
 from pipeline.forgotten import Forgotten, drop_forgotten, place
 from pipeline.lease import held, new_run_id
 from pipeline.records import write_record
-from stages.places import fetched_uri
 from tokenizer import object_store, storage
 
 _SHARD_MB = 256  # of exports to WebDataset
@@ -40,7 +40,7 @@ def forget(config: RunConfig, keys: Iterable[str], console: Console) -> None:
         num_files = sum(_delete_files(table, forgotten.id_array()) for table in catalog)
         if storage.is_remote(catalog.root):
             object_store.drop_uploads(catalog.root, time.time(), dry_run=False)
-        _delete_fetched(config.fetched, forgotten.ids)
+        delete_fetched(config.fetched, forgotten.ids)
         write_record(catalog, config, run_id, "forget", [])
     rows = ", ".join(f"{name} {count}" for name, count in counts.items())
     console.print(f"Rows removed: {rows}; {num_files} files of past versions deleted", highlight=False)
@@ -98,15 +98,6 @@ def _delete_files(table: Table, ids: pa.Array) -> int:
             filesystem.delete_file(path)
             deleted += 1
     return deleted
-
-
-def _delete_fetched(fetched: str, ids: set[str]) -> None:
-    """Delete what URLs gave of these contents."""
-    if not storage.exists(fetched):
-        return
-    for folder in storage.list_names(fetched):
-        for name in ids & set(storage.list_names(storage.join(fetched, folder))):
-            storage.delete_file(fetched_uri(fetched, name))
 
 
 def _clear_exports(config: RunConfig, root: str, console: Console) -> None:

@@ -1,8 +1,8 @@
 """`tokenmill vacuum`: files that no version needs are deleted.
 
-These are shards of killed runs, which were never committed, uploads to a store that they did not complete, and files
-of versions older than the retention time. What models were trained on stays: versions of `tokens` that a finished
-training pinned are kept whatever their age.
+These are shards of killed runs, which were never committed, uploads to a store that they did not complete, files of
+versions older than the retention time, and what URLs gave that is no medium any more. What models were trained on
+stays: versions of `tokens` that a finished training pinned are kept whatever their age.
 """
 
 import re
@@ -14,6 +14,7 @@ from rich.console import Console
 from pipeline import trained
 from pipeline.catalog import Catalog, CatalogError
 from pipeline.config import RunConfig
+from pipeline.fetched import delete_orphans
 from pipeline.lease import held, new_run_id
 from pipeline.report import table
 from tokenizer import object_store, storage
@@ -41,6 +42,9 @@ def vacuum(config: RunConfig, hours: float, dry_run: bool, console: Console) -> 
             deleted, num_bytes = each.vacuum(hours, dry_run, sorted(pinned) if each.name == "tokens" else [])
             counts[each.name] = deleted
             made.add_row(each.name, str(deleted), f"{num_bytes / 1e6:.1f}")
+        orphans, num_bytes = delete_orphans(catalog, config.fetched, dry_run)
+        counts["fetched"] = orphans
+        made.add_row("fetched", str(orphans), f"{num_bytes / 1e6:.1f}")
         if storage.is_remote(catalog.root):
             begun_before_s = time.time() - hours * 3600
             dropped, num_bytes = object_store.drop_uploads(catalog.root, begun_before_s, dry_run)

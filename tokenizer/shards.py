@@ -33,7 +33,11 @@ TOKENS = pa.schema(
 )
 
 
-def write_parquet(table: pa.Table, uri: str, row_group_rows: int = 1024) -> int:
+_ROW_GROUP_ROWS = 1024  # of tables with codes: training reads single groups
+_PLAIN_ROW_GROUP_ROWS = 1 << 16  # of others: read whole, one request for each column of a group
+
+
+def write_parquet(table: pa.Table, uri: str, row_group_rows: int | None = None) -> int:
     """Write `table` to one Parquet file and return its size in bytes. `codes` columns are byte-stream-split."""
     codes = [
         f"{field.name}.list.element"
@@ -51,7 +55,7 @@ def write_parquet(table: pa.Table, uri: str, row_group_rows: int = 1024) -> int:
             compression="zstd",
             use_dictionary=others,
             use_byte_stream_split=codes or False,
-            row_group_size=row_group_rows,
+            row_group_size=row_group_rows or (_ROW_GROUP_ROWS if codes else _PLAIN_ROW_GROUP_ROWS),
             write_statistics=others,
         )
         return stream.tell()

@@ -17,8 +17,10 @@ from PIL import Image
 from rich.console import Console
 
 from pipeline.config import RunConfig
+from pipeline.forget import forget
 from pipeline.line import run_phases
 from pipeline.phases import Run
+from pipeline.vacuum import vacuum
 from stages import read
 from stages.columns import LISTED, UNPACK
 from stages.read import Read, ReadConfig
@@ -248,6 +250,17 @@ def test_urls_are_fetched_once_and_kept(tmp_path, local_ray, web):
     again = run(tmp_path, source, curate=part)
     assert set(web.asked[num_asked:]) - {"/robots.txt"} == {"/late.jpg", "/ill.jpg"}
     assert {Path(row[1]).name for row in state(again) if row[3] is None} == whole | {"late.jpg"}
+
+    # What is forgotten or no medium any more is deleted from where it was kept.
+    def kept() -> int:
+        return sum(path.is_file() for path in (tmp_path / "root" / "fetched").rglob("*"))
+
+    assert kept() == 7
+    forget(again.config, [web.url("/3.jpg")], Console(quiet=True))
+    assert kept() == 6
+    listed.write_text("".join(json.dumps({"url": url}) + "\n" for url in urls[:2]))
+    run(tmp_path, source, curate=part)
+    assert vacuum(again.config, 24, False, Console(quiet=True))["fetched"] == 4 and kept() == 2
 
     refused = run(tmp_path / "private", source, ("curate",), curate={"decide": rules})
     assert {row[3] for row in state(refused)} == {"private_address"}

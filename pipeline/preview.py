@@ -25,9 +25,7 @@ from pipeline.phases import tokenize_print, train_job
 from pipeline.records import Record, newest_first, read_record
 from pipeline.report import Step, counted
 from pipeline.sources import Listing
-from stages.columns import MEDIA
-from stages.decide import decide
-from stages.rules import Rule
+from stages.decide import columns_read, decide
 from tokenizer import storage
 from training.job import DONE
 
@@ -35,7 +33,7 @@ _UNSET = object()
 _SHOWN_KEYS = 3
 _SHOWN_CHARS = 48
 _LOOKED_AT = 20  # records, newest first, for the config of rows and rules
-_STATE = ["media_id", "file_id", "kind", "uri", "reject_reason", "reject_detail", "scored", "fingerprint"]
+_STATE = ["media_id", "file_id", "uri", "fingerprint"]
 _RULES = ("curate.decide", "curate.text", "curate.clip", "curate.all_scores")
 _MEASURED = ("curate.read", "curate.score", "curate.split")
 
@@ -92,11 +90,7 @@ class _View:
         self.config, self.catalog = config, catalog
         self.steps: list[Step] = []
         self._document = config.model_dump(mode="json")
-        part = config.curate.decide
-        rules = [
-            Rule(name, keep, MEDIA) for name, keep in (part.image_rules | part.video_rules | part.text_rules).items()
-        ]
-        self._media_columns = list(dict.fromkeys([*_STATE, *(column for rule in rules for column in rule.columns)]))
+        self._media_columns = list(dict.fromkeys([*_STATE, *columns_read(config.curate.decide)]))
         self._kept: pa.Array | None = None
         self._recaptioned = pa.array([], pa.string())  # media whose caption row will be made anew
         self._num_open_files = 0  # files whose media are not known yet

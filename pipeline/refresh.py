@@ -16,7 +16,7 @@ from pipeline.duplicates import KEPT, DuplicatesConfig, duplicate_ids, find_dupl
 from pipeline.join import unmatched
 from pipeline.sources import Listing
 from stages.columns import PLACES, TO_CAPTION
-from stages.decide import NOT_SCORED, RULE, decide
+from stages.decide import NOT_SCORED, RULE, columns_read, decide
 from stages.fetch import TRANSIENT
 from stages.frames import LoadFramesConfig, fitted_size
 from stages.lazy import parse_scored
@@ -118,7 +118,7 @@ def recaption(catalog: Catalog, rows: pa.Table, texts: pa.Table, run_id: str) ->
 def redecide(catalog: Catalog, config: RunConfig, run_id: str) -> int:
     """Apply the config's rules to the stored scores; returns how many rows changed. Reads no medium."""
     scorers = config.curate.scorers
-    media = catalog.media.scan()
+    media = catalog.media.scan(["media_id", *columns_read(config.curate.decide)])
     if not media.num_rows:
         return 0
 

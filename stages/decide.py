@@ -55,6 +55,13 @@ class DecideConfig(Config):
         return rules
 
 
+def columns_read(config: DecideConfig) -> list[str]:
+    """The columns of MEDIA that `decide` looks at, each once."""
+    rules = (config.image_rules, config.video_rules, config.text_rules)
+    of_rules = [column for of in rules for name, keep in of.items() for column in Rule(name, keep, _DECIDABLE).columns]
+    return list(dict.fromkeys(["kind", "scored", "reject_reason", "reject_detail", *of_rules]))
+
+
 def decide(table: pa.Table, config: DecideConfig, scorers: tuple[str, ...] = ()) -> pa.Table:
     """`table` of MEDIA rows with the verdicts of `config`: rule rejections are made anew, all others stay.
 

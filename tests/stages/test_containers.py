@@ -11,9 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from stages.columns import LISTED, PLACES, UNPACK
 from stages.containers import members, names
+from stages.frames import LoadFrames, LoadFramesConfig
 from stages.places import Places
+from stages.read import Read, ReadConfig
 from stages.rows import RowError
+from stages.split import SplitVideos, SplitVideosConfig
+from tokenizer import storage
 
 
 def picture(shade: int) -> bytes:
@@ -152,3 +157,26 @@ def test_texts(tmp_path):
     one, blank = members(str(path), "text")
     assert (one.text, one.caption, json.loads(one.metadata)) == ("one\ntwo", None, {"id": 1})
     assert blank.error.columns["reject_reason"] == "empty_file"
+
+
+def test_a_tar_in_a_store_is_read_by_spans(tmp_path, s3):
+    pictures = {f"{i}.png": picture(i) for i in range(3)}
+    uri = f"{s3}/x.tar"
+    storage.write_bytes(uri, tar_of(tmp_path / "x.tar", pictures).read_bytes())
+    for member in members(uri, "webdataset"):
+        place = {"uri": uri, "member": member.name, "offset_bytes": member.offset, "size_bytes": member.size}
+        assert member.content == pictures[member.name] == Places("").read(place)
+
+
+def test_clips_of_a_video_in_a_tar(tmp_path, texture, write_video):
+    video = write_video("a.mp4", [texture(64, 48, seed) for seed in range(16)])
+    path = tar_of(tmp_path / "x.tar", {"a.mp4": video.read_bytes(), "a.txt": b"noise"})
+    listed = pa.Table.from_pylist([{"uri": str(path), "container": "webdataset"}], pa.schema([*LISTED, *UNPACK]))
+    read = Read(ReadConfig())  # its folder holds the copy
+    clips = SplitVideos(SplitVideosConfig())(read(listed))
+    assert clips["kind"].to_pylist() == ["video"] and clips["source_caption"].to_pylist() == ["noise"]
+    todo = clips.select(PLACES.names).append_column("caption", clips["source_caption"])
+    row = LoadFrames(LoadFramesConfig(area_px=64 * 48, clip_fps=25.0))(todo).to_pylist()[0]
+    assert (row["frames_t"], row["frames_h"], row["frames_w"], row["reject_reason"]) == (16, 48, 64, None)
+    changed = todo.set_column(todo.schema.get_field_index("offset_bytes"), "offset_bytes", pa.array([0]))
+    assert LoadFrames(LoadFramesConfig(area_px=64 * 48))(changed)["reject_reason"].to_pylist() != [None]

@@ -162,6 +162,7 @@ class Deadly(Read):
         return super()._member(uri, member, known, ids)
 
 
+@pytest.mark.slow
 def test_a_member_that_kills_its_worker_is_one_rejected_row(tmp_path, local_ray, monkeypatch):
     folder = tmp_path / "tars"
     samples = {f"{i:02d}{'kill' if i == 50 else ''}": (photo(i), "x") for i in range(70)}

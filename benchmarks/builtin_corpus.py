@@ -26,7 +26,7 @@ from pipeline.demo.video_file import write_video
 OPEN = ("CC BY 2.0", "CC BY-SA 2.0", "CC BY 3.0", "public domain", "CC0")
 COLLECTIONS = ("coco_mini", "documerica", "fsaowi", "immich", "met", "scikit_image", "usda", "wordpress_tt5")
 VIDEOS = ("flower.webm", "friday.mp4", "mov_bbb.mp4", "nasa_13013.mp4", "bug_video_640.mp4")
-NUM_SCENES = {64: 500, 128: 64}  # by side in px
+NUM_SCENES = {64: 3000, 128: 300}  # by side in px
 NUM_PAGES = {"train": 36, "held_out": 8}
 PAGE_SIDE_PX = {"train": 208, "held_out": 256}
 LETTERS_PX = {"train": (20, 24, 24, 28, 32, 40), "held_out": (24,)}

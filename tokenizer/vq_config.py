@@ -31,7 +31,11 @@ class VqModelConfig(Config):
     num_res_blocks: int = Field(1, description="Few blur, many are slow.", gt=0)
     embed_dim: int = Field(4, description="Small blurs; large leaves codes of a learned codebook unused.", gt=0)
     codebook_size: int = Field(4096, description="Small blurs; large makes codes harder to predict.", gt=1, le=65536)
-    quantizer: Literal["fsq", "vq"] = Field("fsq", description="fsq cannot collapse; vq reconstructs 0.2 dB better.")
+    quantizer: Literal["fsq", "vq", "kmeans"] = Field(
+        "fsq",
+        description="fsq cannot collapse; vq learns its codes, 0.2 dB better; kmeans fits them once to the latents of "
+        "the weights in init_from: five times the codes of fsq in use.",
+    )
 
     @model_validator(mode="after")
     def _lattice_exists(self) -> "VqModelConfig":
@@ -104,8 +108,10 @@ class VqTrainConfig(Config):
         factor = 2 ** (len(self.model.channel_multiplier) - 1)
         if wrong := [side for side in self.crops_px if side <= 0 or side % factor]:
             raise ValueError(f"crops_px: {wrong[0]} is no multiple of the spatial factor {factor}; change one")
+        if self.model.quantizer == "kmeans" and self.init_from is None:
+            raise ValueError("quantizer 'kmeans' fits codes to the latents of given weights; name them in init_from")
         if self.loss.decoder_only and self.init_from is None:
             raise ValueError("decoder_only keeps the codes of given weights; name them in init_from")
         if self.loss.spread and self.model.quantizer != "fsq":
-            raise ValueError("loss.spread spreads latents over the lattice of quantizer 'fsq'; set it to 0 for 'vq'")
+            raise ValueError("loss.spread spreads latents over the lattice of quantizer 'fsq'; set it to 0 for others")
         return self

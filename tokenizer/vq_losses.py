@@ -1,9 +1,9 @@
 """Vectors -> codes with gradients, and the patch discriminator: what training needs and `Emu3VQVAE` lacks.
 
-Two quantizers, both exported as a plain nearest-neighbour codebook. FSQ (Mentzer et al. 2023) rounds each dimension to
+Three quantizers, all exported as a plain nearest-neighbour codebook. FSQ (Mentzer et al. 2023) rounds each dimension to
 a fixed lattice: no codebook to learn, none to collapse. VQ learns its codebook by exponential averages and restarts
-dead codes; without that, 13 codes of 32,768 survived a small run. Both must run in fp32: in bf16, FSQ [8]^5 moved 5 %
-of the codes.
+dead codes; without that, 13 codes of 32,768 survived a small run. k-means fits one to the latents of given weights and
+leaves it there (tokenizer/vq_codebook). All must run in fp32: in bf16, FSQ [8]^5 moved 5 % of the codes.
 
 Shapes: B batch, D dimensions of a code, K codes, N vectors; `z` (B, D, ...) keeps its other axes.
 """
@@ -42,8 +42,8 @@ class FsqQuantizer(nn.Module):
         """Go on with the codebook of given weights. Raises ValueError when it is not this lattice."""
         if not torch.equal(codebook_KD, self.codebook_KD):
             raise ValueError(
-                "tokenizer.train.init_from: its codebook was learned, it is no fsq lattice; set "
-                "tokenizer.train.model.quantizer to 'vq'"
+                "tokenizer.train.init_from: its codebook is no fsq lattice; set tokenizer.train.model.quantizer to "
+                "'kmeans' (fitted once, then fixed) or 'vq' (learned)"
             )
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,22 +67,16 @@ def spread_loss(z: Tensor, levels: int) -> Tensor:
     return (covariance - torch.eye(len(z_DN), device=z.device)).square().mean()
 
 
-class VqQuantizer(nn.Module):
-    """A learned codebook, moved to the mean of its vectors (decay 0.99); codes idle for 100 steps restart from data."""
+class CodebookQuantizer(nn.Module):
+    """The nearest code of a codebook that stays as it was given."""
 
     def __init__(self, codebook_size: int, dim: int) -> None:
         super().__init__()
         self.codebook_KD = nn.Buffer(torch.zeros(codebook_size, dim))
-        self._count_K = nn.Buffer(torch.zeros(codebook_size))
-        self._sum_KD = nn.Buffer(torch.zeros(codebook_size, dim))
-        self._idle_K = nn.Buffer(torch.full((codebook_size,), _VQ_DEAD_AFTER_STEPS))
 
     def take(self, codebook_KD: Tensor) -> None:
-        """Go on with the codebook of given weights, each code as if the last step had used it once."""
+        """Go on with this codebook."""
         self.codebook_KD.copy_(codebook_KD)
-        self._count_K.fill_(1 - _VQ_DECAY)
-        self._sum_KD.copy_(codebook_KD * (1 - _VQ_DECAY))
-        self._idle_K.zero_()
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """fp32 (B, D, ...) -> (quantized with gradient (B, D, ...), codes int64 (B, ...))."""
@@ -91,6 +85,23 @@ class VqQuantizer(nn.Module):
         codes = nearest_codes(z_last.detach().reshape(-1, z_last.shape[-1]), self.codebook_KD, norms)
         codes = codes.view(z_last.shape[:-1])
         return straight_through(z, self.codebook_KD[codes].movedim(-1, 1)), codes
+
+
+class VqQuantizer(CodebookQuantizer):
+    """A learned codebook, moved to the mean of its vectors (decay 0.99); codes idle for 100 steps restart from data."""
+
+    def __init__(self, codebook_size: int, dim: int) -> None:
+        super().__init__(codebook_size, dim)
+        self._count_K = nn.Buffer(torch.zeros(codebook_size))
+        self._sum_KD = nn.Buffer(torch.zeros(codebook_size, dim))
+        self._idle_K = nn.Buffer(torch.full((codebook_size,), _VQ_DEAD_AFTER_STEPS))
+
+    def take(self, codebook_KD: Tensor) -> None:
+        """Go on with the codebook of given weights, each code as if the last step had used it once."""
+        super().take(codebook_KD)
+        self._count_K.fill_(1 - _VQ_DECAY)
+        self._sum_KD.copy_(codebook_KD * (1 - _VQ_DECAY))
+        self._idle_K.zero_()
 
     @torch.no_grad()
     def update(self, z: Tensor, codes: Tensor, generator: torch.Generator) -> None:

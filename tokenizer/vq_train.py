@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tokenizer import storage, vq
 from tokenizer.identity import fingerprint
@@ -25,6 +26,8 @@ from tokenizer.vq_config import VqLossConfig, VqModelConfig, VqTrainConfig
 from tokenizer.vq_parallel import Workers
 from tokenizer.vq_pictures import draw_curve, draw_reconstructions
 from tokenizer.vq_trainee import TEMPORAL_FACTOR, Training
+
+_LATENTS_A_CODE = 32
 
 __all__ = ["VqLossConfig", "VqModelConfig", "VqTrainConfig", "train"]
 
@@ -54,23 +57,16 @@ def train(
     Raises ValueError for empty data, clips of fewer than four frames, a batch that the workers cannot share, or a
     folder with the checkpoint of another config or of other data.
     """
-    kinds = _kinds(images, clips)
     workers = workers or Workers()
+    batches = _Batches(config, images, clips, workers, device)
     training = Training(config, device, compile_trunks, workers)
     identity = fingerprint(config, data_id)
     first = _resume(out, training, identity)
+    if first == 0 and config.model.quantizer == "kmeans" and not config.loss.decoder_only:
+        training.fit_codebook(_latents(training, batches))
     log = TrainLog(out, first) if workers.rank == 0 else None
-    of_side = {side: (odds(images, side), odds(clips, side)) for side in config.crops_px}
     for step in range(first, config.steps):
-        rng = np.random.default_rng([config.seed, step])
-        kind = kinds[int(rng.random() < config.video_share)]
-        side = config.crops_px[rng.integers(len(config.crops_px))]
-        if kind == "images":
-            frames = image_batch(images, _count(config, side, 1), side, rng, of_side[side][0])[:, None]
-        else:
-            count = _count(config, side, TEMPORAL_FACTOR)
-            frames = clip_batch(clips, count, side, TEMPORAL_FACTOR, rng, of_side[side][1])
-        pixels = vq.to_pixels(workers.share(torch.from_numpy(frames)).to(device))
+        kind, pixels = batches.draw(np.random.default_rng([config.seed, step]))
         record = {"step": step + 1, "kind": kind, **training.step(pixels, step)}
         if log is not None:
             log.append(record)
@@ -89,9 +85,49 @@ def train(
     return model_uri
 
 
-def _count(config: VqTrainConfig, side_px: int, num_frames: int) -> int:
-    """How many crops of `side_px`, of `num_frames` each, have the pixels of `batch` frames of the first side."""
-    return max(1, round(config.batch // num_frames * (config.crops_px[0] / side_px) ** 2))
+class _Batches:
+    """What steps are made of. Raises ValueError for empty data and clips of fewer than four frames."""
+
+    def __init__(
+        self,
+        config: VqTrainConfig,
+        images: Sequence[np.ndarray],
+        clips: Sequence[np.ndarray],
+        workers: Workers,
+        device: str,
+    ) -> None:
+        self._kinds = _kinds(images, clips)
+        self._config, self._workers, self._device = config, workers, device
+        self._images, self._clips = images, clips
+        self._odds = {side: (odds(images, side), odds(clips, side)) for side in config.crops_px}
+
+    def draw(self, rng: np.random.Generator) -> tuple[str, Tensor]:
+        """`images` or `clips`, and this worker's part (B, T, 3, side, side), in -1..1, of a batch; T is 1 or 4."""
+        kind = self._kinds[int(rng.random() < self._config.video_share)]
+        side = self._config.crops_px[rng.integers(len(self._config.crops_px))]
+        if kind == "images":
+            frames = image_batch(self._images, self._count(side, 1), side, rng, self._odds[side][0])[:, None]
+        else:
+            count = self._count(side, TEMPORAL_FACTOR)
+            frames = clip_batch(self._clips, count, side, TEMPORAL_FACTOR, rng, self._odds[side][1])
+        return kind, vq.to_pixels(self._workers.share(torch.from_numpy(frames)).to(self._device))
+
+    def _count(self, side: int, num_frames: int) -> int:
+        """How many crops of `side` px, of `num_frames` each, have the pixels of `batch` frames of the first side."""
+        first = self._config.crops_px[0]
+        return max(1, round(self._config.batch // num_frames * (first / side) ** 2))
+
+
+@torch.no_grad()
+def _latents(training: Training, batches: _Batches) -> Tensor:
+    """Latents (N, D) of so many batches that a codebook can be fitted to them."""
+    wanted = _LATENTS_A_CODE * training.config.model.codebook_size
+    parts: list[Tensor] = []
+    while sum(map(len, parts)) < wanted:
+        _, pixels = batches.draw(np.random.default_rng([training.config.seed, len(parts), 2]))
+        z = training.workers.gather(training.trainee.latents(pixels))
+        parts.append(z.movedim(1, -1).flatten(0, -2))
+    return torch.cat(parts)
 
 
 def _draw(out: str, training: Training, images: Sequence[np.ndarray], clips: Sequence[np.ndarray]) -> None:

@@ -12,8 +12,10 @@ from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
 from tokenizer import vq_emu3, vq_weights
 from tokenizer.metrics import codebook_use
+from tokenizer.vq_codebook import fit_codebook
 from tokenizer.vq_config import VqModelConfig, VqTrainConfig
 from tokenizer.vq_losses import (
+    CodebookQuantizer,
     FsqQuantizer,
     PatchDiscriminator,
     VqQuantizer,
@@ -29,6 +31,11 @@ _WARM_UP_STEPS = 100
 _LAST_LR = 1e-3  # of the peak
 _CLIP_NORM = 1.0
 _WELL_MADE = 0.1  # of the mean error of a batch: what is made better weighs no more in the context loss
+_QUANTIZERS: dict[str, type[FsqQuantizer | CodebookQuantizer]] = {
+    "fsq": FsqQuantizer,
+    "vq": VqQuantizer,
+    "kmeans": CodebookQuantizer,
+}
 
 
 class Trainee(nn.Module):
@@ -37,8 +44,8 @@ class Trainee(nn.Module):
     def __init__(self, config: VqTrainConfig, compile_trunks: bool) -> None:
         super().__init__()
         self.vq = new_model(config.model) if config.init_from is None else given_model(config.model, config.init_from)
-        kind = FsqQuantizer if config.model.quantizer == "fsq" else VqQuantizer
-        self.quantizer: FsqQuantizer | VqQuantizer = kind(config.model.codebook_size, config.model.embed_dim)
+        kind = _QUANTIZERS[config.model.quantizer]
+        self.quantizer = kind(config.model.codebook_size, config.model.embed_dim)
         if config.init_from is not None:
             self.quantizer.take(self.vq.quantize.embedding.weight.detach())
         self._is_decoder_only = config.loss.decoder_only
@@ -88,6 +95,14 @@ class Training:
         self.optimizers = [torch.optim.AdamW(self.weights, lr=config.lr, betas=(0.9, 0.95))]
         if self.critic:
             self.optimizers.append(torch.optim.AdamW(self.critic.parameters(), lr=config.lr, betas=(0.9, 0.95)))
+
+    @torch.no_grad()
+    def fit_codebook(self, z_ND: Tensor) -> None:
+        """Fit the codebook to latents (N, D), the same on all workers. Raises ValueError when they are too few."""
+        generator = torch.Generator().manual_seed(self.config.seed)
+        codebook = fit_codebook(z_ND, self.config.model.codebook_size, generator)
+        self.workers.average([codebook])  # machines may differ in the last bit
+        self.trainee.quantizer.codebook_KD.copy_(codebook)
 
     def step(self, pixels: Tensor, step: int) -> dict[str, Any]:
         """One update from this worker's part (B, T, 3, H, W), in -1..1, of the step's batch.

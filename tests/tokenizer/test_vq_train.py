@@ -12,6 +12,7 @@ from transformers import Emu3VQVAE
 
 from tokenizer import vq, vq_emu3, vq_train
 from tokenizer.vq_batches import clip_batch, image_batch, odds
+from tokenizer.vq_codebook import fit_codebook
 from tokenizer.vq_config import VqLossConfig, VqModelConfig, VqTrainConfig
 from tokenizer.vq_losses import FSQ_SPACING, FsqQuantizer, VqQuantizer, spread_loss
 from tokenizer.vq_parallel import Workers
@@ -35,6 +36,15 @@ def small_config(**changes):
 
 def train(*arguments, **options):
     return vq_train.train(*arguments, **({"checkpoint_steps": 3} | options))
+
+
+def of_kind(quantizer, data, folder):
+    """Changes of the config that train with this quantizer: kmeans needs weights to start from."""
+    if quantizer != "kmeans":
+        return {"model": SMALL.model_copy(update={"quantizer": quantizer})}
+    lattice = SMALL.model_copy(update={"codebook_size": 256})
+    given = train(small_config(model=lattice, steps=2), *data, str(folder / "given"))
+    return {"model": lattice.model_copy(update={"quantizer": "kmeans"}), "init_from": given}
 
 
 def losses(folder):
@@ -103,6 +113,44 @@ def test_vq_codebook_follows_the_data_and_restarts_dead_codes():
         assert (distances < 0.1).sum() >= 8 and len(codes.unique()) >= 12
         # The data go elsewhere: without restarts one or two codes would serve all of them from then on.
         centres = centres + 100
+
+
+def test_a_fitted_codebook_spends_its_codes_on_what_differs():
+    """Nine tenths of the vectors are nearly one: they get a few codes, the others far more than of a plain k-means."""
+    generator = torch.Generator().manual_seed(0)
+    varied = torch.rand(4000, 3, generator=generator) * 2 - 1
+    alike = 0.5 + 0.01 * torch.randn(36000, 3, generator=generator)
+    z = torch.cat([varied, alike])
+    codebook = fit_codebook(z, 256, torch.Generator().manual_seed(1))
+    assert ((codebook - 0.5).norm(dim=1) < 0.1).sum() <= 8
+    codes = vq.nearest_codes(varied, codebook, (codebook**2).sum(1))
+    assert len(codes.unique()) > 240
+    lattice = torch.cartesian_prod(*[torch.linspace(-0.84, 0.84, 6)] * 3)  # 216 points where the varied ones are
+    errors = [torch.cdist(varied, points).amin(1).square().mean() for points in (codebook, lattice)]
+    assert errors[0] < 1.1 * errors[1], errors
+    shuffled = z[torch.randperm(len(z), generator=generator)]
+    again = fit_codebook(shuffled, 256, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(again, codebook, atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match="2 distinct latents cannot fit 256 codes"):
+        fit_codebook(torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(500, 1), 256, generator)
+
+
+def test_the_codes_of_given_weights_are_fitted_once(data, tmp_path):
+    changes = of_kind("kmeans", data, tmp_path)
+    given = changes["init_from"]
+    fitted = [train(small_config(steps=steps, **changes), *data, str(tmp_path / str(steps))) for steps in (1, 5)]
+    codebooks = [Emu3VQVAE.from_pretrained(uri).quantize.embedding.weight for uri in (given, *fitted)]
+    assert torch.equal(codebooks[1], codebooks[2]) and not torch.equal(codebooks[0], codebooks[1])
+    trainee = Trainee(small_config(**changes), compile_trunks=False)
+    pixels = vq.to_pixels(torch.from_numpy(np.stack(data[0])))[:, None]
+    errors = []
+    for codebook in codebooks[:2]:
+        trainee.quantizer.take(codebook.detach())
+        _, z, quantized, _ = trainee(pixels)
+        errors.append((z - quantized).square().mean().item())
+    assert errors[1] < 0.5 * errors[0], errors
+    with pytest.raises(ValidationError, match="name them in init_from"):
+        small_config(model=changes["model"])
 
 
 def test_the_trainee_is_the_tokenizer():
@@ -177,11 +225,9 @@ class StoppedError(Exception):
     pass
 
 
-@pytest.mark.parametrize("changes", [{}, {"model": SMALL.model_copy(update={"quantizer": "vq"})}, {"loss": "gan"}])
-def test_a_resumed_run_repeats_the_uninterrupted_one(data, tmp_path, changes):
-    if changes.get("loss") == "gan":
-        changes = {"loss": VqLossConfig(gan=0.1, gan_from_step=2)}
-    config = small_config(**changes)
+@pytest.mark.parametrize("quantizer, gan", [("fsq", 0.0), ("fsq", 0.1), ("vq", 0.0), ("kmeans", 0.0)])
+def test_a_resumed_run_repeats_the_uninterrupted_one(data, tmp_path, quantizer, gan):
+    config = small_config(loss=VqLossConfig(gan=gan, gan_from_step=2), **of_kind(quantizer, data, tmp_path))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     model = train(config, *data, str(whole))
 
@@ -246,12 +292,11 @@ def _worker(rank: int, folder: str, data, config: VqTrainConfig) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("quantizer", ["fsq", "vq"])
+@pytest.mark.parametrize("quantizer", ["fsq", "vq", "kmeans"])
 def test_two_workers_train_like_one(data, tmp_path, quantizer):
     """Losses that look at one picture at a time: the same steps, up to the order of sums."""
     loss = VqLossConfig(context=0.0)
-    model = SMALL.model_copy(update={"quantizer": quantizer})
-    config = small_config(batch=8, steps=4, loss=loss, model=model)
+    config = small_config(batch=8, steps=4, loss=loss, **of_kind(quantizer, data, tmp_path))
     train(config, *data, str(tmp_path / "one"))
     multiprocessing.spawn(_worker, (str(tmp_path), data, config), nprocs=2)
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)
@@ -349,12 +394,12 @@ def test_training_starts_from_given_weights(data, tmp_path):
         Trainee(small_config(init_from=str(first), model=other), compile_trunks=False)
 
 
-@pytest.mark.parametrize("quantizer", ["fsq", "vq"])
+@pytest.mark.parametrize("quantizer", ["fsq", "vq", "kmeans"])
 def test_a_decoder_trained_alone_keeps_every_code(data, tmp_path, quantizer):
     images, clips = data
-    model = SMALL.model_copy(update={"quantizer": quantizer})
-    first = train(small_config(model=model), images, clips, str(tmp_path / "first"))
-    further = small_config(model=model, init_from=first, loss={"decoder_only": True}, steps=40, lr=3e-3)
+    changes = of_kind(quantizer, data, tmp_path)
+    first = train(small_config(**changes), images, clips, str(tmp_path / "first"))
+    further = small_config(**changes | {"init_from": first}, loss={"decoder_only": True}, steps=40, lr=3e-3)
     second = train(further, images, clips, str(tmp_path / "second"))
     before, after = vq.VisionTokenizer.load(first), vq.VisionTokenizer.load(second)
     pictures, moving = np.stack(images), np.stack(clips)[:, :4]
@@ -369,5 +414,5 @@ def test_a_learned_codebook_is_no_lattice(data, tmp_path):
     learned = SMALL.model_copy(update={"quantizer": "vq"})
     folder = train(small_config(model=learned, steps=2), *data, str(tmp_path))
     assert Trainee(small_config(model=learned, init_from=folder), compile_trunks=False).quantizer.codebook_KD.any()
-    with pytest.raises(ValueError, match="set tokenizer.train.model.quantizer to 'vq'"):
+    with pytest.raises(ValueError, match="set tokenizer.train.model.quantizer to 'kmeans'"):
         Trainee(small_config(init_from=folder), compile_trunks=False)

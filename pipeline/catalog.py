@@ -149,6 +149,11 @@ class Table:
             self._check_files(delta.version(), names)
         return [storage.join(self.uri, name) for name in names]
 
+    def is_whole(self, version: int) -> bool:
+        """False for a past version of which `forget` or `vacuum` deleted a file."""
+        needed = self.files(version, must_exist=False)
+        return {uri.rsplit("/", 1)[1] for uri in needed} <= set(storage.list_names(self.uri))
+
     def _check_files(self, version: int, names: list[str]) -> None:
         lost = set(names) - set(storage.list_names(self.uri))
         if not lost:

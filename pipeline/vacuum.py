@@ -51,8 +51,10 @@ def vacuum(config: RunConfig, hours: float, dry_run: bool, console: Console) -> 
             counts["unfinished uploads"] = dropped
             made.add_row("unfinished uploads", str(dropped), f"{num_bytes / 1e6:.1f}")
     console.print(made)
-    kept = (
-        f"; tokens versions {', '.join(map(str, sorted(pinned)))} stay, models were trained on them" if pinned else ""
-    )
-    console.print(f"{'Nothing deleted (--dry-run)' if dry_run else 'Deleted'}{kept}", highlight=False)
+    said = ["Nothing deleted (--dry-run)" if dry_run else "Deleted"]
+    whole = {version: catalog.tokens.is_whole(version) for version in sorted(pinned)}
+    for is_whole, fate in ((True, "stay"), (False, "lost files before, by `tokenmill forget`")):
+        if named := ", ".join(str(version) for version in whole if whole[version] is is_whole):
+            said.append(f"tokens versions {named}, which models were trained on, {fate}")
+    console.print("; ".join(said), highlight=False)
     return counts

@@ -1,5 +1,6 @@
 """Forgotten media are in no file of the root or of an export, and stay away; vacuum deletes what is not needed."""
 
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from pipeline.export_webdataset import export_webdataset
 from pipeline.forget import forget
 from pipeline.line import run_phases
 from pipeline.vacuum import vacuum
+from tokenizer import storage
+from training.job import DONE
 
 QUIET = Console(quiet=True)
 SECRET = "a caption of exactly one photo: zyxwvut"
@@ -109,3 +112,20 @@ def test_vacuum_deletes_orphans_and_old_versions(config, local_ray):
     left = {path.name for path in folder.glob("*.parquet")}
     assert orphan.name not in left and len(left) == len(before) - 2
     assert Catalog(config.root).tokens.count() == 3
+
+
+def test_vacuum_keeps_what_models_were_trained_on_and_says_what_it_cannot(config, local_ray):
+    catalog = run(config)
+    version, rows = catalog.tokens.version, catalog.tokens.scan(["media_id"])["media_id"]
+    storage.write_bytes(storage.join(catalog.root, "training", f"v{version:06d}-0123abcd", DONE), b"{}")
+    catalog.tokens.edit(pc.field("media_id") == rows[0], None, {"run_id": "x"})
+
+    def said():
+        console = Console(record=True, width=200, file=StringIO())
+        vacuum(config, 0, False, console)
+        return console.export_text()
+
+    assert f"Deleted; tokens versions {version}, which models were trained on, stay" in said()
+    assert Catalog(config.root, version).tokens.count() == 4
+    forget(config, [rows[1].as_py()], QUIET)
+    assert f"versions {version}, which models were trained on, lost files before, by `tokenmill forget`" in said()

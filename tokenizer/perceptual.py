@@ -1,4 +1,5 @@
-"""Pictures and their reconstructions -> LPIPS (AlexNet, as in Emu3's Table 2) and FID, from weights given by path.
+"""Pictures and their reconstructions -> LPIPS (AlexNet, as in Emu3's Table 2) and FID, from weights given by path; and
+a distance that needs no weights, for training.
 
 Nothing is fetched. torchmetrics holds LPIPS' linear layers and both networks' code; the networks' weights are
 torchvision's AlexNet (`alexnet-owt-*.pth`) and the Inception of torch-fidelity (`weights-inception-2015-12-05-*.pth`).
@@ -13,12 +14,37 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
+from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.functional.image.lpips import _LPIPS
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from tokenizer.vq import to_pixels
+from tokenizer.vq_config import SSIM_WINDOW_PX
 
 _SLICES = {"0": "slice1.0", "3": "slice2.3", "6": "slice3.6", "8": "slice4.8", "10": "slice5.10"}
+
+
+_SCALES = (1, 2, 4)
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def structural_dissimilarity(a: Tensor, b: Tensor) -> Tensor:
+    """1 - SSIM of the luma of (N, 3, H, W) in -1..1, the mean over pictures and over scales 1, 1/2, 1/4: 0 when equal.
+
+    Scales at which a side is shorter than the window of 11 px are left out. What edges and texture lose counts, where
+    L2 sees next to nothing: thin letters.
+    """
+    luma = torch.tensor(_LUMA, device=a.device).view(1, 3, 1, 1)
+    a, b = (((pixels + 1) / 2 * luma).sum(1, keepdim=True) for pixels in (a, b))  # SSIM is of light, from 0 up
+    scales = [scale for scale in _SCALES if min(a.shape[-2:]) // scale >= SSIM_WINDOW_PX]
+    return 1 - torch.stack([_ssim(avg_pool2d(a, scale), avg_pool2d(b, scale)) for scale in scales]).mean()
+
+
+def _ssim(a: Tensor, b: Tensor) -> Tensor:
+    found = structural_similarity_index_measure(a, b, data_range=1.0)
+    assert isinstance(found, Tensor)
+    return found
 
 
 class WeightsError(ValueError):
@@ -37,13 +63,17 @@ class Lpips:
             if name.startswith("features.") and number in _SLICES:
                 weights[f"{_SLICES[number]}.{kind}"] = tensor
         _load(self._model.net, weights, path, "torchvision's AlexNet, such as alexnet-owt-7be5be79.pth")
-        self._model.to(device)
+        self._model.requires_grad_(False).to(device)
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """Of (N, 3, H, W) in -1..1: (N,), with gradients to both."""
+        return self._model(a, b).flatten()
 
     @torch.inference_mode()
     def __call__(self, a: np.ndarray, b: np.ndarray) -> list[float]:
         """Of uint8 (N, H, W, 3) and (N, H, W, 3): N distances."""
-        pixels = [to_pixels(torch.tensor(frames).to(self._device)) for frames in (a, b)]
-        return self._model(*pixels).flatten().tolist()
+        a_pixels, b_pixels = (to_pixels(torch.tensor(frames).to(self._device)) for frames in (a, b))
+        return self.distance(a_pixels, b_pixels).tolist()
 
 
 class Fid:

@@ -12,6 +12,7 @@ from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
 from tokenizer import vq_emu3, vq_weights
 from tokenizer.metrics import codebook_use
+from tokenizer.perceptual import Lpips, structural_dissimilarity
 from tokenizer.vq_codebook import fit_codebook
 from tokenizer.vq_config import VqModelConfig, VqTrainConfig
 from tokenizer.vq_losses import (
@@ -89,6 +90,7 @@ class Training:
         self.config, self.device = config, device
         self.workers = workers or Workers()
         self.trainee = Trainee(config, compile_trunks).to(device)
+        self.lpips = Lpips(config.loss.lpips, device) if config.loss.lpips else None
         self.critic = PatchDiscriminator().to(device) if config.loss.gan else None
         self.weights: list[Tensor] = [weight for weight in self.trainee.parameters() if weight.requires_grad]
         self.averages = [weight.detach().clone() for weight in self.weights]
@@ -115,6 +117,8 @@ class Training:
         made, z, quantized, codes = self.trainee(pixels)
         mse = (made - pixels).square().mean()
         loss = weigh.mse * mse + weigh.l1 * (made - pixels).abs().mean()
+        if weigh.perceptual:
+            loss = loss + weigh.perceptual * self._perceptual_loss(made.flatten(0, 1), pixels.flatten(0, 1))
         if not self.config.loss.decoder_only:
             loss = loss + weigh.commitment * (z - quantized.detach()).square().mean()
             if weigh.context:
@@ -150,6 +154,9 @@ class Training:
             "perplexity": use["perplexity"],
             "grad_norm": grad_norm.item(),
         }
+
+    def _perceptual_loss(self, made: Tensor, pixels: Tensor) -> Tensor:
+        return self.lpips.distance(made, pixels).mean() if self.lpips else structural_dissimilarity(made, pixels)
 
     def _context_loss(self, pixels: Tensor, made: Tensor, z: Tensor, step: int) -> Tensor:
         """How far latents move when a rectangle of each picture is put into the next: what surrounds it is exchanged.

@@ -6,7 +6,11 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from tokenizer.perceptual import Fid, Lpips, WeightsError
+from tokenizer.metrics import ssim
+from tokenizer.perceptual import Fid, Lpips, WeightsError, structural_dissimilarity
+from tokenizer.vq import to_pixels
+from tokenizer.vq_config import VqLossConfig, VqTrainConfig
+from tokenizer.vq_trainee import Training
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +42,40 @@ def test_lpips_uses_the_given_weights(alexnet, tmp_path):
     torch.save(torchvision.models.alexnet(weights=None).state_dict(), tmp_path / "b.pth")
     values = [Lpips(tmp_path / name, "cpu")(frames(), frames(1)) for name in ("a.pth", "b.pth")]
     assert values[0] != values[1]
+
+
+def test_structure_counts_what_edges_lose():
+    generator = torch.Generator().manual_seed(0)
+    tiles = torch.rand(2, 3, 8, 8, generator=generator) * 2 - 1
+    a = tiles.repeat_interleave(8, 2).repeat_interleave(8, 3)
+    assert structural_dissimilarity(a, a).item() == pytest.approx(0, abs=1e-5)
+    blurred = torch.nn.functional.avg_pool2d(a, 5, 1, 2, count_include_pad=False)
+    brighter = a + (blurred - a).square().mean().sqrt()  # as far away by L2
+    assert structural_dissimilarity(blurred, a) > 3 * structural_dissimilarity(brighter, a)
+    # At its largest scale it is the metric of `tokenizer eval`, but for the border, which that leaves out.
+    frames = [np.random.default_rng(seed).integers(0, 256, (21, 21, 3), np.uint8) for seed in (0, 1)]
+    noisy = np.clip(frames[0] * 0.8 + frames[1] * 0.2, 0, 255).astype(np.uint8)
+    ours = structural_dissimilarity(*(to_pixels(torch.from_numpy(frame[None])) for frame in (frames[0], noisy)))
+    assert 1 - ours.item() == pytest.approx(ssim(frames[0], noisy), abs=0.02)
+
+
+@pytest.mark.parametrize("with_lpips", [False, True])
+def test_the_perceptual_loss_draws_pictures_nearer(alexnet, tmp_path, with_lpips):
+    torch.save(alexnet, tmp_path / "alex.pth")
+    lpips = tmp_path / "alex.pth" if with_lpips else None
+    only = {"mse": 0.0, "l1": 0.0, "context": 0.0, "perceptual": 1.0, "lpips": lpips}
+    model = {"channel_multiplier": [1, 1]}
+    config = VqTrainConfig(model=model, loss=VqLossConfig(**only), batch=4, crops_px=[32], precision="fp32", lr=3e-3)
+    training = Training(config, "cpu", compile_trunks=False)
+    pixels = to_pixels(torch.from_numpy(frames(count=2)[:, :32, :32]))[:, None]
+    losses = [training.step(pixels, step)["loss"] for step in range(120, 150)]
+    assert np.mean(losses[-5:]) < 0.8 * losses[0], losses
+    with pytest.raises(ValueError, match="perceptual loss alone"):
+        VqLossConfig(lpips=tmp_path / "alex.pth")
+    with pytest.raises(ValueError, match="no such file"):
+        VqLossConfig(lpips=tmp_path / "none.pth", perceptual=1.0)
+    with pytest.raises(ValueError, match="make crops_px larger"):
+        VqTrainConfig(loss={"perceptual": 1.0}, crops_px=[8])
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,12 @@
-"""Latents -> a codebook that spends its codes where latents differ.
+"""Latents -> a codebook that spends its codes where latents differ, and gives what repeats one code.
 
-A lattice has most of its points where no latent ever is: of the built-in's 4,096, photos used 17 %. k-means over the
-latents themselves uses all, but a plain one is drawn to what repeats: one flat colour took hundreds of codes, told
-apart by nothing but what surrounds it, noise to a language model. Here latents that are alike count once.
+A lattice has most of its points where no latent ever is: of 4,096, photos used 17 %. k-means over the latents uses
+all, but is drawn to what repeats: one flat colour took hundreds of codes, told apart by nothing but what surrounds it,
+noise to a language model. So two things are added here. Latents that are alike count once. And patches that repeat
+pixel for pixel are anchored: one code stands at the mean of their latents, and no other comes near it, as far as the
+rest leaves room.
 
-Shapes: N vectors, D dimensions, K codes.
+Shapes: N vectors, D dimensions, K codes, A anchors.
 """
 
 import torch
@@ -15,26 +17,44 @@ from tokenizer.vq import nearest_codes
 _VECTORS_A_CODE = 8
 _SEARCH_STEPS = 16
 _ROUNDS = 15
+_REPEATS = 8  # of a patch, to be anchored
+_ANCHORS = 0.25  # of the codes, at most
+_REACH = 0.95  # of a patch's latents lie within its reach; no other code comes nearer than _CLEAR times that
+_CLEAR = 1.25
+_ROOM = 2  # vectors a code that is no anchor; where anchors leave fewer, they keep less clear
+_HALVINGS = 8
 
 
-def fit_codebook(z_ND: Tensor, num_codes: int, generator: torch.Generator) -> Tensor:
-    """k-means (Lloyd) over the distinct vectors of fp32 (N, D) -> fp32 (K, D), a function of both arguments alone.
+def fit_codebook(z_ND: Tensor, patch_N: Tensor, num_codes: int, generator: torch.Generator) -> Tensor:
+    """k-means (Lloyd) over the distinct vectors of fp32 (N, D) -> fp32 (K, D), a function of the arguments alone.
 
-    Raises ValueError when there are fewer distinct vectors than codes.
+    `patch_N` int64: equal where the patches are equal. Raises ValueError when there are fewer distinct vectors than
+    codes.
     """
-    z_ND = distinct(z_ND, _VECTORS_A_CODE * num_codes)
-    if len(z_ND) < num_codes:
+    anchors, clear = _anchors(z_ND, patch_N, int(num_codes * _ANCHORS))
+    points = distinct(z_ND, _VECTORS_A_CODE * num_codes)
+    num_free = num_codes - len(anchors)
+    free = points[_is_free(points, anchors, clear)]
+    for _ in range(_HALVINGS):
+        if len(free) < _ROOM * num_free:
+            clear = clear / 2
+            free = points[_is_free(points, anchors, clear)]
+    if len(free) < num_free:
         raise ValueError(
-            f"{len(z_ND):,} distinct latents cannot fit {num_codes:,} codes; give more media or a smaller codebook_size"
+            f"{len(points):,} distinct latents cannot fit {num_codes:,} codes; give more media or a smaller "
+            "codebook_size"
         )
-    codebook = z_ND[torch.randperm(len(z_ND), generator=generator)[:num_codes].to(z_ND.device)]
+    codebook = torch.cat([anchors, free[torch.randperm(len(free), generator=generator)[:num_free].to(z_ND.device)]])
     for _ in range(_ROUNDS):
-        codes = nearest_codes(z_ND, codebook, (codebook**2).sum(1))
+        codes = nearest_codes(points, codebook, (codebook**2).sum(1))
         count = torch.bincount(codes, minlength=num_codes)
-        total = torch.zeros_like(codebook).index_add_(0, codes, z_ND)
-        codebook = total / count.clamp(min=1)[:, None]
-        idle = (count == 0).nonzero().flatten()
-        codebook[idle] = z_ND[torch.randint(len(z_ND), (len(idle),), generator=generator).to(z_ND.device)]
+        means = torch.zeros_like(codebook).index_add_(0, codes, points) / count.clamp(min=1)[:, None]
+        is_good = (count > 0) & _is_free(means, anchors, clear)
+        is_good[: len(anchors)] = True
+        means[: len(anchors)] = anchors
+        wrong = (~is_good).nonzero().flatten()
+        means[wrong] = free[torch.randint(len(free), (len(wrong),), generator=generator).to(z_ND.device)]
+        codebook = means
     return codebook
 
 
@@ -49,6 +69,35 @@ def distinct(z_ND: Tensor, num_wanted: int) -> Tensor:
             high = side
             continue
         low = side
-        count = torch.bincount(place, minlength=len(cells))
-        means = torch.zeros(len(cells), z_ND.shape[1], device=z_ND.device).index_add_(0, place, z_ND) / count[:, None]
+        means = _means(z_ND, place, torch.bincount(place, minlength=len(cells)))
     return means
+
+
+def patch_ids(pixels_BTCHW: Tensor, rows: int, columns: int) -> Tensor:
+    """A hash of the pixels below each code, int64 (B * rows * columns): equal where they are equal."""
+    levels = ((pixels_BTCHW * 0.5 + 0.5) * 255).round().long()
+    batch, frames, channels, height, width = levels.shape
+    patches = levels.view(batch, frames, channels, rows, height // rows, columns, width // columns)
+    flat = patches.permute(0, 3, 5, 1, 2, 4, 6).flatten(0, 2).flatten(1)
+    factors = torch.randint(-(2**62), 2**62, (flat.shape[1],), generator=torch.Generator().manual_seed(0))
+    return (flat * factors.to(flat.device)).sum(1)  # wraps around, as a hash may
+
+
+def _anchors(z_ND: Tensor, patch_N: Tensor, at_most: int) -> tuple[Tensor, Tensor]:
+    """Mean latents (A, D) of the patches that repeat most, and how near no other code may come (A,)."""
+    _, place, count = torch.unique(patch_N, return_inverse=True, return_counts=True)
+    order = count.argsort(descending=True, stable=True)[:at_most]
+    chosen = order[count[order] >= _REPEATS]
+    means = _means(z_ND, place, count)
+    distances = (z_ND - means[place]).norm(dim=1)
+    reach = [distances[place == patch].quantile(_REACH) for patch in chosen]
+    return means[chosen], _CLEAR * torch.stack(reach) if reach else z_ND.new_zeros(0)
+
+
+def _is_free(points_ND: Tensor, anchors_AD: Tensor, clear_A: Tensor) -> Tensor:
+    """Which points are farther from every anchor than it keeps clear, bool (N,)."""
+    return (torch.cdist(points_ND, anchors_AD) > clear_A).all(1)
+
+
+def _means(z_ND: Tensor, place_N: Tensor, count: Tensor) -> Tensor:
+    return torch.zeros(len(count), z_ND.shape[1], device=z_ND.device).index_add_(0, place_N, z_ND) / count[:, None]

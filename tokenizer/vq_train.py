@@ -11,6 +11,7 @@ Everything of a step is a function of (config, data, step): a resumed run repeat
 import io
 import tempfile
 from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,6 @@ from tokenizer.vq_config import VqLossConfig, VqModelConfig, VqTrainConfig
 from tokenizer.vq_parallel import Workers
 from tokenizer.vq_pictures import draw_curve, draw_reconstructions
 from tokenizer.vq_trainee import TEMPORAL_FACTOR, Training
-
-_LATENTS_A_CODE = 32
 
 __all__ = ["VqLossConfig", "VqModelConfig", "VqTrainConfig", "train"]
 
@@ -63,7 +62,7 @@ def train(
     identity = fingerprint(config, data_id)
     first = _resume(out, training, identity)
     if first == 0 and config.model.quantizer == "kmeans" and not config.loss.decoder_only:
-        training.fit_codebook(_latents(training, batches))
+        training.fit_codebook(batches.draw(np.random.default_rng([config.seed, i, 2]))[1] for i in count())
     log = TrainLog(out, first) if workers.rank == 0 else None
     for step in range(first, config.steps):
         kind, pixels = batches.draw(np.random.default_rng([config.seed, step]))
@@ -108,26 +107,14 @@ class _Batches:
         if kind == "images":
             frames = image_batch(self._images, self._count(side, 1), side, rng, self._odds[side][0])[:, None]
         else:
-            count = self._count(side, TEMPORAL_FACTOR)
-            frames = clip_batch(self._clips, count, side, TEMPORAL_FACTOR, rng, self._odds[side][1])
+            num_clips = self._count(side, TEMPORAL_FACTOR)
+            frames = clip_batch(self._clips, num_clips, side, TEMPORAL_FACTOR, rng, self._odds[side][1])
         return kind, vq.to_pixels(self._workers.share(torch.from_numpy(frames)).to(self._device))
 
     def _count(self, side: int, num_frames: int) -> int:
         """How many crops of `side` px, of `num_frames` each, have the pixels of `batch` frames of the first side."""
         first = self._config.crops_px[0]
         return max(1, round(self._config.batch // num_frames * (first / side) ** 2))
-
-
-@torch.no_grad()
-def _latents(training: Training, batches: _Batches) -> Tensor:
-    """Latents (N, D) of so many batches that a codebook can be fitted to them."""
-    wanted = _LATENTS_A_CODE * training.config.model.codebook_size
-    parts: list[Tensor] = []
-    while sum(map(len, parts)) < wanted:
-        _, pixels = batches.draw(np.random.default_rng([training.config.seed, len(parts), 2]))
-        z = training.workers.gather(training.trainee.latents(pixels))
-        parts.append(z.movedim(1, -1).flatten(0, -2))
-    return torch.cat(parts)
 
 
 def _draw(out: str, training: Training, images: Sequence[np.ndarray], clips: Sequence[np.ndarray]) -> None:

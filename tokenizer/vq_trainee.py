@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from transformers import Emu3VQVAE, Emu3VQVAEConfig
 from tokenizer import vq_emu3, vq_weights
 from tokenizer.metrics import codebook_use
 from tokenizer.perceptual import Lpips, structural_dissimilarity
-from tokenizer.vq_codebook import fit_codebook
+from tokenizer.vq_codebook import fit_codebook, patch_ids
 from tokenizer.vq_config import VqModelConfig, VqTrainConfig
 from tokenizer.vq_losses import (
     CodebookQuantizer,
@@ -31,6 +32,7 @@ TEMPORAL_FACTOR = 4
 _WARM_UP_STEPS = 100
 _LAST_LR = 1e-3  # of the peak
 _CLIP_NORM = 1.0
+_LATENTS_A_CODE = 32  # for a codebook to be fitted
 _WELL_MADE = 0.1  # of the mean error of a batch: what is made better weighs no more in the context loss
 _QUANTIZERS: dict[str, type[FsqQuantizer | CodebookQuantizer]] = {
     "fsq": FsqQuantizer,
@@ -99,10 +101,21 @@ class Training:
             self.optimizers.append(torch.optim.AdamW(self.critic.parameters(), lr=config.lr, betas=(0.9, 0.95)))
 
     @torch.no_grad()
-    def fit_codebook(self, z_ND: Tensor) -> None:
-        """Fit the codebook to latents (N, D), the same on all workers. Raises ValueError when they are too few."""
+    def fit_codebook(self, batches: Iterator[Tensor]) -> None:
+        """Fit the codebook to the latents of as many batches (B, T, 3, H, W), in -1..1, as it takes.
+
+        Raises ValueError when fewer latents differ than there are codes.
+        """
+        size = self.config.model.codebook_size
+        latents: list[Tensor] = []
+        patches: list[Tensor] = []
+        while sum(map(len, latents)) < _LATENTS_A_CODE * size:
+            pixels = next(batches)
+            z = self.trainee.latents(pixels)
+            latents.append(self.workers.gather(z.movedim(1, -1).flatten(0, -2)))
+            patches.append(self.workers.gather(patch_ids(pixels, *z.shape[-2:])))
         generator = torch.Generator().manual_seed(self.config.seed)
-        codebook = fit_codebook(z_ND, self.config.model.codebook_size, generator)
+        codebook = fit_codebook(torch.cat(latents), torch.cat(patches), size, generator)
         self.workers.average([codebook])  # machines may differ in the last bit
         self.trainee.quantizer.codebook_KD.copy_(codebook)
 

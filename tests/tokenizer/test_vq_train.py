@@ -12,7 +12,7 @@ from transformers import Emu3VQVAE
 
 from tokenizer import vq, vq_emu3, vq_train
 from tokenizer.vq_batches import clip_batch, image_batch, odds
-from tokenizer.vq_codebook import fit_codebook
+from tokenizer.vq_codebook import fit_codebook, patch_ids
 from tokenizer.vq_config import VqLossConfig, VqModelConfig, VqTrainConfig
 from tokenizer.vq_losses import FSQ_SPACING, FsqQuantizer, VqQuantizer, spread_loss
 from tokenizer.vq_parallel import Workers
@@ -115,24 +115,54 @@ def test_vq_codebook_follows_the_data_and_restarts_dead_codes():
         centres = centres + 100
 
 
-def test_a_fitted_codebook_spends_its_codes_on_what_differs():
-    """Nine tenths of the vectors are nearly one: they get a few codes, the others far more than of a plain k-means."""
+def spread_and_alike():
+    """4,000 vectors all over a cube, and 36,000 that are nearly one."""
     generator = torch.Generator().manual_seed(0)
     varied = torch.rand(4000, 3, generator=generator) * 2 - 1
-    alike = 0.5 + 0.01 * torch.randn(36000, 3, generator=generator)
+    return varied, 0.5 + 0.01 * torch.randn(36000, 3, generator=generator)
+
+
+def test_a_fitted_codebook_spends_its_codes_on_what_differs():
+    varied, alike = spread_and_alike()
     z = torch.cat([varied, alike])
-    codebook = fit_codebook(z, 256, torch.Generator().manual_seed(1))
+    codebook = fit_codebook(z, torch.arange(len(z)), 256, torch.Generator().manual_seed(1))
     assert ((codebook - 0.5).norm(dim=1) < 0.1).sum() <= 8
     codes = vq.nearest_codes(varied, codebook, (codebook**2).sum(1))
     assert len(codes.unique()) > 240
     lattice = torch.cartesian_prod(*[torch.linspace(-0.84, 0.84, 6)] * 3)  # 216 points where the varied ones are
     errors = [torch.cdist(varied, points).amin(1).square().mean() for points in (codebook, lattice)]
     assert errors[0] < 1.1 * errors[1], errors
-    shuffled = z[torch.randperm(len(z), generator=generator)]
-    again = fit_codebook(shuffled, 256, torch.Generator().manual_seed(1))
+    order = torch.randperm(len(z), generator=torch.Generator().manual_seed(2))
+    again = fit_codebook(z[order], order, 256, torch.Generator().manual_seed(1))
     torch.testing.assert_close(again, codebook, atol=1e-3, rtol=0)
     with pytest.raises(ValueError, match="2 distinct latents cannot fit 256 codes"):
-        fit_codebook(torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(500, 1), 256, generator)
+        few = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).repeat(500, 1)
+        fit_codebook(few, torch.arange(1000), 256, torch.Generator())
+
+
+def test_a_patch_that_repeats_gets_one_code():
+    varied, _ = spread_and_alike()
+    repeated = torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.5, 0.5]]).repeat_interleave(300, 0)
+    z = torch.cat([varied, repeated + 0.08 * torch.randn(600, 3, generator=torch.Generator().manual_seed(3))])
+    patches = torch.cat([torch.arange(4000), torch.tensor([4000, 4001]).repeat_interleave(300)])
+
+    def codes_of_repeated(patches):
+        codebook = fit_codebook(z, patches, 512, torch.Generator().manual_seed(1))
+        codes = vq.nearest_codes(z, codebook, (codebook**2).sum(1))
+        shares = [torch.bincount(half).max() / 300 for half in codes[4000:].chunk(2)]
+        return min(shares), len(codes.unique())
+
+    apart, (one, used) = codes_of_repeated(torch.arange(len(z))), codes_of_repeated(patches)
+    assert apart[0] < 0.3 and one > 0.8 and used > 500, (apart, one, used)
+
+
+def test_patches_have_one_id_where_their_pixels_are_equal():
+    frames = torch.randint(0, 256, (2, 4, 32, 24, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    frames[1, :, 8:16, 16:24] = frames[0, :, :8, :8]
+    frames[1, :, 16:24, :8] = frames[0, :, :8, :8]
+    frames[1, 3, 20, 4, 1] ^= 1
+    ids = patch_ids(vq.to_pixels(frames), 4, 3)
+    assert len(ids) == 24 and len(ids.unique()) == 23 and ids[0] == ids[12 + 3 + 2]
 
 
 def test_the_codes_of_given_weights_are_fitted_once(data, tmp_path):
@@ -148,7 +178,7 @@ def test_the_codes_of_given_weights_are_fitted_once(data, tmp_path):
         trainee.quantizer.take(codebook.detach())
         _, z, quantized, _ = trainee(pixels)
         errors.append((z - quantized).square().mean().item())
-    assert errors[1] < 0.5 * errors[0], errors
+    assert errors[1] < 0.8 * errors[0], errors
     with pytest.raises(ValidationError, match="name them in init_from"):
         small_config(model=changes["model"])
 

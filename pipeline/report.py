@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 _PLAIN_EVERY_S = 5.0
+_BUSY_FROM_S = 10.0
 
 
 def shown(text: str, limit: int = 200) -> str:
@@ -88,6 +89,13 @@ class Meter:
         """Something the person should know."""
         self.report.notes.append(text)
         self.console.print(f"  {self.report.phase}: {text}", style="yellow", highlight=False)
+
+    def busy(self, pools: list[dict[str, Any]], span_s: float) -> None:
+        """How busy the workers of each pool were (pipeline/busy.py): recorded, and shown of all but short flows."""
+        self.report.numbers["pools"] = pools
+        if pools and span_s >= _BUSY_FROM_S:
+            shares = (f"{each['pool']} {each['busy']:.0%} of {each['workers']}" for each in pools)
+            self.console.print(f"  {self.report.phase}: workers busy: {', '.join(shares)}", highlight=False)
 
     def arrived(self, num_rows: int) -> None:
         """The results of `num_rows` rows of the todo came out of the last stage; the last block may be shorter."""

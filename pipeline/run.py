@@ -29,6 +29,7 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.annotations import RayDeprecationWarning
 
 from pipeline import writer
+from pipeline.busy import pools_used
 from pipeline.catalog import Shard
 from pipeline.config import Cluster, Pool
 from pipeline.report import Meter
@@ -199,13 +200,14 @@ def run_flow(
         DataContext.get_current().target_max_block_size = _CONTAINER_BLOCK_BYTES
     blocks = blocks_of(todo, groups[0].pool.batch_rows)
     dataset: ray.data.Dataset = ray.data.from_arrow(blocks)
+    num_workers = [min(group.workers, len(blocks)) for group in groups]
     for number, group in enumerate(groups):
         dataset = dataset.map_batches(
             _Worker,
             fn_constructor_args=(group.stages, config.medium_timeout_s),
             batch_size=None if number == 0 else group.pool.batch_rows,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=min(group.workers, len(blocks))),
+            compute=ActorPoolStrategy(size=num_workers[number]),
             num_cpus=group.pool.num_cpus,
             num_gpus=group.pool.num_gpus,
             ray_remote_args_fn=_worker_options,
@@ -242,6 +244,8 @@ def run_flow(
         if num_pending >= config.shard_rows or now - last >= every_s:
             flush()
     flush()
+    names = [group.stages[-1][0].__name__ for group in groups]
+    meter.busy(pools_used(dataset, names, num_workers), time.monotonic() - started)
     done = pa.chunked_array([chunk for column in seen for chunk in column.chunks], pa.string())
     lost = todo.filter(pc.invert(pc.is_in(todo[key], value_set=done.combine_chunks())))
     if lost.num_rows:

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from tokenizer.vq import nearest_codes
 
-_VECTORS_A_CODE = 8
+_VECTORS_A_CODE = 16
 _SEARCH_STEPS = 16
 _ROUNDS = 15
 _REPEATS = 8  # of a patch, to be anchored
 _ANCHORS = 0.25  # of the codes, at most
 _REACH = 0.95  # of a patch's latents lie within its reach; no other code comes nearer than _CLEAR times that
-_CLEAR = 1.25
+_CLEAR = 1.6
 _ROOM = 2  # vectors a code that is no anchor; where anchors leave fewer, they keep less clear
 _HALVINGS = 8
 
@@ -64,7 +64,7 @@ def distinct(z_ND: Tensor, num_wanted: int) -> Tensor:
     means = torch.unique(z_ND, dim=0)
     for _ in range(_SEARCH_STEPS):
         side = (low + high) / 2
-        cells, place = torch.unique(torch.floor(z_ND / side).long(), dim=0, return_inverse=True)
+        cells, place = torch.unique(_hashes(torch.floor(z_ND / side).long()), return_inverse=True)
         if len(cells) < num_wanted:
             high = side
             continue
@@ -74,13 +74,17 @@ def distinct(z_ND: Tensor, num_wanted: int) -> Tensor:
 
 
 def patch_ids(pixels_BTCHW: Tensor, rows: int, columns: int) -> Tensor:
-    """A hash of the pixels below each code, int64 (B * rows * columns): equal where they are equal."""
+    """A hash of the pixels of each code, int64 (B * rows * columns)."""
     levels = ((pixels_BTCHW * 0.5 + 0.5) * 255).round().long()
     batch, frames, channels, height, width = levels.shape
     patches = levels.view(batch, frames, channels, rows, height // rows, columns, width // columns)
-    flat = patches.permute(0, 3, 5, 1, 2, 4, 6).flatten(0, 2).flatten(1)
-    factors = torch.randint(-(2**62), 2**62, (flat.shape[1],), generator=torch.Generator().manual_seed(0))
-    return (flat * factors.to(flat.device)).sum(1)  # wraps around, as a hash may
+    return _hashes(patches.permute(0, 3, 5, 1, 2, 4, 6).flatten(0, 2).flatten(1))
+
+
+def _hashes(values_NP: Tensor) -> Tensor:
+    """Of each row of int64 (N, P), int64 (N,): equal where rows are equal."""
+    factors = torch.randint(-(2**62), 2**62, (values_NP.shape[1],), generator=torch.Generator().manual_seed(0))
+    return (values_NP * factors.to(values_NP.device)).sum(1)  # wraps around, as a hash may
 
 
 def _anchors(z_ND: Tensor, patch_N: Tensor, at_most: int) -> tuple[Tensor, Tensor]:

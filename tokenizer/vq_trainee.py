@@ -32,7 +32,7 @@ TEMPORAL_FACTOR = 4
 _WARM_UP_STEPS = 100
 _LAST_LR = 1e-3  # of the peak
 _CLIP_NORM = 1.0
-_LATENTS_A_CODE = 32  # for a codebook to be fitted
+_LATENTS_A_CODE = 64  # for a codebook to be fitted
 _WELL_MADE = 0.1  # of the mean error of a batch: what is made better weighs no more in the context loss
 _QUANTIZERS: dict[str, type[FsqQuantizer | CodebookQuantizer]] = {
     "fsq": FsqQuantizer,

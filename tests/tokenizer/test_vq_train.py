@@ -42,7 +42,7 @@ def of_kind(quantizer, data, folder):
     """Changes of the config that train with this quantizer: kmeans needs weights to start from."""
     if quantizer != "kmeans":
         return {"model": SMALL.model_copy(update={"quantizer": quantizer})}
-    lattice = SMALL.model_copy(update={"codebook_size": 256})
+    lattice = SMALL.model_copy(update={"codebook_size": 16})
     given = train(small_config(model=lattice, steps=2), *data, str(folder / "given"))
     return {"model": lattice.model_copy(update={"quantizer": "kmeans"}), "init_from": given}
 
@@ -165,7 +165,8 @@ def test_patches_have_one_id_where_their_pixels_are_equal():
     assert len(ids) == 24 and len(ids.unique()) == 23 and ids[0] == ids[12 + 3 + 2]
 
 
-def test_the_codes_of_given_weights_are_fitted_once(data, tmp_path):
+def test_the_codes_of_given_weights_are_fitted_once(tmp_path):
+    data = list(np.random.default_rng(0).integers(0, 256, (12, 32, 40, 3), dtype=np.uint8)), []
     changes = of_kind("kmeans", data, tmp_path)
     given = changes["init_from"]
     fitted = [train(small_config(steps=steps, **changes), *data, str(tmp_path / str(steps))) for steps in (1, 5)]
@@ -178,7 +179,7 @@ def test_the_codes_of_given_weights_are_fitted_once(data, tmp_path):
         trainee.quantizer.take(codebook.detach())
         _, z, quantized, _ = trainee(pixels)
         errors.append((z - quantized).square().mean().item())
-    assert errors[1] < 0.8 * errors[0], errors
+    assert errors[1] < 0.7 * errors[0], errors
     with pytest.raises(ValidationError, match="name them in init_from"):
         small_config(model=changes["model"])
 

@@ -88,14 +88,21 @@ def _hashes(values_NP: Tensor) -> Tensor:
 
 
 def _anchors(z_ND: Tensor, patch_N: Tensor, at_most: int) -> tuple[Tensor, Tensor]:
-    """Mean latents (A, D) of the patches that repeat most, and how near no other code may come (A,)."""
+    """Mean latents (A, D) of the patches that repeat most, and how near no other code may come (A,).
+
+    One that stands within half of what a more frequent one keeps clear is left out: it would split that one's latents.
+    """
     _, place, count = torch.unique(patch_N, return_inverse=True, return_counts=True)
     order = count.argsort(descending=True, stable=True)[:at_most]
-    chosen = order[count[order] >= _REPEATS]
     means = _means(z_ND, place, count)
     distances = (z_ND - means[place]).norm(dim=1)
-    reach = [distances[place == patch].quantile(_REACH) for patch in chosen]
-    return means[chosen], _CLEAR * torch.stack(reach) if reach else z_ND.new_zeros(0)
+    anchors, clear = z_ND.new_zeros(0, z_ND.shape[1]), z_ND.new_zeros(0)
+    for patch in order[count[order] >= _REPEATS]:
+        mean = means[patch][None]
+        if _is_free(mean, anchors, clear / 2):
+            anchors = torch.cat([anchors, mean])
+            clear = torch.cat([clear, _CLEAR * distances[place == patch].quantile(_REACH)[None]])
+    return anchors, clear
 
 
 def _is_free(points_ND: Tensor, anchors_AD: Tensor, clear_A: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ _REACH = 0.95  # of a patch's latents lie within its reach; no other code comes 
 _CLEAR = 1.6
 _ROOM = 2  # vectors a code that is no anchor; where anchors leave fewer, they keep less clear
 _HALVINGS = 8
+_POINTS_AT_ONCE = 4096
 
 
 def fit_codebook(z_ND: Tensor, patch_N: Tensor, num_codes: int, generator: torch.Generator) -> Tensor:
@@ -107,7 +108,8 @@ def _anchors(z_ND: Tensor, patch_N: Tensor, at_most: int) -> tuple[Tensor, Tenso
 
 def _is_free(points_ND: Tensor, anchors_AD: Tensor, clear_A: Tensor) -> Tensor:
     """Which points are farther from every anchor than it keeps clear, bool (N,)."""
-    return (torch.cdist(points_ND, anchors_AD) > clear_A).all(1)
+    parts = points_ND.split(_POINTS_AT_ONCE)
+    return torch.cat([(torch.cdist(part, anchors_AD) > clear_A).all(1) for part in parts])
 
 
 def _means(z_ND: Tensor, place_N: Tensor, count: Tensor) -> Tensor:

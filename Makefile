@@ -16,7 +16,7 @@ demo: $(STAMP)
 	.venv/bin/tokenmill demo
 
 test: $(STAMP)
-	$(PY) -m pytest -q --durations=10
+	$(PY) -m pytest -q -rs --durations=10
 
 test-slow: $(STAMP)
 	$(PY) -m pytest -q -m slow -rs --durations=10

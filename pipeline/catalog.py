@@ -151,11 +151,13 @@ class Table:
 
     def is_whole(self, version: int) -> bool:
         """False for a past version of which `forget` or `vacuum` deleted a file."""
-        needed = self.files(version, must_exist=False)
-        return {uri.rsplit("/", 1)[1] for uri in needed} <= set(storage.list_names(self.uri))
+        return not self._lost([uri.rsplit("/", 1)[1] for uri in self.files(version, must_exist=False)])
+
+    def _lost(self, names: list[str]) -> set[str]:
+        return set(names) - set(storage.list_names(self.uri))
 
     def _check_files(self, version: int, names: list[str]) -> None:
-        lost = set(names) - set(storage.list_names(self.uri))
+        lost = self._lost(names)
         if not lost:
             return
         newest = Table(self.root, self.name)

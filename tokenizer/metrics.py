@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-_LUMA = np.array([0.299, 0.587, 0.114])
-_WINDOW_PX = 11
+from tokenizer.vq_config import SSIM_WINDOW_PX
+
+LUMA = (0.299, 0.587, 0.114)
 _SIGMA_PX = 1.5
 
 
@@ -25,13 +26,15 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
     """Mean structural similarity, -1..1, of two uint8 RGB pictures (H, W, 3), at least 11 px a side."""
     _check(a, b)
-    if min(a.shape[:2]) < _WINDOW_PX:
-        raise ValueError(f"{a.shape[1]}x{a.shape[0]} px: SSIM needs {_WINDOW_PX} px a side; compare larger pictures")
-    x, y = (torch.from_numpy(picture @ _LUMA)[None, None] for picture in (a, b))
+    if min(a.shape[:2]) < SSIM_WINDOW_PX:
+        raise ValueError(
+            f"{a.shape[1]}x{a.shape[0]} px: SSIM needs {SSIM_WINDOW_PX} px a side; compare larger pictures"
+        )
+    x, y = (torch.from_numpy(picture @ np.array(LUMA))[None, None] for picture in (a, b))
     _, similarity = structural_similarity_index_measure(
-        x, y, sigma=_SIGMA_PX, kernel_size=_WINDOW_PX, data_range=255.0, return_full_image=True
+        x, y, sigma=_SIGMA_PX, kernel_size=SSIM_WINDOW_PX, data_range=255.0, return_full_image=True
     )
-    border = _WINDOW_PX // 2  # torchmetrics mirrors the picture there
+    border = SSIM_WINDOW_PX // 2  # torchmetrics mirrors the picture there
     return float(similarity[..., border:-border, border:-border].mean())
 
 

@@ -19,14 +19,12 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.functional.image.lpips import _LPIPS
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from tokenizer.metrics import LUMA
 from tokenizer.vq import to_pixels
 from tokenizer.vq_config import SSIM_WINDOW_PX
 
 _SLICES = {"0": "slice1.0", "3": "slice2.3", "6": "slice3.6", "8": "slice4.8", "10": "slice5.10"}
-
-
 _SCALES = (1, 2, 4)
-_LUMA = (0.299, 0.587, 0.114)
 
 
 def structural_dissimilarity(a: Tensor, b: Tensor) -> Tensor:
@@ -35,7 +33,7 @@ def structural_dissimilarity(a: Tensor, b: Tensor) -> Tensor:
     Scales at which a side is shorter than the window of 11 px are left out. What edges and texture lose counts, where
     L2 sees next to nothing: thin letters.
     """
-    luma = torch.tensor(_LUMA, device=a.device).view(1, 3, 1, 1)
+    luma = torch.tensor(LUMA, device=a.device).view(1, 3, 1, 1)
     a, b = (((pixels + 1) / 2 * luma).sum(1, keepdim=True) for pixels in (a, b))  # SSIM is of light, from 0 up
     scales = [scale for scale in _SCALES if min(a.shape[-2:]) // scale >= SSIM_WINDOW_PX]
     return 1 - torch.stack([_ssim(avg_pool2d(a, scale), avg_pool2d(b, scale)) for scale in scales]).mean()

@@ -49,7 +49,7 @@ def fit_codebook(z_ND: Tensor, patch_N: Tensor, num_codes: int, generator: torch
     for _ in range(_ROUNDS):
         codes = nearest_codes(points, codebook, (codebook**2).sum(1))
         count = torch.bincount(codes, minlength=num_codes)
-        means = torch.zeros_like(codebook).index_add_(0, codes, points) / count.clamp(min=1)[:, None]
+        means = _means(points, codes, count)
         is_good = (count > 0) & _is_free(means, anchors, clear)
         is_good[: len(anchors)] = True
         means[: len(anchors)] = anchors
@@ -113,4 +113,6 @@ def _is_free(points_ND: Tensor, anchors_AD: Tensor, clear_A: Tensor) -> Tensor:
 
 
 def _means(z_ND: Tensor, place_N: Tensor, count: Tensor) -> Tensor:
-    return torch.zeros(len(count), z_ND.shape[1], device=z_ND.device).index_add_(0, place_N, z_ND) / count[:, None]
+    """Mean of the vectors at each of `len(count)` places; zeros at a place without any."""
+    total = torch.zeros(len(count), z_ND.shape[1], device=z_ND.device).index_add_(0, place_N, z_ND)
+    return total / count.clamp(min=1)[:, None]

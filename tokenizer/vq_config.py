@@ -37,7 +37,7 @@ class VqModelConfig(Config):
     quantizer: Literal["fsq", "vq", "kmeans"] = Field(
         "fsq",
         description="fsq cannot collapse; vq learns its codes, 0.2 dB better; kmeans fits them once to the latents of "
-        "the weights in init_from: five times the codes of fsq in use.",
+        "the weights in init_from: four times the codes of fsq in use.",
     )
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """Frames in memory -> a small trained Emu3VQVAE, saved so that plain `Emu3VQVAE.from_pretrained` loads it.
 
 No training code of Emu3's tokenizer was ever released. This one keeps its architecture and the part of its losses that
-needs no downloaded weights (L2 + 0.1 L1 + commitment, hinge PatchGAN on request; no perceptual loss), and trains the
+needs no downloaded weights (L2 + 0.1 L1 + commitment; hinge PatchGAN and a perceptual loss on request), and trains the
 exact path that VisionTokenizer runs: trunk once per still, groups of four frames. FSQ by default (tokenizer/vq_losses).
 The temporal BatchNorms stay in eval mode with identity statistics, so training and use do not differ.
 

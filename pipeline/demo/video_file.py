@@ -1,6 +1,7 @@
 """RGB frames -> one .mp4 file. H.264 where this build of PyAV can encode it, else MPEG-4 part 2, which every build can.
 
-The index (`moov`) stays at the end of the file, PyAV's default: a file cut short is then unreadable, as in the wild.
+The same frames give the same bytes, so that a corpus drawn twice has the same media. The index (`moov`) stays at the
+end of the file, PyAV's default: a file cut short is then unreadable, as in the wild.
 """
 
 from collections.abc import Sequence
@@ -8,6 +9,12 @@ from pathlib import Path
 
 import av
 import numpy as np
+
+# One thread and no macroblock tree: with it x264 reads memory it never wrote, and the same frames give other bytes.
+_OPTIONS = {
+    "libx264": {"crf": "16", "threads": "1", "mbtree": "0"},
+    "mpeg4": {"qscale": "3", "threads": "1"},
+}
 
 
 def write_video(path: Path, frames: Sequence[np.ndarray], fps: int) -> None:
@@ -23,7 +30,7 @@ def write_video(path: Path, frames: Sequence[np.ndarray], fps: int) -> None:
         stream = container.add_stream(codec, rate=fps)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = width_px, height_px, "yuv420p"
-        stream.options = {"crf": "16", "threads": "1"} if codec == "libx264" else {"qscale": "3", "threads": "1"}
+        stream.options = _OPTIONS[codec]
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

@@ -68,7 +68,12 @@ class Pool(Resources):
 
     workers: int | None = Field(None, description="Too many wait for CPUs; null: one for each CPU or GPU.", gt=0)
     num_cpus: float = Field(0.75, description="CPUs a worker reserves; keep some free for writing shards.", gt=0)
-    num_gpus: float = Field(0.0, description="GPUs a worker reserves; 0 keeps the stage on the CPU.", ge=0)
+    num_gpus: float = Field(
+        0.0,
+        description="GPUs a worker reserves; 0 keeps the stage on the CPU; at 0.5 one of two computes while the other "
+        "hands over its results.",
+        ge=0,
+    )
     batch_rows: int = Field(32, description="Small costs calls, large loses more work when a worker dies.", gt=0)
 
 
@@ -107,10 +112,16 @@ class Caption(Config):
 class TokenizePool(Pool):
     """The actors that hold the vision tokenizer."""
 
-    batch_px: int = Field(
-        1 << 20,
-        description="Pixels of one pass on a GPU. Small leaves it idle, large fills its memory: 2^20 take about 4 GB.",
+    batch_px: int | None = Field(
+        None,
+        description="Pixels of one pass on a GPU. Small leaves it idle, large fills its memory: 2^20 take 4 GB of fp32 "
+        "with Emu3's tokenizer. Null: what its free memory takes.",
         gt=0,
+    )
+    compile: Literal["default", "reduce-overhead", "max-autotune"] | None = Field(
+        None,
+        description="Mode of torch.compile for sizes that come often. Pays a minute for each; as on another GPU, codes "
+        "next to a border may flip. `reduce-overhead` (CUDA graphs) pays for small models.",
     )
 
 

@@ -20,6 +20,8 @@ from stages.rows import pick, replace, values_of
 from tokenizer.identity import Config
 from tokenizer.shards import TOKENS
 
+_STACKED_PX = 1 << 25  # of media of one size in one array: 100 MB, and several passes of a GPU that do not wait
+
 
 class TokenizeConfig(Config):
     """Which vision tokenizer, at which precision."""
@@ -38,8 +40,8 @@ class Tokenize:
     """`frames` -> `codes` (list<uint16>) with grid_t, grid_h, grid_w. The frames are dropped. A text has no codes.
 
     Costs 3.7 TFLOP per 512 x 512 image with Emu3's tokenizer, four times that per group of 4 frames. Rejects nothing:
-    what has no frames has a reason already. `batch_px` (frames x height x width of one pass) bounds memory, about 4 GB
-    per 2^20 px, and changes no code.
+    what has no frames has a reason already. `batch_px` (frames x height x width of one pass of a GPU; null: what its
+    free memory takes) changes no code. `compile_mode` is torch.compile's, for sizes that come often.
     """
 
     reads = pa.schema([*pick(TOKENS, "kind"), *pick(LoadFrames.writes, "frames", "frames_t", "frames_h", "frames_w")])
@@ -50,11 +52,10 @@ class Tokenize:
     )
     rows = "same"
 
-    def __init__(self, config: TokenizeConfig, batch_px: int = 1 << 20):
+    def __init__(self, config: TokenizeConfig, batch_px: int | None = None, compile_mode: str | None = None):
         from tokenizer.vq import VisionTokenizer  # torch and transformers: seconds that only this worker need spend
 
-        self._batch_px = batch_px
-        self._tokenizer = VisionTokenizer.load(config.model, device_of_worker(), config.dtype, max_batch_px=batch_px)
+        self._tokenizer = VisionTokenizer.load(config.model, device_of_worker(), config.dtype, batch_px, compile_mode)
         assert self._tokenizer.codebook_size <= 1 << 16  # codes are stored in 16 bits
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -69,18 +70,13 @@ class Tokenize:
             if table["frames"][i].is_valid:
                 rows_of[shape].append(i)
         for shape, rows in rows_of.items():
-            for part in self._parts(rows, shape):
+            for part in _parts(rows, shape):
                 for i, codes in zip(part, self._encode(table["frames"], part, shape), strict=True):
                     values["codes"][i] = codes.astype(np.uint16).reshape(-1)
                     values["grid_t"][i], values["grid_h"][i], values["grid_w"][i] = codes.shape
         result = replace(table, self.writes, values, self.drops)
         order = [name for name in TOKENS.names if name in result.column_names]
         return result.select(order + [name for name in result.column_names if name not in order])
-
-    def _parts(self, rows: list[int], shape: tuple) -> Iterator[list[int]]:
-        count = max(1, self._batch_px // int(np.prod(shape[1:])))
-        for start in range(0, len(rows), count):
-            yield rows[start : start + count]
 
     def _encode(self, frames: pa.ChunkedArray, rows: list[int], shape: tuple) -> np.ndarray:
         """Codes (B, grid_t, grid_h, grid_w) of the rows, which all have this (kind, T, H, W)."""
@@ -89,6 +85,12 @@ class Tokenize:
         if kind == "image":
             return self._tokenizer.encode_images(pixels[:, 0])[:, None]
         return self._tokenizer.encode_clips(pixels)
+
+
+def _parts(rows: list[int], shape: tuple) -> Iterator[list[int]]:
+    count = max(1, _STACKED_PX // int(np.prod(shape[1:])))
+    for start in range(0, len(rows), count):
+        yield rows[start : start + count]
 
 
 def device_of_worker() -> str:

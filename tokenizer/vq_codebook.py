@@ -12,7 +12,7 @@ Shapes: N vectors, D dimensions, K codes, A anchors.
 import torch
 from torch import Tensor
 
-from tokenizer.vq import nearest_codes
+from tokenizer.vq_nearest import nearest_codes
 
 _VECTORS_A_CODE = 16
 _SEARCH_STEPS = 16

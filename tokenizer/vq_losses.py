@@ -11,8 +11,8 @@ Shapes: B batch, D dimensions of a code, K codes, N vectors; `z` (B, D, ...) kee
 import torch
 from torch import Tensor, nn
 
-from tokenizer.vq import nearest_codes
 from tokenizer.vq_config import fsq_levels
+from tokenizer.vq_nearest import nearest_codes
 
 FSQ_SPACING = 0.5  # levels of a unit-scale latent, exact in binary: 8 levels stand at -1.75, -1.25 .. 1.75
 _VQ_DECAY = 0.99

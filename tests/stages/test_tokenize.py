@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
+from stages import tokenize
 from stages.frames import LoadFrames
 from stages.tokenize import Tokenize, TokenizeConfig, device_of_worker
 from tokenizer.shards import TOKENS
@@ -71,8 +72,12 @@ def test_tokenize(folder: Path, table: pa.Table, check_stage) -> None:
         assert (row["caption"], row["fps"]) == ("c", given["fps"])
 
 
-def test_batch_px_changes_no_code(folder: Path, table: pa.Table) -> None:
-    outputs = [Tokenize(TokenizeConfig(model=str(folder)), batch_px=n)(table) for n in (1, 7000, 1 << 20)]
+def test_how_many_are_stacked_changes_no_code(folder: Path, table: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Tokenize(TokenizeConfig(model=str(folder)))
+    outputs = [stage(table)]
+    for stacked_px in (1, 7000):
+        monkeypatch.setattr(tokenize, "_STACKED_PX", stacked_px)
+        outputs.append(stage(table))
     assert outputs[0].equals(outputs[1]) and outputs[0].equals(outputs[2])
 
 

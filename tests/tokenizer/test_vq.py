@@ -9,10 +9,11 @@ from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
-from tokenizer import vq, vq_published, vq_weights
+from tokenizer import vq_published, vq_weights
 from tokenizer.identity import weights_id
 from tokenizer.metrics import psnr
 from tokenizer.vq import TokenizerLoadError, VisionTokenizer
+from tokenizer.vq_nearest import nearest_codes
 
 
 def small_model(codebook_size=32768, seed=0, **changes):
@@ -123,7 +124,8 @@ def test_passes_of_several_images_give_the_same_codes():
     model = small_model()
     images, clips = frames_of(5, 40, 24, 3), frames_of(2, 8, 24, 40, 3)
     one, several = VisionTokenizer(model, "test"), VisionTokenizer(model, "test")
-    several._max_batch_px = 4 * 40 * 24
+    for passes in (several._encode_stills, several._encode_groups, several._decode_stills, several._decode_groups):
+        passes.max_px = 4 * 40 * 24
     codes, clip_codes = one.encode_images(images), one.encode_clips(clips)
     np.testing.assert_array_equal(several.encode_images(images), codes)
     np.testing.assert_array_equal(several.encode_clips(clips), clip_codes)
@@ -168,7 +170,7 @@ def test_nearest_codes_equal_the_reference_also_in_ties(num_vectors):
     z[: num_vectors // 2] = quantizer.embedding.weight[20000 + torch.arange(num_vectors // 2) % 100]
     expected = quantizer(z.view(1, 1, num_vectors, 1, 4).permute(0, 1, 4, 2, 3)).flatten()
     codebook = quantizer.embedding.weight
-    codes = vq.nearest_codes(z, codebook, (codebook**2).sum(1))
+    codes = nearest_codes(z, codebook, (codebook**2).sum(1))
     assert torch.equal(codes, expected)
     assert (codes[: num_vectors // 2] < 20000).all()
 

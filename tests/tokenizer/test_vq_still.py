@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import ChameleonVQVAE, ChameleonVQVAEConfig, Emu3VQVAE, Emu3VQVAEConfig, JanusVQVAE, JanusVQVAEConfig
 
-from tokenizer import vq, vq_weights
+from tokenizer import vq, vq_nearest, vq_weights
 from tokenizer.identity import weights_id
 from tokenizer.vq import VisionTokenizer
 from tokenizer.vq_weights import TokenizerLoadError
@@ -62,7 +62,7 @@ def test_the_search_is_chunked(kind, tmp_path, monkeypatch):
     tokenizer = VisionTokenizer.load(str(tmp_path))
     frames = pictures(2, 24, 40, 3)
     whole = tokenizer.encode_images(frames)
-    monkeypatch.setattr(vq, "_CACHED_ELEMENTS", 512 * 7)
+    monkeypatch.setattr(vq_nearest, "_CACHED_ELEMENTS", 512 * 7)
     np.testing.assert_array_equal(tokenizer.encode_images(frames), whole)
 
 

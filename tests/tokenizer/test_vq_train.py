@@ -15,6 +15,7 @@ from tokenizer.vq_batches import clip_batch, image_batch, odds
 from tokenizer.vq_codebook import fit_codebook, patch_ids
 from tokenizer.vq_config import VqLossConfig, VqModelConfig, VqTrainConfig
 from tokenizer.vq_losses import FSQ_SPACING, FsqQuantizer, VqQuantizer, spread_loss
+from tokenizer.vq_nearest import nearest_codes
 from tokenizer.vq_parallel import Workers
 from tokenizer.vq_trainee import Trainee, new_model
 
@@ -60,14 +61,14 @@ def test_fsq_rounding_is_the_nearest_neighbour(codebook_size, dim):
     # Multiples of 1/16 far beyond the lattice: distances are exact in fp32, and a quarter of them are ties.
     z = torch.randint(-64, 65, (4000, dim)) / 16
     quantized, codes = quantizer(z)
-    assert torch.equal(codes, vq.nearest_codes(z, codebook, norms))
+    assert torch.equal(codes, nearest_codes(z, codebook, norms))
     assert torch.equal(quantized, codebook[codes])
     # Any other floats, but for those within rounding error of a border.
     z = torch.randn(4000, dim)
     to_border = ((z / FSQ_SPACING + (quantizer.levels - 1) / 2 - 0.5).remainder(1) - 0.5).abs()
     z = z[(to_border < 0.5 - 1e-4).all(1)]
     assert len(z) > 3000
-    assert torch.equal(quantizer(z)[1], vq.nearest_codes(z, codebook, norms))
+    assert torch.equal(quantizer(z)[1], nearest_codes(z, codebook, norms))
 
 
 def test_every_fsq_code_is_its_own_nearest():
@@ -127,7 +128,7 @@ def test_a_fitted_codebook_spends_its_codes_on_what_differs():
     z = torch.cat([varied, alike])
     codebook = fit_codebook(z, torch.arange(len(z)), 256, torch.Generator().manual_seed(1))
     assert ((codebook - 0.5).norm(dim=1) < 0.1).sum() <= 8
-    codes = vq.nearest_codes(varied, codebook, (codebook**2).sum(1))
+    codes = nearest_codes(varied, codebook, (codebook**2).sum(1))
     assert len(codes.unique()) > 240
     lattice = torch.cartesian_prod(*[torch.linspace(-0.84, 0.84, 6)] * 3)  # 216 points where the varied ones are
     errors = [torch.cdist(varied, points).amin(1).square().mean() for points in (codebook, lattice)]
@@ -148,7 +149,7 @@ def test_a_patch_that_repeats_gets_one_code():
 
     def codes_of_repeated(patches):
         codebook = fit_codebook(z, patches, 512, torch.Generator().manual_seed(1))
-        codes = vq.nearest_codes(z, codebook, (codebook**2).sum(1))
+        codes = nearest_codes(z, codebook, (codebook**2).sum(1))
         shares = [torch.bincount(half).max() / 300 for half in codes[4000:].chunk(2)]
         return min(shares), len(codes.unique())
 

@@ -1,0 +1,146 @@
+"""Passes hold what fits, go on at half the size where it does not, and compile only shapes that come often."""
+
+import weakref
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import (
+    ChameleonVQVAE,
+    ChameleonVQVAEConfig,
+    Emu3VQVAE,
+    Emu3VQVAEConfig,
+    JanusVQVAE,
+    JanusVQVAEConfig,
+)
+
+from tokenizer import vq_passes
+from tokenizer.vq import VisionTokenizer
+from tokenizer.vq_emu3 import Emu3Codec
+from tokenizer.vq_passes import DECODE_LAYERS, ENCODE_LAYERS, CompiledOften, Passes, px_that_fit
+from tokenizer.vq_still import StillCodec
+
+CPU = torch.device("cpu")
+
+
+class LiveBytes(TorchDispatchMode):
+    """The most bytes that tensors made in this context held at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+        self._live: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                if storage._cdata not in self._live:
+                    self._live[storage._cdata] = storage.nbytes()
+                    weakref.finalize(storage, self._live.pop, storage._cdata, None)
+                    self.most = max(self.most, sum(self._live.values()))
+        return made
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [64, 256])
+def test_what_a_pass_of_emu3_takes(channels: int, dtype: torch.dtype) -> None:
+    """On the meta device, which computes nothing, at the published sizes."""
+    with torch.device("meta"):
+        model = Emu3VQVAE(Emu3VQVAEConfig(base_channels=channels, hidden_size=4 * channels)).eval().to(dtype)
+        pixels = torch.empty(2, 3, 512, 512, dtype=dtype)
+        codec, side = Emu3Codec(model), 512 // 8
+        works = [
+            (codec.encode_images, pixels, 2, ENCODE_LAYERS),
+            (codec.encode_groups, pixels[:1].expand(4, -1, -1, -1)[None].clone(), 4, ENCODE_LAYERS),
+            (codec.decode_images, torch.empty(2, 4, 1, side, side, dtype=dtype), 2, DECODE_LAYERS),
+            (codec.decode_groups, torch.empty(1, 4, 1, side, side, dtype=dtype), 4, DECODE_LAYERS),
+        ]
+    for call, given, frames, layers in works:
+        with torch.inference_mode(), LiveBytes() as live:
+            call(given)
+        assert 0.9 * layers < live.most / (frames * 512 * 512 * channels * dtype.itemsize) < layers
+
+
+@pytest.mark.parametrize("kind", ["chameleon", "janus"])
+def test_what_a_pass_of_the_others_takes(kind: str) -> None:
+    """Not more than is planned."""
+    with torch.device("meta"):
+        model: Any = (
+            ChameleonVQVAE(ChameleonVQVAEConfig()) if kind == "chameleon" else JanusVQVAE(JanusVQVAEConfig())
+        ).eval()
+        codec = StillCodec(model)
+        pixels, side = torch.empty(2, 3, 512, 512), 512 // codec.spatial_factor
+        works = [(codec.encode_images, pixels, ENCODE_LAYERS)]
+        if codec.decodes:
+            works.append((codec.decode_images, torch.empty(2, model.config.embed_dim, 1, side, side), DECODE_LAYERS))
+    for call, given, layers in works:
+        with torch.inference_mode(), LiveBytes() as live:
+            call(given)
+        assert live.most / (2 * 512 * 512 * model.config.base_channels * 4) < layers
+
+
+def test_planned_passes() -> None:
+    gib = 1 << 30
+    assert px_that_fit(10 * gib, 256, 4, 4.0) == int(0.4 * 10 * gib / (4 * 256 * 4))
+    assert px_that_fit(10 * gib, 256, 2, 4.0) == pytest.approx(2 * px_that_fit(10 * gib, 256, 4, 4.0), abs=1)
+    assert px_that_fit(1 << 50, 64, 2, 4.0) == 1 << 23
+    assert px_that_fit(0, 256, 4, 4.0) == 1
+
+
+def test_passes_halve_until_they_fit() -> None:
+    sizes = []
+
+    def doubled(items: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(items))
+        if len(items) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 2 * items
+
+    passes = Passes(doubled, CPU, max_px=100 * 10)
+    items = np.arange(20).reshape(20, 1)
+    np.testing.assert_array_equal(passes(items, 10), 2 * items)
+    assert sizes == [20, 10, 5, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
+    sizes.clear()
+    np.testing.assert_array_equal(passes(items, 10), 2 * items)
+    assert sizes == [2] * 10  # what did not fit is not tried again
+
+
+def test_one_item_that_does_not_fit_is_an_error() -> None:
+    def never(items: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Passes(never, CPU, max_px=1000)(np.zeros((3, 1)), 10)
+
+
+def test_only_shapes_that_come_often_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vq_passes, "COMPILE_AFTER", 2)
+    monkeypatch.setattr(vq_passes, "_MOST_COMPILED", 10)  # torch.compile alone would stop at 8
+    compiled: Counter[int] = Counter()
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        compiled[len(inputs[0])] += 1
+        return graph.forward
+
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda call, mode, **how: real(call, backend=backend, **how))
+    call = CompiledOften(lambda items: items + 1, "default")
+    for size in (100, *range(2, 14), 200, *range(2, 14), *range(2, 14), *range(2, 14), 100):
+        items = torch.zeros(size)
+        assert torch.equal(call(items), items + 1)
+    assert compiled == dict.fromkeys(range(2, 12), 1)  # the first ten of those that came for the third time
+
+
+def test_compiled_codes_are_those_of_the_plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vq_passes, "COMPILE_AFTER", 0)
+    plain, compiled = VisionTokenizer.load("builtin"), VisionTokenizer.load("builtin", compile_mode="default")
+    frames = np.random.default_rng(0).integers(0, 256, (3, 8, 6, 3), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
+    codes = plain.encode_images(frames)
+    assert len(np.unique(codes)) > 10
+    assert (compiled.encode_images(frames) == codes).mean() > 0.98  # near-ties may be settled differently

@@ -6,6 +6,7 @@ codes (21.4 dB).
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from transformers.models.emu3.modeling_emu3 import (
 
 _OFFSET = 2.0  # swish is nearly the identity around +2, and flat around 0
 _AFTER = _OFFSET / (1 + math.exp(-_OFFSET))
+_DIFFERENCE = 0.5
 _SWISH_POWER = 0.36  # mean square of swish of a unit normal
 
 
@@ -49,6 +51,51 @@ def start(config: Emu3VQVAEConfig) -> Emu3VQVAE:
 
 
 @torch.no_grad()
+def widened(model: Emu3VQVAE, wider: Emu3VQVAE) -> Emu3VQVAE:
+    """`wider`, of `start` with more dimensions of latents and codes, or more codes, made to give what `model` gives.
+
+    The first dimensions are those of `model`, and no weight leads from the new ones to them or to pixels yet. The new
+    ones start as random differences between frames: nothing for what stands still.
+    """
+    given, num_dims = model.state_dict(), model.config.embed_dim
+    for name, weight in wider.state_dict().items():
+        old = given[name]
+        if weight.shape != old.shape:
+            if weight.ndim == 5:
+                weight[: len(old)] = 0
+            elif weight.ndim in (2, 4):
+                weight.zero_()  # codes, and what turns pixels into latents and back
+            weight[tuple(slice(size) for size in old.shape)] = old
+        else:
+            weight.copy_(old)
+    convs = [module for module in wider.encoder.time_conv.modules() if isinstance(module, nn.Conv3d)]
+    for index, conv in enumerate(convs):  # over four frames, or over two pairs of them behind two of padding
+        weight = conv.weight[num_dims:, :, :, 1, 1]
+        drawn = _DIFFERENCE * torch.randn(*weight.shape[:2], 2)
+        weight[:, :num_dims] = (drawn.repeat_interleave(2, 2) * torch.tensor([-1.0, 1.0, -1.0, 1.0]))[:, :num_dims]
+        if index:
+            weight[:, num_dims:, -2:] = drawn[:, num_dims:]  # of what is the same wherever nothing moves
+            assert conv.bias is not None
+            _fill(conv.bias[num_dims:], _OFFSET - _AFTER * drawn[:, num_dims:].sum((1, 2)))
+    return wider.eval()
+
+
+def keep_stills(model: Emu3VQVAE, num_dims: int) -> None:
+    """Leave the temporal layers of a widened model alone to be trained, and not its first `num_dims` latents."""
+    model.requires_grad_(False)
+    encoder, decoder = model.encoder, model.decoder
+    for part in (encoder.time_conv, encoder.time_res_stack, model.quant_conv):
+        for weight in part.parameters():
+            weight.requires_grad_(True).register_hook(partial(_only_behind, num_dims))
+    for part in (model.post_quant_conv, decoder.time_conv, decoder.time_res_stack):
+        part.requires_grad_(True)
+
+
+def _only_behind(num_dims: int, gradient: Tensor) -> Tensor:
+    return torch.cat([torch.zeros_like(gradient[:num_dims]), gradient[num_dims:]])
+
+
+@torch.no_grad()
 def _pass_through(conv: nn.Conv3d, num_taps: int, bias: float) -> None:
     """Make a causal convolution the mean of its newest `num_taps` frames, channel by channel, plus `bias`."""
     nn.init.zeros_(conv.weight)
@@ -58,9 +105,10 @@ def _pass_through(conv: nn.Conv3d, num_taps: int, bias: float) -> None:
     _fill(conv.bias, bias)
 
 
-def _fill(bias: Tensor | None, value: float) -> None:
+@torch.no_grad()
+def _fill(bias: Tensor | None, value: float | Tensor) -> None:
     assert bias is not None
-    nn.init.constant_(bias, value)
+    bias[:] = value
 
 
 def _zero(layer: nn.Conv2d | nn.Conv3d | nn.Linear) -> None:

@@ -24,6 +24,7 @@ from tokenizer.identity import fingerprint
 from tokenizer.log import TrainLog, read_log
 from tokenizer.vq_batches import clip_batch, image_batch, odds
 from tokenizer.vq_config import VqLossConfig, VqModelConfig, VqTrainConfig
+from tokenizer.vq_motion import MotionTraining
 from tokenizer.vq_parallel import Workers
 from tokenizer.vq_pictures import draw_curve, draw_reconstructions
 from tokenizer.vq_trainee import TEMPORAL_FACTOR, Training
@@ -58,13 +59,15 @@ def train(
     """
     workers = workers or Workers()
     batches = _Batches(config, images, clips, workers, device)
-    training = Training(config, device, compile_trunks, workers)
+    made = MotionTraining if config.loss.motion_only else Training
+    training = made(config, device, compile_trunks, workers)
     identity = fingerprint(config, data_id)
     first = _resume(out, training, identity)
-    if first == 0 and config.model.quantizer == "kmeans" and not config.loss.decoder_only:
-        training.fit_codebook(batches.draw(np.random.default_rng([config.seed, i, 2]))[1] for i in count())
+    fits_codes = config.model.quantizer == "kmeans" and not config.loss.decoder_only
     log = TrainLog(out, first) if workers.rank == 0 else None
     for step in range(first, config.steps):
+        if fits_codes and step == config.codes_from_step:
+            training.fit_codebook(batches.draw(np.random.default_rng([config.seed, i, 2]))[1] for i in count())
         kind, pixels = batches.draw(np.random.default_rng([config.seed, step]))
         record = {"step": step + 1, "kind": kind, **training.step(pixels, step)}
         if log is not None:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,13 @@ from tokenizer.vq_losses import (
     spread_loss,
 )
 from tokenizer.vq_parallel import Workers
-from tokenizer.vq_start import start
+from tokenizer.vq_start import keep_stills, start, widened
 
 TEMPORAL_FACTOR = 4
 _WARM_UP_STEPS = 100
 _LAST_LR = 1e-3  # of the peak
 _CLIP_NORM = 1.0
+_WEIGHT_DECAY = 0.01
 _LATENTS_A_CODE = 64  # for a codebook to be fitted
 _WELL_MADE = 0.1  # of the mean error of a batch: what is made better weighs no more in the context loss
 _QUANTIZERS: dict[str, type[FsqQuantizer | CodebookQuantizer]] = {
@@ -55,28 +56,42 @@ class Trainee(nn.Module):
         if config.loss.decoder_only:
             for part in (self.vq.encoder, self.vq.quant_conv):
                 part.requires_grad_(False)
+        if config.loss.motion_only:
+            keep_stills(self.vq, vq_weights.config_of(str(config.init_from))["embed_dim"])
         self._is_low_precision = config.precision == "bf16"
         self._encode = torch.compile(vq_emu3.encode_trunk, dynamic=False) if compile_trunks else vq_emu3.encode_trunk
         self._decode = torch.compile(vq_emu3.decode_trunk, dynamic=False) if compile_trunks else vq_emu3.decode_trunk
 
-    def forward(self, pixels_BTCHW: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(B, T, 3, H, W) in -1..1, T 1 or 4 -> its reconstruction, latents z, their quantized values, codes."""
+    def forward(self, pixels_BTCHW: Tensor, with_codes: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(B, T, 3, H, W) in -1..1, T 1 or 4 -> its reconstruction, latents z, their quantized values, codes.
+
+        Without codes the reconstruction is that of the latents, which stand for their quantized values.
+        """
         num_frames = pixels_BTCHW.shape[1]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._is_decoder_only):
             z = self.latents(pixels_BTCHW)
         quantized, codes = self.quantizer(z)
+        quantized = quantized if with_codes else z
         halves = vq_emu3.decode_time(self.vq, quantized)
-        hidden, guide = (half[:, :, :num_frames].transpose(1, 2).flatten(0, 1) for half in halves)
-        with self._autocast(pixels_BTCHW.device):
-            pixels = self._decode(self.vq, hidden, guide)
-        return pixels.float().unflatten(0, (-1, num_frames)), z, quantized, codes
+        return self.pixels([half[:, :, :num_frames] for half in halves]), z, quantized, codes
 
     def latents(self, pixels_BTCHW: Tensor) -> Tensor:
         """The latents (B, D, 1, h, w) that are quantized, in float32."""
+        return vq_emu3.encode_time(self.vq, self.frames(pixels_BTCHW).expand(-1, -1, TEMPORAL_FACTOR, -1, -1))
+
+    def frames(self, pixels_BTCHW: Tensor) -> Tensor:
+        """The latents (B, D, T, h, w) of single frames, in float32."""
         with self._autocast(pixels_BTCHW.device):
             latent = self._encode(self.vq, pixels_BTCHW.flatten(0, 1))
-        latent = latent.float().unflatten(0, (-1, pixels_BTCHW.shape[1])).transpose(1, 2)
-        return vq_emu3.encode_time(self.vq, latent.expand(-1, -1, TEMPORAL_FACTOR, -1, -1))
+        return latent.float().unflatten(0, (-1, pixels_BTCHW.shape[1])).transpose(1, 2)
+
+    def pixels(self, halves_BDTHW: Sequence[Tensor]) -> Tensor:
+        """(hidden, guide) of the temporal decoder -> pixels (B, T, 3, H, W), in float32."""
+        num_frames = halves_BDTHW[0].shape[2]
+        hidden, guide = (half.transpose(1, 2).flatten(0, 1) for half in halves_BDTHW)
+        with self._autocast(hidden.device):
+            pixels = self._decode(self.vq, hidden, guide)
+        return pixels.float().unflatten(0, (-1, num_frames))
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=self._is_low_precision)
@@ -96,7 +111,8 @@ class Training:
         self.critic = PatchDiscriminator().to(device) if config.loss.gan else None
         self.weights: list[Tensor] = [weight for weight in self.trainee.parameters() if weight.requires_grad]
         self.averages = [weight.detach().clone() for weight in self.weights]
-        self.optimizers = [torch.optim.AdamW(self.weights, lr=config.lr, betas=(0.9, 0.95))]
+        decay = 0.0 if config.loss.motion_only else _WEIGHT_DECAY  # weights that stay must not shrink
+        self.optimizers = [torch.optim.AdamW(self.weights, lr=config.lr, betas=(0.9, 0.95), weight_decay=decay)]
         if self.critic:
             self.optimizers.append(torch.optim.AdamW(self.critic.parameters(), lr=config.lr, betas=(0.9, 0.95)))
 
@@ -127,7 +143,7 @@ class Training:
         weigh = self.config.loss
         for optimizer in self.optimizers:
             optimizer.param_groups[0]["lr"] = learning_rate(self.config, step)
-        made, z, quantized, codes = self.trainee(pixels)
+        made, z, quantized, codes = self.trainee(pixels, step >= self.config.codes_from_step)
         mse = (made - pixels).square().mean()
         loss = weigh.mse * mse + weigh.l1 * (made - pixels).abs().mean()
         if weigh.perceptual:
@@ -141,11 +157,7 @@ class Training:
         critic = self.critic if step >= weigh.gan_from_step else None
         if critic:
             loss = loss + weigh.gan * generator_loss(critic(made.flatten(0, 1)))
-        self.optimizers[0].zero_grad()
-        loss.backward()
-        self.workers.average([weight.grad for weight in self.weights if weight.grad is not None])
-        grad_norm = nn.utils.clip_grad_norm_(self.weights, _CLIP_NORM)
-        self.optimizers[0].step()
+        grad_norm = self._update(loss)
         if isinstance(self.trainee.quantizer, VqQuantizer) and not self.config.loss.decoder_only:
             generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
             self.trainee.quantizer.update(self.workers.gather(z.detach()), self.workers.gather(codes), generator)
@@ -155,6 +167,19 @@ class Training:
             self.workers.average([weight.grad for weight in critic.parameters() if weight.grad is not None])
             nn.utils.clip_grad_norm_(critic.parameters(), _CLIP_NORM)
             self.optimizers[1].step()
+        return self._taken(step, loss, mse, codes, grad_norm)
+
+    def _update(self, loss: Tensor) -> Tensor:
+        """One step of the model's weights; the norm of their gradients."""
+        self.optimizers[0].zero_grad()
+        loss.backward()
+        self.workers.average([weight.grad for weight in self.weights if weight.grad is not None])
+        grad_norm = nn.utils.clip_grad_norm_(self.weights, _CLIP_NORM)
+        self.optimizers[0].step()
+        return grad_norm
+
+    def _taken(self, step: int, loss: Tensor, mse: Tensor, codes: Tensor, grad_norm: Tensor) -> dict[str, Any]:
+        """Average the weights of a step that was taken; its figures, of all workers."""
         decay = min(self.config.ema, (1 + step) / (10 + step))
         torch._foreach_lerp_(self.averages, [weight.detach() for weight in self.weights], 1 - decay)
         figures = torch.stack([loss.detach(), mse.detach()])
@@ -241,16 +266,22 @@ def new_model(config: VqModelConfig) -> Emu3VQVAE:
 
 
 def given_model(config: VqModelConfig, init_from: str) -> Emu3VQVAE:
-    """The weights of `init_from`, to be trained further. Raises ValueError when they are not of this architecture."""
+    """The weights of `init_from`, to be trained further; widened where they have fewer codes or smaller ones.
+
+    Raises ValueError when they are not of this architecture.
+    """
     model = Emu3VQVAE.from_pretrained(vq_weights.folder_of(init_from), dtype=torch.float32)
-    wanted = new_model(config).state_dict()
-    found = model.state_dict()
-    if {name: weight.shape for name, weight in wanted.items()} != {name: w.shape for name, w in found.items()}:
+    wanted = new_model(config)
+    sizes = {name: min(getattr(model.config, name), getattr(config, name)) for name in ("embed_dim", "codebook_size")}
+    shapes = [
+        {name: weight.shape for name, weight in each.state_dict().items()}
+        for each in (model, new_model(config.model_copy(update=sizes)))
+    ]
+    if shapes[0] != shapes[1]:
         raise ValueError(
             f"tokenizer.train.init_from = {init_from!r} is not of the architecture of tokenizer.train.model; match them"
         )
-    model.quantize.embedding.requires_grad_(False)
-    return model.eval()
+    return widened(model, wanted)
 
 
 def learning_rate(config: VqTrainConfig, step: int) -> float:

@@ -30,7 +30,7 @@ def write_video(path: Path, frames: Sequence[np.ndarray], fps: int) -> None:
         stream = container.add_stream(codec, rate=fps)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = width_px, height_px, "yuv420p"
-        stream.options = _OPTIONS[codec]
+        stream.options = dict(_OPTIONS[codec])
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

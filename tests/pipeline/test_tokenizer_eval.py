@@ -58,7 +58,7 @@ def test_a_folder_without_a_catalog(config, media, tmp_path):
         ("video", 64): 1,
     }
     assert json.loads((out / "eval.json").read_text()) == json.loads(json.dumps(found))
-    assert found["model"] == "builtin" and found["codebook_size"] == 4096
+    assert found["model"] == "builtin" and found["codebook_size"] == 4608
     assert "corrupt 1" in text and "too_short 1" in text and "left out" in text
     assert "--lpips alexnet" in text and "--fid" in text and "Emu3 paper, Table 2" in text
     assert "3 images, 64 px" in text and "1 clips, 32 px" in text

@@ -256,7 +256,7 @@ def test_wrong_input_is_refused_with_the_next_action():
 
 def test_the_builtin_tokenizer_reads_and_writes():
     tokenizer = VisionTokenizer.load("builtin")
-    assert (tokenizer.codebook_size, tokenizer.spatial_factor, tokenizer.temporal_factor) == (4096, 8, 4)
+    assert (tokenizer.codebook_size, tokenizer.spatial_factor, tokenizer.temporal_factor) == (4608, 8, 4)
     frames = np.full((1, 64, 64, 3), (219, 234, 254), np.uint8)
     frames[:, 8:32, 16:40] = (220, 38, 38)
     frames[:, 40:64, 16:40] = (34, 160, 70)

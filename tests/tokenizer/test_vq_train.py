@@ -10,14 +10,15 @@ from pydantic import ValidationError
 from torch import multiprocessing
 from transformers import Emu3VQVAE
 
-from tokenizer import vq, vq_emu3, vq_train
+from tokenizer import vq, vq_emu3, vq_motion, vq_train
+from tokenizer.metrics import psnr
 from tokenizer.vq_batches import clip_batch, image_batch, odds
 from tokenizer.vq_codebook import fit_codebook, patch_ids
 from tokenizer.vq_config import VqLossConfig, VqModelConfig, VqTrainConfig
 from tokenizer.vq_losses import FSQ_SPACING, FsqQuantizer, VqQuantizer, spread_loss
 from tokenizer.vq_nearest import nearest_codes
 from tokenizer.vq_parallel import Workers
-from tokenizer.vq_trainee import Trainee, new_model
+from tokenizer.vq_trainee import Trainee, given_model, new_model
 
 SMALL = VqModelConfig(channel_multiplier=[1, 1], codebook_size=4096, embed_dim=4)
 
@@ -40,12 +41,21 @@ def train(*arguments, **options):
 
 
 def of_kind(quantizer, data, folder):
-    """Changes of the config that train with this quantizer: kmeans needs weights to start from."""
-    if quantizer != "kmeans":
+    """Changes of the config that train with this quantizer: kmeans needs weights to start from, and so does motion."""
+    if quantizer not in ("kmeans", "motion"):
         return {"model": SMALL.model_copy(update={"quantizer": quantizer})}
-    lattice = SMALL.model_copy(update={"codebook_size": 16})
+    lattice = SMALL if quantizer == "motion" else SMALL.model_copy(update={"codebook_size": 16})
     given = train(small_config(model=lattice, steps=2), *data, str(folder / "given"))
-    return {"model": lattice.model_copy(update={"quantizer": "kmeans"}), "init_from": given}
+    kmeans = lattice.model_copy(update={"quantizer": "kmeans"})
+    if quantizer == "kmeans":
+        return {"model": kmeans, "init_from": given}
+    wide = kmeans.model_copy(update={"embed_dim": 6, "codebook_size": SMALL.codebook_size + 8})
+    return {"model": wide, "init_from": given, "loss": VqLossConfig(motion_only=True), "codes_from_step": 2}
+
+
+def losses_of(config, data, folder):
+    train(config, *data, str(folder))
+    return losses(folder)
 
 
 def losses(folder):
@@ -185,6 +195,69 @@ def test_the_codes_of_given_weights_are_fitted_once(tmp_path):
         small_config(model=changes["model"])
 
 
+def test_codes_may_start_late(tmp_path):
+    """Until then the latents themselves are decoded; the codes are fitted to what they have become by then."""
+    data = list(np.random.default_rng(0).integers(0, 256, (12, 32, 40, 3), dtype=np.uint8)), []
+    changes = of_kind("kmeans", data, tmp_path)
+    config = small_config(steps=6, codes_from_step=4, **changes)
+    model = Emu3VQVAE.from_pretrained(train(config, *data, str(tmp_path / "late")))
+    assert not torch.equal(
+        model.quantize.embedding.weight, Emu3VQVAE.from_pretrained(changes["init_from"]).quantize.embedding.weight
+    )
+    trainee = Trainee(config, compile_trunks=False)
+    pixels = vq.to_pixels(torch.from_numpy(np.stack(data[0])))[:, None]
+    made, z, quantized, _ = trainee(pixels, with_codes=False)
+    assert torch.equal(quantized, z) and not torch.equal(made, trainee(pixels)[0])
+    at_once = losses_of(small_config(steps=6, **changes), data, tmp_path / "at_once")
+    late = losses(tmp_path / "late")
+    assert late[0] < at_once[0]  # nothing is rounded yet
+    with pytest.raises(ValidationError, match="leaves no step with codes"):
+        small_config(steps=4, codes_from_step=4, **changes)
+    with pytest.raises(ValidationError, match="leave it at 0"):
+        small_config(codes_from_step=1)
+
+
+def test_wider_weights_start_as_the_given_ones(data, tmp_path):
+    given = train(small_config(steps=3), *data, str(tmp_path / "given"))
+    wide = SMALL.model_copy(update={"embed_dim": 6, "quantizer": "kmeans"})
+    narrow, wider = (
+        vq.VisionTokenizer(model, "test") for model in (given_model(SMALL, given), given_model(wide, given))
+    )
+    images, clips = np.stack(data[0]), np.stack([clip[:4] for clip in data[1]])
+    latents = Trainee(small_config(model=wide, init_from=given), compile_trunks=False).latents
+    z = latents(vq.to_pixels(torch.from_numpy(clips)))
+    assert z.shape[1] == 6 and (z.std((0, 2, 3, 4)) > 0.01).all()  # new dimensions say something
+    codes = narrow.encode_images(images)
+    np.testing.assert_array_equal(wider.decode_images(codes), narrow.decode_images(codes))  # and nothing hears it yet
+    clip_codes = narrow.encode_clips(clips)
+    np.testing.assert_array_equal(wider.decode_clips(clip_codes), narrow.decode_clips(clip_codes))
+    with pytest.raises(ValueError, match="not of the architecture"):
+        given_model(wide.model_copy(update={"base_channels": 64}), given)
+
+
+def test_motion_is_learned_and_stills_keep_their_codes(data, tmp_path):
+    changes = of_kind("motion", data, tmp_path)
+    config = small_config(**changes | {"steps": 80, "codes_from_step": 50, "lr": 1e-2, "video_share": 0.7, "ema": 0.9})
+    records = []
+    uri = train(config, *data, str(tmp_path / "moving"), on_step=records.append)
+    given, moving = (vq.VisionTokenizer.load(each) for each in (changes["init_from"], uri))
+    images, clips = np.stack(data[0]), np.stack([clip[:4] for clip in data[1]])
+    codes = given.encode_images(images)
+    np.testing.assert_array_equal(moving.encode_images(images), codes)
+    assert psnr(moving.decode_images(codes), given.decode_images(codes)) > 30
+    assert (moving.encode_clips(clips) >= given.codebook_size).mean() > 0.05  # new codes are for what moves
+    losses_of_clips = [record["loss"] for record in records if record["kind"] == "clips"]
+    assert np.mean(losses_of_clips[25:32]) < 0.7 * np.mean(losses_of_clips[:7]), losses_of_clips
+    ours, theirs = moving.model.state_dict(), given.model.state_dict()
+    kept = [name for name, weight in theirs.items() if "time" not in name and torch.equal(ours[name], weight)]
+    assert sum(name.startswith(("encoder.down_block", "decoder.up_block")) for name in kept) > 20
+    assert torch.equal(moving._codebook_KD[: given.codebook_size, :4], given._codebook_KD)
+    with pytest.raises(ValueError, match="give images too"):
+        train(config, [], data[1], str(tmp_path / "no_images"))
+    with pytest.raises(ValidationError, match="take quantizer 'kmeans'"):
+        small_config(loss=VqLossConfig(motion_only=True))
+
+
 def test_the_trainee_is_the_tokenizer():
     """In fp32 the model in training and the exported one see the same codes and pixels, of stills and of groups."""
     torch.manual_seed(0)
@@ -257,9 +330,11 @@ class StoppedError(Exception):
     pass
 
 
-@pytest.mark.parametrize("quantizer, gan", [("fsq", 0.0), ("fsq", 0.1), ("vq", 0.0), ("kmeans", 0.0)])
-def test_a_resumed_run_repeats_the_uninterrupted_one(data, tmp_path, quantizer, gan):
-    config = small_config(loss=VqLossConfig(gan=gan, gan_from_step=2), **of_kind(quantizer, data, tmp_path))
+@pytest.mark.parametrize("quantizer, gan", [("fsq", 0.0), ("fsq", 0.1), ("vq", 0.0), ("kmeans", 0.0), ("motion", 0.0)])
+def test_a_resumed_run_repeats_the_uninterrupted_one(data, tmp_path, monkeypatch, quantizer, gan):
+    monkeypatch.setattr(vq_motion, "_STILLS_WITHIN", 0.0)  # two steps do not bring stills to rest
+    loss = VqLossConfig(gan=gan, gan_from_step=2)
+    config = small_config(**{"loss": loss} | of_kind(quantizer, data, tmp_path))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     model = train(config, *data, str(whole))
 
@@ -319,16 +394,18 @@ def test_a_folder_of_another_config_is_refused(data, tmp_path):
 
 def _worker(rank: int, folder: str, data, config: VqTrainConfig) -> None:
     torch.set_num_threads(1)
+    vq_motion._STILLS_WITHIN = 0.0
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     train(config, *data, f"{folder}/two", workers=Workers(rank, 2))
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("quantizer", ["fsq", "vq", "kmeans"])
-def test_two_workers_train_like_one(data, tmp_path, quantizer):
+@pytest.mark.parametrize("quantizer", ["fsq", "vq", "kmeans", "motion"])
+def test_two_workers_train_like_one(data, tmp_path, monkeypatch, quantizer):
     """Losses that look at one picture at a time: the same steps, up to the order of sums."""
+    monkeypatch.setattr(vq_motion, "_STILLS_WITHIN", 0.0)  # two steps do not bring stills to rest
     loss = VqLossConfig(context=0.0)
-    config = small_config(batch=8, steps=4, loss=loss, **of_kind(quantizer, data, tmp_path))
+    config = small_config(batch=8, steps=4, **{"loss": loss} | of_kind(quantizer, data, tmp_path))
     train(config, *data, str(tmp_path / "one"))
     multiprocessing.spawn(_worker, (str(tmp_path), data, config), nprocs=2)
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-4)

@@ -190,7 +190,7 @@ def _write_videos(folder: Path, num_videos: int, rng: np.random.Generator) -> No
 
 
 def write_corpus(
-    folder: Path, num_images: int = 1600, num_videos: int = 24, seed: int = 0, size_px: int = 64
+    folder: Path, num_images: int = 1600, num_videos: int = 12, seed: int = 0, size_px: int = 64
 ) -> Corpus:
     """Write images/, videos/ and bad/ below `folder`, which may hold no files of an earlier, different corpus.
 

@@ -50,7 +50,7 @@ class VqModelConfig(Config):
 class VqLossConfig(Config):
     """Weights of the losses; pixels count in -1..1."""
 
-    later_fields = frozenset({"motion_only"})
+    later_fields = frozenset({"motion_only", "codes_from_step"})
 
     mse: float = Field(1.0, description="Small forgives single large errors; only large blurs.", ge=0)
     l1: float = Field(0.1, description="Small blurs edges; large forgives single large errors.", ge=0)
@@ -82,6 +82,12 @@ class VqLossConfig(Config):
         "nearly, their pixels; the new codes are fitted to motion, and the temporal layers alone learn, from stills. "
         "Of these losses commitment is used, nothing else.",
     )
+    codes_from_step: int = Field(
+        0,
+        description="Of quantizer kmeans: the first step with codes, fitted then. 0 fits them to the weights given; "
+        "new dimensions need steps without, to mean anything by then.",
+        ge=0,
+    )
     gan: float = Field(0.0, description="Small blurs, large invents texture; 0 trains no discriminator.", ge=0)
     gan_from_step: int = Field(20_000, description="Small destabilises the start; peers wait for 20,000.", ge=0)
 
@@ -96,8 +102,6 @@ class VqLossConfig(Config):
 
 class VqTrainConfig(Config):
     """One training run of a vision tokenizer."""
-
-    later_fields = frozenset({"codes_from_step"})
 
     model: VqModelConfig = VqModelConfig()
     init_from: str | None = Field(
@@ -128,12 +132,6 @@ class VqTrainConfig(Config):
         0.2, description="Share of steps on clips. Small blurs motion, large stills.", ge=0, le=1
     )
     lr: float = Field(1e-3, description="Small trains slowly, large diverges; falls to a thousandth by cosine.", gt=0)
-    codes_from_step: int = Field(
-        0,
-        description="Of quantizer kmeans: the first step with codes, fitted then. 0 fits them to the weights given; "
-        "new dimensions need steps without, to mean anything by then.",
-        ge=0,
-    )
     ema: float = Field(0.999, description="Small exports a noisy step, large lags behind short runs.", ge=0, lt=1)
     precision: Literal["bf16", "fp32"] = Field(
         "bf16", description="Of the 2-D trunk; fp32 is slower. The temporal part and the codes are always fp32."
@@ -151,10 +149,12 @@ class VqTrainConfig(Config):
             raise ValueError("quantizer 'kmeans' fits codes to the latents of given weights; name them in init_from")
         if self.loss.motion_only and (self.model.quantizer != "kmeans" or self.loss.decoder_only or self.loss.gan):
             raise ValueError("motion_only fits codes to motion: take quantizer 'kmeans', no decoder_only, no gan")
-        if self.codes_from_step and (self.model.quantizer != "kmeans" or self.loss.decoder_only):
+        if self.loss.codes_from_step and (self.model.quantizer != "kmeans" or self.loss.decoder_only):
             raise ValueError("codes_from_step is when quantizer 'kmeans' fits its codes; leave it at 0")
-        if self.codes_from_step >= self.steps:
-            raise ValueError(f"codes_from_step = {self.codes_from_step} leaves no step with codes; give more steps")
+        if self.loss.codes_from_step >= self.steps:
+            raise ValueError(
+                f"codes_from_step = {self.loss.codes_from_step} leaves no step with codes; give more steps"
+            )
         if self.loss.decoder_only and self.init_from is None:
             raise ValueError("decoder_only keeps the codes of given weights; name them in init_from")
         if self.loss.spread and self.model.quantizer != "fsq":

@@ -10,6 +10,7 @@ that move, far from where stills lie in the new dimensions.
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import Emu3VQVAE
@@ -38,6 +39,11 @@ class MotionTraining(Training):
         self._given = Emu3VQVAE.from_pretrained(folder, dtype=torch.float32).requires_grad_(False).eval().to(device)
         self._num_dims = self._given.config.embed_dim
         self._num_codes = self._given.config.codebook_size
+        if config.model.embed_dim <= self._num_dims or config.model.codebook_size <= self._num_codes:
+            raise ValueError(
+                f"motion_only gives motion new dimensions and new codes: {config.init_from!r} has embed_dim "
+                f"{self._num_dims} and codebook_size {self._num_codes}; set tokenizer.train.model to more of both"
+            )
         with torch.no_grad():  # the scale of errors: how much the codes differ, each alone
             codes_KD = self._given.quantize.embedding.weight[:, :, None, None, None]
             self._scales = [half.var() for half in vq_emu3.decode_time(self._given, codes_KD)]
@@ -65,7 +71,7 @@ class MotionTraining(Training):
                 break
         if not stills:
             raise ValueError("motion_only compares clips with stills; give images too, and a video_share below 1")
-        reach = torch.cat(stills).quantile(_STILLS_WITHIN)
+        reach = float(np.quantile(torch.cat(stills).cpu().numpy(), _STILLS_WITHIN))
         z_ND, ids_N = torch.cat(latents), torch.cat(patches)
         is_moving = self._moves(z_ND) > reach
         num_moving = int(is_moving.sum())
@@ -86,7 +92,7 @@ class MotionTraining(Training):
 
         Figures are those of Training, but PSNR is of the first medium: the step itself decodes none.
         """
-        model, with_codes = self.trainee.vq, step >= self.config.codes_from_step
+        model, with_codes = self.trainee.vq, step >= self.config.loss.codes_from_step
         self.optimizers[0].param_groups[0]["lr"] = learning_rate(self.config, step)
         num_frames = pixels.shape[1]
         with torch.no_grad():

@@ -66,7 +66,7 @@ def train(
     fits_codes = config.model.quantizer == "kmeans" and not config.loss.decoder_only
     log = TrainLog(out, first) if workers.rank == 0 else None
     for step in range(first, config.steps):
-        if fits_codes and step == config.codes_from_step:
+        if fits_codes and step == config.loss.codes_from_step:
             training.fit_codebook(batches.draw(np.random.default_rng([config.seed, i, 2]))[1] for i in count())
         kind, pixels = batches.draw(np.random.default_rng([config.seed, step]))
         record = {"step": step + 1, "kind": kind, **training.step(pixels, step)}

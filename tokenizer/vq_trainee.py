@@ -143,7 +143,7 @@ class Training:
         weigh = self.config.loss
         for optimizer in self.optimizers:
             optimizer.param_groups[0]["lr"] = learning_rate(self.config, step)
-        made, z, quantized, codes = self.trainee(pixels, step >= self.config.codes_from_step)
+        made, z, quantized, codes = self.trainee(pixels, step >= self.config.loss.codes_from_step)
         mse = (made - pixels).square().mean()
         loss = weigh.mse * mse + weigh.l1 * (made - pixels).abs().mean()
         if weigh.perceptual:

@@ -50,7 +50,7 @@ def of_kind(quantizer, data, folder):
     if quantizer == "kmeans":
         return {"model": kmeans, "init_from": given}
     wide = kmeans.model_copy(update={"embed_dim": 6, "codebook_size": SMALL.codebook_size + 8})
-    return {"model": wide, "init_from": given, "loss": VqLossConfig(motion_only=True), "codes_from_step": 2}
+    return {"model": wide, "init_from": given, "loss": VqLossConfig(motion_only=True, codes_from_step=2)}
 
 
 def losses_of(config, data, folder):
@@ -199,7 +199,7 @@ def test_codes_may_start_late(tmp_path):
     """Until then the latents themselves are decoded; the codes are fitted to what they have become by then."""
     data = list(np.random.default_rng(0).integers(0, 256, (12, 32, 40, 3), dtype=np.uint8)), []
     changes = of_kind("kmeans", data, tmp_path)
-    config = small_config(steps=6, codes_from_step=4, **changes)
+    config = small_config(steps=6, loss=VqLossConfig(codes_from_step=4), **changes)
     model = Emu3VQVAE.from_pretrained(train(config, *data, str(tmp_path / "late")))
     assert not torch.equal(
         model.quantize.embedding.weight, Emu3VQVAE.from_pretrained(changes["init_from"]).quantize.embedding.weight
@@ -212,9 +212,9 @@ def test_codes_may_start_late(tmp_path):
     late = losses(tmp_path / "late")
     assert late[0] < at_once[0]  # nothing is rounded yet
     with pytest.raises(ValidationError, match="leaves no step with codes"):
-        small_config(steps=4, codes_from_step=4, **changes)
+        small_config(steps=4, loss=VqLossConfig(codes_from_step=4), **changes)
     with pytest.raises(ValidationError, match="leave it at 0"):
-        small_config(codes_from_step=1)
+        small_config(loss=VqLossConfig(codes_from_step=1))
 
 
 def test_wider_weights_start_as_the_given_ones(data, tmp_path):
@@ -237,7 +237,8 @@ def test_wider_weights_start_as_the_given_ones(data, tmp_path):
 
 def test_motion_is_learned_and_stills_keep_their_codes(data, tmp_path):
     changes = of_kind("motion", data, tmp_path)
-    config = small_config(**changes | {"steps": 80, "codes_from_step": 50, "lr": 1e-2, "video_share": 0.7, "ema": 0.9})
+    loss = VqLossConfig(motion_only=True, codes_from_step=50)
+    config = small_config(**changes | {"loss": loss, "steps": 80, "lr": 1e-2, "video_share": 0.7, "ema": 0.9})
     records = []
     uri = train(config, *data, str(tmp_path / "moving"), on_step=records.append)
     given, moving = (vq.VisionTokenizer.load(each) for each in (changes["init_from"], uri))
@@ -254,6 +255,10 @@ def test_motion_is_learned_and_stills_keep_their_codes(data, tmp_path):
     assert torch.equal(moving._codebook_KD[: given.codebook_size, :4], given._codebook_KD)
     with pytest.raises(ValueError, match="give images too"):
         train(config, [], data[1], str(tmp_path / "no_images"))
+    with pytest.raises(ValueError, match="has embed_dim 4 and codebook_size 4096"):
+        train(
+            small_config(**changes | {"model": SMALL.model_copy(update={"quantizer": "kmeans"})}), *data, str(tmp_path)
+        )
     with pytest.raises(ValidationError, match="take quantizer 'kmeans'"):
         small_config(loss=VqLossConfig(motion_only=True))
 

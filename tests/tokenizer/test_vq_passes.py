@@ -1,5 +1,6 @@
 """Passes hold what fits, go on at half the size where it does not, and compile only shapes that come often."""
 
+import shutil
 import weakref
 from collections import Counter
 from typing import Any
@@ -137,6 +138,7 @@ def test_only_shapes_that_come_often_are_compiled(monkeypatch: pytest.MonkeyPatc
     assert compiled == dict.fromkeys(range(2, 12), 1)  # the first ten of those that came for the third time
 
 
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
 def test_compiled_codes_are_those_of_the_plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vq_passes, "COMPILE_AFTER", 0)
     plain, compiled = VisionTokenizer.load("builtin"), VisionTokenizer.load("builtin", compile_mode="default")

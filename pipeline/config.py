@@ -120,8 +120,8 @@ class TokenizePool(Pool):
     )
     compile: Literal["default", "reduce-overhead", "max-autotune"] | None = Field(
         None,
-        description="Mode of torch.compile for sizes that come often. Pays a minute for each; as on another GPU, codes "
-        "next to a border may flip. `reduce-overhead` (CUDA graphs) pays for small models.",
+        description="Mode of torch.compile for sizes that come often; `reduce-overhead` is CUDA graphs. Each size pays "
+        "for compiling, and codes next to a border may flip, as on another GPU. Measured on no GPU yet.",
     )
 
 

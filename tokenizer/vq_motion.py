@@ -16,15 +16,14 @@ from torch import Tensor
 from transformers import Emu3VQVAE
 
 from tokenizer import vq_emu3, vq_weights
-from tokenizer.vq_codebook import fit_codebook, patch_ids
+from tokenizer.vq_codebook import fit_codebook
 from tokenizer.vq_config import VqTrainConfig
 from tokenizer.vq_nearest import nearest_codes
 from tokenizer.vq_parallel import Workers
-from tokenizer.vq_trainee import TEMPORAL_FACTOR, Training, learning_rate
+from tokenizer.vq_trainee import LATENTS_A_CODE, TEMPORAL_FACTOR, Training, learning_rate
 
 _STILL = 10.0  # weight of the new dimensions of stills, which should be zero
 _STILLS_WITHIN = 0.999  # of the latents of stills no code of motion can be the nearest to
-_LATENTS_A_CODE = 64
 _MOST_BATCHES = 2000
 
 
@@ -60,14 +59,13 @@ class MotionTraining(Training):
         patches: list[Tensor] = []
         for _ in range(_MOST_BATCHES):
             pixels = next(batches)
-            z = self.trainee.latents(pixels)
-            z_ND = self.workers.gather(z.movedim(1, -1).flatten(0, -2))
+            z_ND, ids_N = self._latents_of_all(pixels)
             if pixels.shape[1] == 1:
                 stills.append(self._reach(z_ND))
                 continue
             latents.append(z_ND)
-            patches.append(self.workers.gather(patch_ids(pixels, *z.shape[-2:])))
-            if stills and sum(map(len, latents)) >= _LATENTS_A_CODE * num_new:
+            patches.append(ids_N)
+            if stills and sum(map(len, latents)) >= LATENTS_A_CODE * num_new:
                 break
         if not stills:
             raise ValueError("motion_only compares clips with stills; give images too, and a video_share below 1")

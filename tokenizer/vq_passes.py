@@ -15,7 +15,7 @@ from torch import Tensor
 ENCODE_LAYERS = 4.4  # full-resolution layers held at once
 DECODE_LAYERS = 10.3
 _MEMORY_SHARE = 0.4  # of what is free: two workers may share a GPU, and convolutions take work space
-_MOST_PX = 1 << 23  # 32 pictures of 512 x 512 fill any GPU; more would only wait longer for a full batch
+_MOST_PX = 1 << 23  # 32 pictures of 512 x 512, as many rows as a worker is given at once
 COMPILE_AFTER = 32  # passes of one shape: a minute of compilation must not be paid for a handful of pictures
 _MOST_COMPILED = 64
 

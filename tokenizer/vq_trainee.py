@@ -33,7 +33,7 @@ _WARM_UP_STEPS = 100
 _LAST_LR = 1e-3  # of the peak
 _CLIP_NORM = 1.0
 _WEIGHT_DECAY = 0.01
-_LATENTS_A_CODE = 64  # for a codebook to be fitted
+LATENTS_A_CODE = 64  # for a codebook to be fitted
 _WELL_MADE = 0.1  # of the mean error of a batch: what is made better weighs no more in the context loss
 _QUANTIZERS: dict[str, type[FsqQuantizer | CodebookQuantizer]] = {
     "fsq": FsqQuantizer,
@@ -47,6 +47,8 @@ class Trainee(nn.Module):
 
     def __init__(self, config: VqTrainConfig, compile_trunks: bool) -> None:
         super().__init__()
+        if config.loss.decoder_only:
+            _check_codes_stay(config)
         self.vq = new_model(config.model) if config.init_from is None else given_model(config.model, config.init_from)
         kind = _QUANTIZERS[config.model.quantizer]
         self.quantizer = kind(config.model.codebook_size, config.model.embed_dim)
@@ -125,11 +127,10 @@ class Training:
         size = self.config.model.codebook_size
         latents: list[Tensor] = []
         patches: list[Tensor] = []
-        while sum(map(len, latents)) < _LATENTS_A_CODE * size:
-            pixels = next(batches)
-            z = self.trainee.latents(pixels)
-            latents.append(self.workers.gather(z.movedim(1, -1).flatten(0, -2)))
-            patches.append(self.workers.gather(patch_ids(pixels, *z.shape[-2:])))
+        while sum(map(len, latents)) < LATENTS_A_CODE * size:
+            z_ND, ids_N = self._latents_of_all(next(batches))
+            latents.append(z_ND)
+            patches.append(ids_N)
         generator = torch.Generator().manual_seed(self.config.seed)
         codebook = fit_codebook(torch.cat(latents), torch.cat(patches), size, generator)
         self.workers.average([codebook])  # machines may differ in the last bit
@@ -168,6 +169,12 @@ class Training:
             nn.utils.clip_grad_norm_(critic.parameters(), _CLIP_NORM)
             self.optimizers[1].step()
         return self._taken(step, loss, mse, codes, grad_norm)
+
+    def _latents_of_all(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents (N, D) and ids of the patches (N,) of a batch, all workers' parts."""
+        z = self.trainee.latents(pixels)
+        z_ND = self.workers.gather(z.movedim(1, -1).flatten(0, -2))
+        return z_ND, self.workers.gather(patch_ids(pixels, *z.shape[-2:]))
 
     def _update(self, loss: Tensor) -> Tensor:
         """One step of the model's weights; the norm of their gradients."""
@@ -282,6 +289,16 @@ def given_model(config: VqModelConfig, init_from: str) -> Emu3VQVAE:
             f"tokenizer.train.init_from = {init_from!r} is not of the architecture of tokenizer.train.model; match them"
         )
     return widened(model, wanted)
+
+
+def _check_codes_stay(config: VqTrainConfig) -> None:
+    given = vq_weights.config_of(str(config.init_from))
+    for name in ("embed_dim", "codebook_size"):
+        if given[name] != getattr(config.model, name):
+            raise ValueError(
+                f"decoder_only keeps the codes of {config.init_from!r}: set tokenizer.train.model.{name} to its "
+                f"{given[name]}"
+            )
 
 
 def learning_rate(config: VqTrainConfig, step: int) -> float:

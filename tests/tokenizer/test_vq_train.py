@@ -522,6 +522,9 @@ def test_a_decoder_trained_alone_keeps_every_code(data, tmp_path, quantizer):
     np.testing.assert_array_equal(after.encode_clips(moving), before.encode_clips(moving))
     errors = [np.square(each.decode_images(codes).astype(float) - pictures).mean() for each in (before, after)]
     assert errors[1] < 0.9 * errors[0], errors
+    wider = further.model_copy(update={"model": further.model.model_copy(update={"embed_dim": 6})})
+    with pytest.raises(ValueError, match="set tokenizer.train.model.embed_dim to its 4"):
+        train(wider, images, clips, str(tmp_path / "wider"))
 
 
 def test_a_learned_codebook_is_no_lattice(data, tmp_path):

@@ -6,9 +6,9 @@
     ours, compiled   in bf16 by torch.compile, in each mode of `--compile` (`reduce-overhead` is CUDA graphs)
 
 Each rate stands with its share of the machine's rate at multiplying matrices, measured in this run in the same
-precision: FLOPs of the call (convolutions and products, counted) over seconds over that rate. What bf16 costs is said
-by the codes that agree with fp32's, and by PSNR where the weights are trained. Goal for stills: 3.8 times the batched
-bf16 reference at equal precision.
+precision: FLOPs of the call (convolutions and products, counted) over seconds over that rate. fp32 on a GPU is TF32
+there, torch's default for convolutions. What bf16 costs is said by the codes that agree with those of true fp32, and
+by PSNR where the weights are trained. Goal for stills: 3.8 times the batched bf16 reference at equal precision.
 
 On a GPU the model has the published size with random weights (256 channels, 512 px); on a CPU a quarter of the channels
 at 256 px. The built-in tokenizer is measured on both. `--channels`, `--size` and `--num` choose otherwise.
@@ -92,10 +92,13 @@ def ours(
 
 
 def matmul_flops_per_s(dtype: torch.dtype, device: str) -> float:
-    """The best of several products of two square matrices."""
+    """The best of several products of two square matrices; of a GPU in TF32, where `dtype` is fp32."""
+    torch.backends.cuda.matmul.allow_tf32 = True
     side = 8192 if device == "cuda" else 1536
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    return 2 * side**3 / min(seconds(lambda: a @ b, device) for _ in range(6))
+    best = min(seconds(lambda: a @ b, device) for _ in range(6))
+    torch.backends.cuda.matmul.allow_tf32 = False
+    return 2 * side**3 / best
 
 
 def seconds(call: Callable[[], object], device: str) -> float:
@@ -172,6 +175,9 @@ def measure(
             for of, value, goal in zip(("as published", "batched", "matrices"), reached, GOALS[device], strict=True):
                 if goal:
                     CONSOLE.print(f"{of}: goal {goal}, {value:.2f}: {'met' if value >= goal else 'MISSED'}")
+    torch.backends.cudnn.allow_tf32 = False
+    image_codes, clip_codes = exact_tokenizer.encode_images(images), exact_tokenizer.encode_clips(clips)
+    torch.backends.cudnn.allow_tf32 = True
     for kind, codes, found_codes in (
         ("images", image_codes, half_tokenizer.encode_images(images)),
         ("clips", clip_codes, half_tokenizer.encode_clips(clips)),

@@ -138,7 +138,7 @@ class Meter:
 
     def _line(self) -> str:
         rate = self._rate() or self.arrived_rows / max(time.monotonic() - self._start, 1e-6)
-        text = self._text or f"kept {self.report.num_kept}  rejected {sum(self.report.rejected.values())}"
+        text = self._text or f"written: kept {self.report.num_kept}, rejected {sum(self.report.rejected.values())}"
         if self._total_files:
             share = self._num_done / self._total_files
             left = f"{(time.monotonic() - self._start) * (1 / share - 1):.0f} s" if share else "?"

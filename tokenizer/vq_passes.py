@@ -16,6 +16,8 @@ ENCODE_LAYERS = 4.4  # full-resolution layers held at once
 DECODE_LAYERS = 10.3
 _MEMORY_SHARE = 0.4  # of what is free: two workers may share a GPU, and convolutions take work space
 _MOST_PX = 1 << 23  # 32 pictures of 512 x 512, as many rows as a worker is given at once
+_PLANNED_NUMBERS = 1 << 30  # of one layer
+_MOST_NUMBERS = (1 << 31) - 1  # beyond, some kernels of a GPU write zeros without a word (pytorch issue 141831)
 COMPILE_AFTER = 32  # passes of one shape: a minute of compilation must not be paid for a handful of pictures
 _MOST_COMPILED = 64
 
@@ -27,6 +29,11 @@ log = logging.getLogger(__name__)
 def px_that_fit(free_bytes: int, base_channels: int, itemsize: int, layers: float) -> int:
     """Pixels of one pass that take 0.4 of `free_bytes`; at least 1, at most 2^23."""
     return max(1, min(_MOST_PX, int(_MEMORY_SHARE * free_bytes / (layers * base_channels * itemsize))))
+
+
+def px_that_index(widest: int) -> int:
+    """Pixels of one pass whose layer of `widest` channels holds 2^30 numbers: 32 bits index it, with room."""
+    return max(1, _PLANNED_NUMBERS // widest)
 
 
 class CompiledOften:
@@ -61,16 +68,28 @@ class Passes:
     """A call (tensor of N items on the device -> tensor of N results) for NumPy arrays of any number of items.
 
     One pass holds at most `max_px` pixels and at least one item; when that does not fit, passes go on at half the size.
-    Copies to a GPU and its kernels run while the next pass is prepared; the results come back together.
+    Copies to a GPU and its kernels run while the next pass is prepared; the results come back together. `widest`:
+    channels of the widest layer at full resolution.
     """
 
-    def __init__(self, call: Call, device: torch.device, max_px: int, compile_mode: str | None = None) -> None:
+    def __init__(
+        self, call: Call, device: torch.device, max_px: int, widest: int = 1, compile_mode: str | None = None
+    ) -> None:
         self._call = call if compile_mode is None else CompiledOften(call, compile_mode)
         self._device = device
-        self.max_px = max_px
+        self._widest = widest
+        self.max_px = min(max_px, px_that_index(widest))
 
     def __call__(self, items: np.ndarray, px_each: int) -> np.ndarray:
-        """Results of all items, of which there is at least one. Raises torch.OutOfMemoryError when one is too many."""
+        """Results of all items, of which there is at least one.
+
+        Raises torch.OutOfMemoryError when one is too many, and ValueError when no GPU could index its layers.
+        """
+        if self._device.type != "cpu" and px_each * self._widest > _MOST_NUMBERS:
+            raise ValueError(
+                f"one picture or group of frames of {px_each} px has layers of {px_each * self._widest} numbers, more "
+                "than the 2^31 - 1 that kernels of a GPU index; lower tokenize.frames.area_px, or use a CPU"
+            )
         done: list[Tensor] = []
         start = 0
         while start < len(items):

@@ -94,6 +94,41 @@ def test_planned_passes() -> None:
     assert px_that_fit(0, 256, 4, 4.0) == 1
 
 
+def test_layers_stay_where_a_gpu_can_index_them() -> None:
+    def never(items: torch.Tensor) -> torch.Tensor:
+        raise AssertionError
+
+    assert Passes(never, CPU, 1 << 23, widest=512).max_px == 1 << 21  # 8 pictures of 512 x 512, Emu3's decoder
+    assert Passes(never, CPU, 1 << 23, widest=64).max_px == 1 << 23
+    gpu = torch.device("cuda")
+    with pytest.raises(ValueError, match="4194304 px has layers of 2147483648 numbers.*area_px"):
+        Passes(never, gpu, 1, widest=512)(np.zeros((1, 1)), 2048 * 2048)
+
+
+def test_the_widest_layer_is_known() -> None:
+    """What Passes is told of Emu3's networks, on the meta device."""
+    widest: list[int] = []
+
+    def note(module: torch.nn.Module, given: Any, made: torch.Tensor) -> None:
+        widest.append(made.numel())
+
+    with torch.device("meta"):
+        model = Emu3VQVAE(Emu3VQVAEConfig()).eval()
+        codec = Emu3Codec(model)
+        for module in model.modules():
+            if not list(module.children()):
+                module.register_forward_hook(note)
+        base, multipliers = model.config.base_channels, model.config.channel_multiplier
+        for call, given, channels in (
+            (codec.encode_images, torch.empty(1, 3, 64, 64), base * multipliers[0]),
+            (codec.decode_images, torch.empty(1, 4, 1, 8, 8), base * max(multipliers[:2])),
+        ):
+            widest.clear()
+            with torch.inference_mode():
+                call(given)
+            assert max(widest) == channels * 64 * 64
+
+
 def test_passes_halve_until_they_fit() -> None:
     sizes = []
 

@@ -355,10 +355,18 @@ def tokenizer_convert(
 def main() -> None:
     """Entry point of the `tokenmill` command."""
     from pipeline.plan import PlanError
+    from tokenizer.errors import TrainingError
     from tokenizer.object_store import StoreError
     from tokenizer.vq_weights import TokenizerLoadError
 
-    expected: tuple[type[Exception], ...] = (ConfigError, CatalogError, PlanError, StoreError, TokenizerLoadError)
+    expected: tuple[type[Exception], ...] = (
+        ConfigError,
+        CatalogError,
+        PlanError,
+        StoreError,
+        TokenizerLoadError,
+        TrainingError,
+    )
     _guard(app, expected)
 
 

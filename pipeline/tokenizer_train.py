@@ -46,7 +46,7 @@ class _Job:
 def train_tokenizer(config: RunConfig, out: str | None, console: Console) -> None:
     """Train on the catalog's kept media and save under `out` (default ROOT/tokenizer).
 
-    Raises CatalogError without media, ValueError for a folder with the checkpoint of another training.
+    Raises CatalogError without media, TrainingError when the media or the folder do not suit the training.
     """
     part = config.tokenizer
     with cluster(config.cluster):

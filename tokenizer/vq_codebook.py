@@ -12,6 +12,7 @@ Shapes: N vectors, D dimensions, K codes, A anchors.
 import torch
 from torch import Tensor
 
+from tokenizer.errors import TrainingError
 from tokenizer.vq_nearest import nearest_codes
 
 _VECTORS_A_CODE = 16
@@ -29,7 +30,7 @@ _POINTS_AT_ONCE = 4096
 def fit_codebook(z_ND: Tensor, patch_N: Tensor, num_codes: int, generator: torch.Generator) -> Tensor:
     """k-means (Lloyd) over the distinct vectors of fp32 (N, D) -> fp32 (K, D), a function of the arguments alone.
 
-    `patch_N` int64: equal where the patches are equal. Raises ValueError when there are fewer distinct vectors than
+    `patch_N` int64: equal where the patches are equal. Raises TrainingError when there are fewer distinct vectors than
     codes.
     """
     anchors, clear = _anchors(z_ND, patch_N, int(num_codes * _ANCHORS))
@@ -41,7 +42,7 @@ def fit_codebook(z_ND: Tensor, patch_N: Tensor, num_codes: int, generator: torch
             clear = clear / 2
             free = points[_is_free(points, anchors, clear)]
     if len(free) < num_free:
-        raise ValueError(
+        raise TrainingError(
             f"{len(points):,} distinct latents cannot fit {num_codes:,} codes; give more media or a smaller "
             "codebook_size"
         )

@@ -149,6 +149,8 @@ class VqTrainConfig(Config):
             raise ValueError("quantizer 'kmeans' fits codes to the latents of given weights; name them in init_from")
         if self.loss.motion_only and (self.model.quantizer != "kmeans" or self.loss.decoder_only or self.loss.gan):
             raise ValueError("motion_only fits codes to motion: take quantizer 'kmeans', no decoder_only, no gan")
+        if self.loss.motion_only and self.video_share in (0, 1):
+            raise ValueError("motion_only compares clips with images: set video_share between 0 and 1, such as 0.5")
         if self.loss.codes_from_step and (self.model.quantizer != "kmeans" or self.loss.decoder_only):
             raise ValueError("codes_from_step is when quantizer 'kmeans' fits its codes; leave it at 0")
         if self.loss.codes_from_step >= self.steps:

@@ -11,6 +11,7 @@ Shapes: B batch, D dimensions of a code, K codes, N vectors; `z` (B, D, ...) kee
 import torch
 from torch import Tensor, nn
 
+from tokenizer.errors import TrainingError
 from tokenizer.vq_config import fsq_levels
 from tokenizer.vq_nearest import nearest_codes
 
@@ -39,9 +40,9 @@ class FsqQuantizer(nn.Module):
         self._places_D = nn.Buffer(self.levels ** torch.arange(dim - 1, -1, -1))
 
     def take(self, codebook_KD: Tensor) -> None:
-        """Go on with the codebook of given weights. Raises ValueError when it is not this lattice."""
+        """Go on with the codebook of given weights. Raises TrainingError when it is not this lattice."""
         if not torch.equal(codebook_KD, self.codebook_KD):
-            raise ValueError(
+            raise TrainingError(
                 "tokenizer.train.init_from: its codebook is no fsq lattice; set tokenizer.train.model.quantizer to "
                 "'kmeans' (fitted once, then fixed) or 'vq' (learned)"
             )

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import Emu3VQVAE
 
 from tokenizer import vq_emu3, vq_weights
+from tokenizer.errors import TrainingError
 from tokenizer.vq_codebook import fit_codebook
 from tokenizer.vq_config import VqTrainConfig
 from tokenizer.vq_nearest import nearest_codes
@@ -39,7 +40,7 @@ class MotionTraining(Training):
         self._num_dims = self._given.config.embed_dim
         self._num_codes = self._given.config.codebook_size
         if config.model.embed_dim <= self._num_dims or config.model.codebook_size <= self._num_codes:
-            raise ValueError(
+            raise TrainingError(
                 f"motion_only gives motion new dimensions and new codes: {config.init_from!r} has embed_dim "
                 f"{self._num_dims} and codebook_size {self._num_codes}; set tokenizer.train.model to more of both"
             )
@@ -51,7 +52,7 @@ class MotionTraining(Training):
     def fit_codebook(self, batches: Iterator[Tensor]) -> None:
         """Keep the given codes, and fit the new ones to latents that move.
 
-        Raises ValueError when the batches hold no stills, or fewer moving latents that differ than there are new codes.
+        Raises TrainingError when fewer moving latents differ than there are new codes, or the batches lack a kind.
         """
         num_new = self.config.model.codebook_size - self._num_codes
         stills: list[Tensor] = []
@@ -67,14 +68,17 @@ class MotionTraining(Training):
             patches.append(ids_N)
             if stills and sum(map(len, latents)) >= LATENTS_A_CODE * num_new:
                 break
-        if not stills:
-            raise ValueError("motion_only compares clips with stills; give images too, and a video_share below 1")
+        if not stills or not latents:
+            raise TrainingError(
+                f"{_MOST_BATCHES:,} batches held no {'clip' if stills else 'image'}; set tokenizer.train.video_share "
+                "nearer to 0.5"
+            )
         reach = float(np.quantile(torch.cat(stills).cpu().numpy(), _STILLS_WITHIN))
         z_ND, ids_N = torch.cat(latents), torch.cat(patches)
         is_moving = self._moves(z_ND) > reach
         num_moving = int(is_moving.sum())
         if num_moving < num_new:
-            raise ValueError(
+            raise TrainingError(
                 f"{num_moving:,} of {len(z_ND):,} latents of clips move more than stills do, for {num_new:,} codes; "
                 "give clips that move, a later codes_from_step or a smaller codebook_size"
             )

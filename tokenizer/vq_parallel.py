@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tokenizer.errors import TrainingError
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -20,9 +22,9 @@ class Workers:
     world: int = 1
 
     def share(self, batch: Tensor) -> Tensor:
-        """This worker's part of (B, ...); B must be a multiple of `world`. Raises ValueError."""
+        """This worker's part of (B, ...); B must be a multiple of `world`. Raises TrainingError."""
         if len(batch) % self.world:
-            raise ValueError(
+            raise TrainingError(
                 f"{len(batch)} samples a step cannot be shared by {self.world} workers; change tokenizer.train.batch "
                 "(a clip counts as 4) or tokenizer.resources.num_workers"
             )

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from tokenizer import storage, vq
+from tokenizer.errors import TrainingError
 from tokenizer.identity import fingerprint
 from tokenizer.log import TrainLog, read_log
 from tokenizer.vq_batches import clip_batch, image_batch, odds
@@ -54,7 +55,7 @@ def train(
     config and of the same `data_id` is gone on from. `compile_trunks` pays minutes of compilation, once for each side,
     for steps 1.6 times as fast on a CPU.
 
-    Raises ValueError for empty data, clips of fewer than four frames, a batch that the workers cannot share, or a
+    Raises TrainingError for empty data, clips of fewer than four frames, a batch that the workers cannot share, or a
     folder with the checkpoint of another config or of other data.
     """
     workers = workers or Workers()
@@ -88,7 +89,7 @@ def train(
 
 
 class _Batches:
-    """What steps are made of. Raises ValueError for empty data and clips of fewer than four frames."""
+    """What steps are made of. Raises TrainingError for empty data and clips of fewer than four frames."""
 
     def __init__(
         self,
@@ -99,6 +100,11 @@ class _Batches:
         device: str,
     ) -> None:
         self._kinds = _kinds(images, clips)
+        if config.loss.motion_only and not (images and clips):
+            raise TrainingError(
+                f"motion_only compares clips with images; here are {len(images)} images and {len(clips)} clips of "
+                f"{TEMPORAL_FACTOR} frames or more: add sources, or see why they were rejected (`tokenmill status`)"
+            )
         self._config, self._workers, self._device = config, workers, device
         self._images, self._clips = images, clips
         self._odds = {side: (odds(images, side), odds(clips, side)) for side in config.crops_px}
@@ -130,10 +136,10 @@ def _draw(out: str, training: Training, images: Sequence[np.ndarray], clips: Seq
 def _kinds(images: Sequence[np.ndarray], clips: Sequence[np.ndarray]) -> tuple[str, str]:
     """What a step is made of when it is (no video, video): the other one where one is missing."""
     if not images and not clips:
-        raise ValueError("no images and no clips to train on; give at least one list")
+        raise TrainingError("no images and no clips to train on; give at least one list")
     short = [len(clip) for clip in clips if len(clip) < TEMPORAL_FACTOR]
     if short:
-        raise ValueError(f"a clip has {min(short)} frames, a group is {TEMPORAL_FACTOR}; leave shorter clips out")
+        raise TrainingError(f"a clip has {min(short)} frames, a group is {TEMPORAL_FACTOR}; leave shorter clips out")
     return ("images" if images else "clips"), ("clips" if clips else "images")
 
 
@@ -151,6 +157,6 @@ def _resume(out: str, training: Training, identity: str) -> int:
         return 0
     state = torch.load(io.BytesIO(storage.read_bytes(uri)), map_location="cpu", weights_only=True)
     if state["identity"] != identity:
-        raise ValueError(f"{uri}: of another config or of other media; give another folder or delete this one")
+        raise TrainingError(f"{uri}: of another config or of other media; give another folder or delete this one")
     training.load_state(state)
     return int(state["step"])

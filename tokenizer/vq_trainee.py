@@ -12,6 +12,7 @@ from torch.nn.functional import avg_pool2d
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
 from tokenizer import vq_emu3, vq_weights
+from tokenizer.errors import TrainingError
 from tokenizer.metrics import codebook_use
 from tokenizer.perceptual import Lpips, structural_dissimilarity
 from tokenizer.vq_codebook import fit_codebook, patch_ids
@@ -122,7 +123,7 @@ class Training:
     def fit_codebook(self, batches: Iterator[Tensor]) -> None:
         """Fit the codebook to the latents of as many batches (B, T, 3, H, W), in -1..1, as it takes.
 
-        Raises ValueError when fewer latents differ than there are codes.
+        Raises TrainingError when fewer latents differ than there are codes.
         """
         size = self.config.model.codebook_size
         latents: list[Tensor] = []
@@ -275,7 +276,7 @@ def new_model(config: VqModelConfig) -> Emu3VQVAE:
 def given_model(config: VqModelConfig, init_from: str) -> Emu3VQVAE:
     """The weights of `init_from`, to be trained further; widened where they have fewer codes or smaller ones.
 
-    Raises ValueError when they are not of this architecture.
+    Raises TrainingError when they are not of this architecture.
     """
     model = Emu3VQVAE.from_pretrained(vq_weights.folder_of(init_from), dtype=torch.float32)
     wanted = new_model(config)
@@ -285,7 +286,7 @@ def given_model(config: VqModelConfig, init_from: str) -> Emu3VQVAE:
         for each in (model, new_model(config.model_copy(update=sizes)))
     ]
     if shapes[0] != shapes[1]:
-        raise ValueError(
+        raise TrainingError(
             f"tokenizer.train.init_from = {init_from!r} is not of the architecture of tokenizer.train.model; match them"
         )
     return widened(model, wanted)
@@ -295,7 +296,7 @@ def _check_codes_stay(config: VqTrainConfig) -> None:
     given = vq_weights.config_of(str(config.init_from))
     for name in ("embed_dim", "codebook_size"):
         if given[name] != getattr(config.model, name):
-            raise ValueError(
+            raise TrainingError(
                 f"decoder_only keeps the codes of {config.init_from!r}: set tokenizer.train.model.{name} to its "
                 f"{given[name]}"
             )

@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from tokenizer import storage
+from tokenizer.errors import TrainingError
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -77,14 +78,14 @@ def save(
 def latest(run_uri: str, plan_hash: str) -> int:
     """Steps done by the newest complete checkpoint; 0 without one.
 
-    Raises ValueError when it belongs to another plan.
+    Raises TrainingError when it belongs to another plan.
     """
     steps = _complete_steps(run_uri)
     if not steps:
         return 0
     meta = storage.read_json(storage.join(folder_uri(run_uri, steps[-1]), "meta.json"))
     if meta["plan"] != plan_hash:
-        raise ValueError(
+        raise TrainingError(
             f"{folder_uri(run_uri, steps[-1])}: made with plan {meta['plan']}, this run's is {plan_hash}; "
             "train into another folder, or delete the checkpoints"
         )

@@ -5,16 +5,17 @@ import io
 from matplotlib.figure import Figure
 
 from tokenizer import storage
+from tokenizer.errors import TrainingError
 from tokenizer.log import read_log
 
 _NAMES = {"text": "captions", "image": "images", "video": "videos", "document": "text documents"}
 
 
 def draw_curves(run_uri: str, png_uri: str) -> None:
-    """Write the loss (nats per token) over the steps as PNG. Raises ValueError for a run that logged nothing."""
+    """Write the loss (nats per token) over the steps as PNG. Raises TrainingError for a run that logged nothing."""
     records = read_log(run_uri)
     if not records:
-        raise ValueError(f"{run_uri}: no log.jsonl yet; train first")
+        raise TrainingError(f"{run_uri}: no log.jsonl yet; train first")
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for name, label in _NAMES.items():

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tokenizer import storage, tars
+from tokenizer.errors import TrainingError
 from tokenizer.sequence import SequenceLayout
 from tokenizer.text import encode_captions
 from training.pieces import cut_texts
@@ -89,7 +90,7 @@ def usable_rows(
 
     `removed` are, by name of a tar, the media_ids of samples that are no part of its export; they are not counted.
     Text documents are usable whatever their fingerprint: no vision tokenizer has touched them.
-    Raises ValueError for a file that is not a token shard.
+    Raises TrainingError for a file that is not a token shard.
     """
     is_tar = tars.is_tar(shard_uri)
     columns = [name for name in _COLUMNS if not (is_tar and name == "reject_reason")]  # a tar holds kept rows alone
@@ -98,7 +99,7 @@ def usable_rows(
     with filesystem.open_input_file(path) as stream:
         shard = pq.ParquetFile(stream)
         if missing := set(columns) - set(shard.schema_arrow.names):
-            raise ValueError(f"{shard_uri}: no columns {sorted(missing)}; give the files of a `tokens` table")
+            raise TrainingError(f"{shard_uri}: no columns {sorted(missing)}; give the files of a `tokens` table")
         for group in range(shard.num_row_groups):
             table = shard.read_row_group(group, columns=columns)
             table = table.append_column("row", pa.array(np.arange(len(table), dtype=np.int32)))
@@ -133,7 +134,7 @@ def build_index(
 
     No text document is too long: it is cut into pieces of `context_tokens`.
 
-    Raises ValueError when nothing is left to train on.
+    Raises TrainingError when nothing is left to train on.
     """
     parts: list[dict[str, np.ndarray]] = []
     excluded: Counter[str] = Counter()
@@ -154,7 +155,7 @@ def build_index(
                 part["row_group"] = np.full(len(part["row"]), group, np.int32)
             parts += found
     if not sum(len(part["row"]) for part in parts):
-        raise ValueError(
+        raise TrainingError(
             f"no document to train on in {len(shard_uris)} token shards ({dict(excluded)} left out); "
             "tokenize first, or raise context_tokens where documents are too long"
         )
@@ -174,7 +175,7 @@ def media_key(media_id: str, piece: int = 0) -> int:
 def _records(table: pa.Table, layout: SequenceLayout) -> dict[str, np.ndarray]:
     kinds = table["kind"].to_pylist()
     if unknown := set(kinds) - set(_KINDS):
-        raise ValueError(f"token shards hold rows of kind {sorted(unknown)}; known kinds are {', '.join(_KINDS)}")
+        raise TrainingError(f"token shards hold rows of kind {sorted(unknown)}; known kinds are {', '.join(_KINDS)}")
     is_video = np.array([kind == "video" for kind in kinds], bool)
     grid = np.stack([table[name].to_numpy() for name in ("grid_t", "grid_h", "grid_w")], axis=1).astype(np.int32)
     texts = [text if text and text.strip() else "" for text in table["caption"].to_pylist()]

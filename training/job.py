@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizer import storage
+from tokenizer.errors import TrainingError
 from tokenizer.identity import fingerprint
 from training.config import TrainConfig
 
@@ -53,13 +54,13 @@ class TrainJob:
     def read_summary(self) -> dict[str, Any] | None:
         """plan.json of the run's folder (training/prepare.py), or None before it is written.
 
-        Raises ValueError when the folder belongs to another job.
+        Raises TrainingError when the folder belongs to another job.
         """
         if not storage.exists(self.at("plan.json")):
             return None
         summary = storage.read_json(self.at("plan.json"))
         if summary["job"] != self.fingerprint:
-            raise ValueError(
+            raise TrainingError(
                 f"{self.run_uri}: holds a run of another config or other token shards (tokens version "
                 f"{summary['tokens_version']}, not {self.tokens_version}); give this one another folder, "
                 "or delete that one"

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenizer import storage, tars
+from tokenizer.errors import TrainingError
 from tokenizer.sequence import Kind, Sequence, SequenceLayout
 from training.index import Index, media_key
 from training.pieces import piece_ids
@@ -109,7 +110,7 @@ class Loader:
         self._groups = RowGroups(shard_uris, cache_bytes)
 
     def pack(self, number: int) -> Pack:
-        """Pack `number` of the plan. Raises ValueError when a shard is no longer the one that was planned."""
+        """Pack `number` of the plan. Raises TrainingError when a shard is no longer the one that was planned."""
         ids = np.full(self._pack_tokens, self._layout.vocabulary.pad, np.int32)
         kinds = np.zeros(self._pack_tokens, np.uint8)
         positions = np.zeros(self._pack_tokens, np.int32)
@@ -161,9 +162,9 @@ class Loader:
         is_first = piece == 0
         return self._layout.build_text(ids, is_first, is_last=num_structure > is_first)
 
-    def _unplanned(self, document: int) -> ValueError:
+    def _unplanned(self, document: int) -> TrainingError:
         index = self._index
-        return ValueError(
+        return TrainingError(
             f"{self._groups.uri(int(index.shard[document]))}: row {index.row[document]} of row group "
             f"{index.row_group[document]} is not what was planned; "
             "give back the shards of the pinned tokens version, or train into another folder"

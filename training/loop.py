@@ -27,7 +27,7 @@ def fit(job: TrainJob, resources: TrainResources | None = None, on_report: OnRep
     """Train, from the newest checkpoint if there is one; a finished run only returns its result. Ray must be up.
 
     `on_report` is called here, on the driver, for every logged step: (steps done, steps in all, losses by name,
-    tokens per second). Raises ValueError for a job that cannot be trained, KeyboardInterrupt when stopped.
+    tokens per second). Raises TrainingError for a job that cannot be trained, KeyboardInterrupt when stopped.
     """
     resources = resources or TrainResources()
     if (summary := job.read_summary()) is None or not storage.exists(job.at(DONE)):

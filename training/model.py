@@ -10,6 +10,7 @@ from torch.nn import functional
 from transformers import Emu3ForCausalLM, Emu3TextConfig
 from transformers.utils import logging
 
+from tokenizer.errors import TrainingError
 from tokenizer.vocabulary import Vocabulary
 from training import attention
 from training.config import ModelConfig
@@ -21,14 +22,14 @@ logging.disable_progress_bar()  # loading and saving take a moment; the training
 def build_model(config: ModelConfig, vocabulary: Vocabulary, context_tokens: int, seed: int) -> Emu3ForCausalLM:
     """A model in float32 with seeded random weights, or the one of `config.init_from`.
 
-    Raises ValueError when that model has no room for the vocabulary.
+    Raises TrainingError when that model has no room for the vocabulary.
     """
     if config.init_from is not None:
         model = Emu3ForCausalLM.from_pretrained(
             config.init_from, dtype=torch.float32, attention_dropout=config.dropout, attn_implementation=attention.NAME
         )
         if model.config.vocab_size < vocabulary.size:
-            raise ValueError(
+            raise TrainingError(
                 f"init_from = {config.init_from!r} has {model.config.vocab_size} ids, text and codes take "
                 f"{vocabulary.size}; give its own text_tokenizer and vision tokenizer"
             )

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from tokenizer.errors import TrainingError
 from training.config import DataConfig
 from training.index import Index
 from training.packing import best_fit_decreasing
@@ -93,7 +94,7 @@ def draw(media: np.ndarray, seed: int, epoch: int, purpose: int) -> np.ndarray:
 def make_plan(index: Index, config: DataConfig, seed: int, steps: int | None, epochs: int | None) -> Plan:
     """Give either `steps` (as many epochs as they take) or `epochs` (the last step may hold fewer packs).
 
-    Raises ValueError when `config.text_share` asks for text or media that the index does not hold.
+    Raises TrainingError when `config.text_share` asks for text or media that the index does not hold.
     """
     texts = None if config.text_share is None else _Texts(index, config, seed)
     num_wanted = None if steps is None else steps * config.batch_packs
@@ -133,11 +134,11 @@ class _Texts:
         self._texts = np.flatnonzero(index.is_text)
         self.share = config.text_share or 0.0
         if len(self._texts) == len(index):
-            raise ValueError(
+            raise TrainingError(
                 f"text_share = {config.text_share}: there are text documents alone; set it to null, or add media"
             )
         if self.share and not len(self._texts):
-            raise ValueError(
+            raise TrainingError(
                 f"text_share = {config.text_share}: the token shards hold no text document; add a source of kind "
                 "text, or set it to null"
             )

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from tokenizer import storage
+from tokenizer.errors import TrainingError
 from tokenizer.sequence import SequenceLayout
 from tokenizer.text import load_text_tokenizer, train_text_tokenizer
 from tokenizer.vocabulary import Vocabulary
@@ -40,7 +41,7 @@ class Prepared:
 def prepare(job: TrainJob) -> dict[str, Any]:
     """Make what is missing of the run's folder; return plan.json.
 
-    Raises ValueError when the folder belongs to another job, or when there is nothing to train on.
+    Raises TrainingError when the folder belongs to another job, or when there is nothing to train on.
     """
     if (summary := job.read_summary()) is not None:
         return summary
@@ -90,7 +91,9 @@ def load_prepared(job: TrainJob) -> Prepared:
     index = Index.from_table(_read_table(job.at("index.parquet")))
     plan = Plan.from_table(_read_table(job.at("plan.parquet")), summary["num_steps"], job.config.data.batch_packs)
     if plan.hash(index) != summary["plan"]:
-        raise ValueError(f"{job.at('plan.parquet')}: damaged, its hash differs; delete {job.at('plan.json')} to redo")
+        raise TrainingError(
+            f"{job.at('plan.parquet')}: damaged, its hash differs; delete {job.at('plan.json')} to redo"
+        )
     return Prepared(layout, index, plan, summary)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from tokenizer import storage
+from tokenizer.errors import TrainingError
 from tokenizer.log import Record, TrainLog, read_log
 from tokenizer.sequence import Kind
 from training import checkpoint
@@ -39,7 +40,7 @@ def train_worker(
 ) -> None:
     """Train from the newest checkpoint to the end. With `world` > 1 a process group must be up.
 
-    Raises ValueError for a folder of another job, RuntimeError when the loss is no longer finite.
+    Raises TrainingError for a folder of another job, and when the loss is no longer finite.
     """
     resources = resources or TrainResources()
     device = device or torch.device("cuda" if resources.use_gpu else "cpu")
@@ -129,7 +130,7 @@ class _Trainer:
         sums, counts = values[: len(Kind)], values[len(Kind) : 2 * len(Kind)]
         loss, weight, num_tokens = values[-3:]
         if not math.isfinite(loss):
-            raise RuntimeError(
+            raise TrainingError(
                 f"step {done}: the loss is {loss}; lower train.optimizer.lr, delete {self.job.at('plan.json')} "
                 "and the checkpoints, and train again"
             )

@@ -4,10 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import typer
 import yaml
 
+from pipeline import cli
 from pipeline.cli import app
+from tokenizer.errors import TrainingError
 
 COMMANDS = {
     "run": ["CONFIG", "--set", "--plan"],
@@ -81,3 +84,13 @@ def test_status_without_a_catalog_says_what_to_do(tmp_path):
     result = call("status", str(path))
     assert result.returncode == 1
     assert "tokenmill run" in result.stderr
+
+
+def test_a_training_that_cannot_go_on_is_one_message(monkeypatch, capsys):
+    def fails() -> None:
+        raise TrainingError("step 3: the loss is nan; lower train.optimizer.lr")
+
+    monkeypatch.setattr(cli, "app", fails)
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    assert capsys.readouterr().err == "tokenmill: step 3: the loss is nan; lower train.optimizer.lr\n"

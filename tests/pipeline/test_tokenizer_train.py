@@ -11,6 +11,7 @@ from transformers import Emu3VQVAE
 from pipeline.catalog import CatalogError
 from pipeline.config import load
 from pipeline.tokenizer_train import train_tokenizer
+from tokenizer.errors import TrainingError
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_two_workers_train_a_tokenizer(local_ray, config, tmp_path):
     before = (out / "checkpoint.pt").stat().st_mtime_ns
     train_tokenizer(load(config), str(out), Console(quiet=True))
     assert (out / "checkpoint.pt").stat().st_mtime_ns == before, "a finished training was trained again"
-    with pytest.raises(ValueError, match="another config"):
+    with pytest.raises(TrainingError, match="another config"):
         train_tokenizer(load(config, ["tokenizer.train.steps=5"]), str(out), Console(quiet=True))
 
 

@@ -11,6 +11,7 @@ from torch import multiprocessing
 from transformers import Emu3VQVAE
 
 from tokenizer import vq, vq_emu3, vq_motion, vq_train
+from tokenizer.errors import TrainingError
 from tokenizer.metrics import psnr
 from tokenizer.vq_batches import clip_batch, image_batch, odds
 from tokenizer.vq_codebook import fit_codebook, patch_ids
@@ -253,8 +254,12 @@ def test_motion_is_learned_and_stills_keep_their_codes(data, tmp_path):
     kept = [name for name, weight in theirs.items() if "time" not in name and torch.equal(ours[name], weight)]
     assert sum(name.startswith(("encoder.down_block", "decoder.up_block")) for name in kept) > 20
     assert torch.equal(moving._codebook_KD[: given.codebook_size, :4], given._codebook_KD)
-    with pytest.raises(ValueError, match="give images too"):
+    with pytest.raises(TrainingError, match="here are 0 images"):
         train(config, [], data[1], str(tmp_path / "no_images"))
+    with pytest.raises(TrainingError, match="and 0 clips"):
+        train(config, data[0], [], str(tmp_path / "no_clips"))
+    with pytest.raises(ValidationError, match="video_share between 0 and 1"):
+        small_config(**changes | {"video_share": 1.0})
     with pytest.raises(ValueError, match="has embed_dim 4 and codebook_size 4096"):
         train(
             small_config(**changes | {"model": SMALL.model_copy(update={"quantizer": "kmeans"})}), *data, str(tmp_path)

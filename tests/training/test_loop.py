@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tokenizer.errors import TrainingError
 from tokenizer.log import read_log
 from training.config import TrainResources
 from training.job import DONE
@@ -95,7 +96,7 @@ def test_a_killed_worker_is_replaced_and_goes_on(make_job, small_config):
 
 
 def test_errors_arrive_as_they_were_raised(make_job, small_config):
-    with pytest.raises(ValueError, match="tokenize first"):
+    with pytest.raises(TrainingError, match="tokenize first"):
         fit(make_job(tokens_fingerprint="nobody"))
-    with pytest.raises(RuntimeError, match=r"lower .*lr"):
+    with pytest.raises(TrainingError, match=r"lower .*lr"):
         fit(make_job("wild", config=small_config(lr=1e30, clip_norm=1e30, warmup_steps=0)))

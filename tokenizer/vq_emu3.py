@@ -2,8 +2,9 @@
 
 The reference repeats a still 4 times and runs all copies through the 2-D trunk. Here the trunk sees it once and its
 4-channel latent is expanded before the temporal convolutions; decoding keeps one frame before the trunk. Both give the
-reference's codes and pixels exactly (the trunk never looks across frames) at 0.25 of its FLOPs. Clips are coded in
-independent groups of 4 frames, the authors' convention (Emu3 code, autoencode.py), so any group can be read alone.
+reference's codes, and its pixels to the rounding (the trunk never looks across frames), at 0.25 of its FLOPs. Clips are
+coded in independent groups of 4 frames, the authors' convention (Emu3 code, autoencode.py), so any group can be read
+alone.
 
 Shapes: N pictures or groups, T frames, t groups, H W pixels, h w codes, C channels, D dimensions of a code.
 """
@@ -83,4 +84,7 @@ class Emu3Codec:
     def decode_groups(self, vectors_NDTHW: Tensor) -> Tensor:
         """Code vectors (N, D, 1, h, w) -> pixels of all frames in about -1..1, (4N, 3, H, W)."""
         hidden, guide = (half.transpose(1, 2).flatten(0, 1) for half in decode_time(self._model, vectors_NDTHW))
+        if hidden.device.type == "cpu":  # a frame at a time stays in its caches: 0.55 to 0.7 of the time
+            pairs = zip(hidden.split(1), guide.split(1), strict=True)
+            return torch.cat([decode_trunk(self._model, *pair) for pair in pairs])
         return decode_trunk(self._model, hidden, guide)

@@ -4,6 +4,7 @@
     batched, bf16    the same call on a batch in bf16
     ours             tokenizer/vq.py, in fp32 and in bf16 (the nearest code is searched in fp32 in both)
     ours, compiled   in bf16 by torch.compile, in each mode of `--compile` (`reduce-overhead` is CUDA graphs)
+    torch's attention    on a GPU: ours in bf16 without products of its own for wide heads (tokenizer/vq_emu3.py)
 
 Each rate stands with its share of the machine's rate at multiplying matrices, measured in this run in the same
 precision: FLOPs of the call (convolutions and products, counted) over seconds over that rate. fp32 on a GPU is TF32
@@ -150,6 +151,10 @@ def measure(
         half,
         *(ours(make(), f"ours, bf16, {mode}", "bfloat16", device, mode)[0] for mode in modes),
     ]
+    if device == "cuda":
+        fused, tokenizer = ours(make(), "ours, bf16, torch's attention", "bfloat16", device)
+        setattr(tokenizer._codec, "attend_in_half_precision", lambda num_places: None)  # noqa: B010
+        paths.append(fused)
     image_codes, clip_codes = exact_tokenizer.encode_images(images), exact_tokenizer.encode_clips(clips)
     for what, items in (
         ("encode_images", images),

@@ -152,7 +152,7 @@ class VisionTokenizer:
         self._check_frames(frames, 4)
         if not len(frames):
             return np.zeros((0, *self._grid(frames)), np.int64)
-        return self._encode_stills(frames, frames.shape[1] * frames.shape[2])
+        return self._run(self._encode_stills, frames, frames.shape[1] * frames.shape[2])
 
     @torch.inference_mode()
     def encode_clips(self, frames: np.ndarray) -> np.ndarray:
@@ -171,7 +171,7 @@ class VisionTokenizer:
         if not np.prod(shape):
             return np.zeros(shape, np.int64)
         groups = np.ascontiguousarray(frames).reshape(-1, self.temporal_factor, height, width, 3)
-        return self._encode_groups(groups, self.temporal_factor * height * width).reshape(shape)
+        return self._run(self._encode_groups, groups, height * width, self.temporal_factor).reshape(shape)
 
     @torch.inference_mode()
     def decode_images(self, codes: np.ndarray) -> np.ndarray:
@@ -187,7 +187,7 @@ class VisionTokenizer:
         height, width = self._size_px(codes)
         if not codes.size:
             return np.zeros((len(codes), height, width, 3), np.uint8)
-        return self._decode_stills(codes.astype(np.int64), height * width)
+        return self._run(self._decode_stills, codes.astype(np.int64), height * width)
 
     @torch.inference_mode()
     def decode_clips(self, codes: np.ndarray) -> np.ndarray:
@@ -200,7 +200,13 @@ class VisionTokenizer:
         if not codes.size:
             return np.zeros(shape, np.uint8)
         groups = codes.astype(np.int64).reshape(-1, *codes.shape[2:])
-        return self._decode_groups(groups, self.temporal_factor * height * width).reshape(shape)
+        return self._run(self._decode_groups, groups, height * width, self.temporal_factor).reshape(shape)
+
+    def _run(self, passes: Passes, items: np.ndarray, frame_px: int, num_frames: int = 1) -> np.ndarray:
+        """Results of all items, each of so many frames of `frame_px` pixels."""
+        if self._device.type != "cpu" and self._dtype != torch.float32 and isinstance(self._codec, Emu3Codec):
+            self._codec.attend_in_half_precision(frame_px // self.spatial_factor**2)
+        return passes(items, num_frames * frame_px)
 
     def _batch_px(self, wanted: int | None, layers: float) -> int:
         if self._device.type == "cpu":

@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 from transformers import Emu3VQVAE
 
+_FLASH_DIMS = 256  # of a head, at most
+_PRODUCT_PLACES = 48  # for each base channel: the matrix takes no more memory than layers of full resolution do
+
 
 def encode_trunk(model: Emu3VQVAE, pixels_NCHW: Tensor) -> Tensor:
     """The 2-D half of the encoder, frame by frame: pixels in -1..1 -> latent (N, C, h, w)."""
@@ -65,6 +68,17 @@ class Emu3Codec:
         self._model = model
         self.spatial_factor = 2 ** (len(model.config.channel_multiplier) - 1)
         self.temporal_factor = int(model.config.temporal_downsample_factor)
+
+    def attend_in_half_precision(self, num_places: int) -> None:
+        """Choose how `num_places` codes attend to each other on a GPU: by plain products or by torch's fused attention.
+
+        The published head has 1,024 dimensions. No flash kernel takes them; the fused one that does reads and writes
+        its sums again for every block of keys. Two products and a softmax move less, while their matrix is small.
+        """
+        config = self._model.config
+        is_wide = config.hidden_size // config.num_attention_heads > _FLASH_DIMS
+        is_small = num_places <= _PRODUCT_PLACES * config.base_channels
+        self._model.set_attn_implementation("eager" if is_wide and is_small else "sdpa")
 
     def encode_images(self, pixels_NCHW: Tensor) -> Tensor:
         """Pixels in -1..1 -> vectors (N, D, 1, h, w), not yet codes."""

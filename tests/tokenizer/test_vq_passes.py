@@ -68,6 +68,37 @@ def test_what_a_pass_of_emu3_takes(channels: int, dtype: torch.dtype) -> None:
         assert 0.9 * layers < live.most / (frames * 512 * 512 * channels * dtype.itemsize) < layers
 
 
+@pytest.mark.parametrize("channels, width", [(128, 768), (256, 1536)])  # 48 places a base channel, and one row more
+def test_attention_by_products_takes_no_more_than_a_pass(channels: int, width: int) -> None:
+    with torch.device("meta"):
+        model = Emu3VQVAE(Emu3VQVAEConfig(base_channels=channels, hidden_size=4 * channels)).eval().to(torch.bfloat16)
+        codec = Emu3Codec(model)
+        for rows, attention in ((64, "eager"), (65, "sdpa")):
+            codec.attend_in_half_precision(rows * width // 8)
+            assert model.config._attn_implementation == attention
+        codec.attend_in_half_precision(64 * width // 8)
+        pixels = torch.empty(1, 3, 512, width, dtype=torch.bfloat16)
+    with torch.inference_mode(), LiveBytes() as live:
+        codec.encode_images(pixels)
+    assert live.most / (512 * width * channels * 2) < ENCODE_LAYERS
+
+
+def test_attention_by_products_gives_the_same_codes() -> None:
+    given, other = VisionTokenizer.load("builtin"), VisionTokenizer.load("builtin")
+    other.model.set_attn_implementation("eager")
+    frames = np.random.default_rng(0).integers(0, 256, (2, 8, 6, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+    codes = given.encode_images(frames)
+    assert len(np.unique(codes)) > 10
+    assert (other.encode_images(frames) == codes).mean() > 0.98  # near-ties may be settled differently
+
+
+def test_narrow_heads_keep_torchs_attention() -> None:
+    with torch.device("meta"):
+        model = Emu3VQVAE(Emu3VQVAEConfig(base_channels=64, hidden_size=256))
+    Emu3Codec(model).attend_in_half_precision(1)
+    assert model.config._attn_implementation == "sdpa"
+
+
 @pytest.mark.parametrize("kind", ["chameleon", "janus"])
 def test_what_a_pass_of_the_others_takes(kind: str) -> None:
     """Not more than is planned."""

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
-from tokenizer import vq_published, vq_weights
+from tokenizer import vq_emu3, vq_published, vq_weights
 from tokenizer.identity import weights_id
 from tokenizer.metrics import psnr
 from tokenizer.vq import TokenizerLoadError, VisionTokenizer
@@ -78,8 +78,10 @@ def test_images_equal_the_reference(codebook_size, height, width):
     assert_same_pixels(decoded, reference_frames(model.decode(torch.from_numpy(expected))))
 
 
+@pytest.mark.parametrize("group_bytes", [0, 1 << 30])  # frames decoded one at a time; all four at once
 @pytest.mark.parametrize("height, width", [(32, 48), (48, 32)])
-def test_clips_equal_the_reference_in_groups_of_four(height, width):
+def test_clips_equal_the_reference_in_groups_of_four(height, width, group_bytes, monkeypatch):
+    monkeypatch.setattr(vq_emu3, "_GROUP_BYTES", group_bytes)
     model = small_model()
     frames = frames_of(2, 12, height, width, 3)
     expected = reference_codes_of_clips(model, frames)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._inductor.utils import run_and_get_code
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import (
@@ -22,6 +23,7 @@ from transformers import (
 from tokenizer import vq_passes
 from tokenizer.vq import VisionTokenizer
 from tokenizer.vq_emu3 import Emu3Codec
+from tokenizer.vq_nearest import nearest_codes
 from tokenizer.vq_passes import DECODE_LAYERS, ENCODE_LAYERS, CompiledOften, Passes, px_that_fit
 from tokenizer.vq_still import StillCodec
 
@@ -204,7 +206,24 @@ def test_only_shapes_that_come_often_are_compiled(monkeypatch: pytest.MonkeyPatc
     assert compiled == dict.fromkeys(range(2, 12), 1)  # the first ten of those that came for the third time
 
 
-@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+needs_compiler = pytest.mark.skipif(
+    not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler"
+)
+
+
+@needs_compiler
+@pytest.mark.parametrize("num_dims", [4, 8])
+def test_compiled_the_nearest_code_is_found_without_storing_distances(num_dims: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z, codebook = (torch.randn(num, num_dims, generator=generator) for num in (96, 1000))
+    norms = (codebook**2).sum(1)
+    codes, sources = run_and_get_code(torch.compile(nearest_codes), z, codebook, norms)
+    assert torch.equal(codes, torch.cdist(z, codebook).argmin(1))
+    assert "empty_strided_cpu((96, ), (1, ), torch.int64)" in sources[0]
+    assert "(96, 1000)" not in sources[0] and "96000" not in sources[0]
+
+
+@needs_compiler
 def test_compiled_codes_are_those_of_the_plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vq_passes, "COMPILE_AFTER", 0)
     plain, compiled = VisionTokenizer.load("builtin"), VisionTokenizer.load("builtin", compile_mode="default")

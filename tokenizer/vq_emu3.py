@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 from transformers import Emu3VQVAE
 
-_GROUP_BYTES = (
-    1 << 15
-)  # of a channel of a frame; of larger ones a CPU decodes one at a time in 0.55 to 0.75 of the time
+# Of a channel of a frame. Larger frames a CPU decodes one at a time, in 0.55 to 0.75 of the time.
+_GROUP_BYTES = 1 << 15
 _FLASH_DIMS = 256  # of a head, at most
 _PRODUCT_PLACES = 48  # for each base channel: the matrix takes no more memory than layers of full resolution do
 

@@ -4,7 +4,7 @@
     batched, bf16    the same call on a batch in bf16
     ours             tokenizer/vq.py, in fp32 and in bf16 (the nearest code is searched in fp32 in both)
     ours, compiled   in bf16 by torch.compile, in each mode of `--compile` (`reduce-overhead` is CUDA graphs)
-    torch's attention    on a GPU: ours in bf16 without products of its own for wide heads (tokenizer/vq_emu3.py)
+    torch's attention    on a GPU: ours in bf16 without its products for wide heads (tokenizer/vq_emu3.py); no goal's
 
 Each rate stands with its share of the machine's rate at multiplying matrices, measured in this run in the same
 precision: FLOPs of the call (convolutions and products, counted) over seconds over that rate. fp32 on a GPU is TF32
@@ -152,10 +152,12 @@ def measure(
         *(ours(make(), f"ours, bf16, {mode}", "bfloat16", device, mode)[0] for mode in modes),
     ]
     if device == "cuda":
-        fused, tokenizer = ours(make(), "ours, bf16, torch's attention", "bfloat16", device)
+        fused, tokenizer = ours(make(), "with torch's attention", "bfloat16", device)
         setattr(tokenizer._codec, "attend_in_half_precision", lambda num_places: None)  # noqa: B010
         paths.append(fused)
+    torch.backends.cudnn.allow_tf32 = False
     image_codes, clip_codes = exact_tokenizer.encode_images(images), exact_tokenizer.encode_clips(clips)
+    torch.backends.cudnn.allow_tf32 = True
     for what, items in (
         ("encode_images", images),
         ("decode_images", image_codes),
@@ -166,7 +168,7 @@ def measure(
         found = {}
         for path in paths:
             call = getattr(path, what)
-            work = flops(partial(getattr(half if path.name.startswith("ours") else path, what), items[:1]))
+            work = flops(partial(getattr(path if path in paths[:2] else half, what), items[:1]))
             call(items)  # chooses kernels, and compiles
             best = min(seconds(partial(call, items), device) for _ in range(2))
             found[path.name] = (len(items) / best, work, work * len(items) / best / rates[path.dtype])
@@ -180,9 +182,6 @@ def measure(
             for of, value, goal in zip(("as published", "batched", "matrices"), reached, GOALS[device], strict=True):
                 if goal:
                     CONSOLE.print(f"{of}: goal {goal}, {value:.2f}: {'met' if value >= goal else 'MISSED'}")
-    torch.backends.cudnn.allow_tf32 = False
-    image_codes, clip_codes = exact_tokenizer.encode_images(images), exact_tokenizer.encode_clips(clips)
-    torch.backends.cudnn.allow_tf32 = True
     for kind, codes, found_codes in (
         ("images", image_codes, half_tokenizer.encode_images(images)),
         ("clips", clip_codes, half_tokenizer.encode_clips(clips)),

@@ -30,6 +30,7 @@ from pipeline.duplicates import DUPLICATES
 from pipeline.readable import delta_schema
 from stages.columns import CAPTIONS, MEDIA, SOURCES
 from tokenizer import storage
+from tokenizer.errors import UserError
 from tokenizer.object_store import asked_again, delta_options
 from tokenizer.shards import TOKENS, write_parquet
 
@@ -39,7 +40,7 @@ _COMMIT_ATTEMPTS = 5
 _LOG_EVERY_COMMITS = 10  # checkpoint the Delta log so that opening a long-lived table stays one read
 
 
-class CatalogError(Exception):
+class CatalogError(UserError):
     """The catalog cannot be opened or written; the message says where and what to do."""
 
 

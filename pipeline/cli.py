@@ -4,15 +4,14 @@ Exit codes: 0 done, 1 a message says what to do, 130 interrupted (the same comma
 """
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from pipeline.catalog import CatalogError
 from pipeline.config import ConfigError, RunConfig, load
+from tokenizer.errors import UserError
 
 app = typer.Typer(
     help="From raw images and video to a trained, sampling next-token transformer.",
@@ -291,13 +290,9 @@ def convert_head(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The safetensors file to write.")],
 ) -> None:
     """Turn LAION's published linear (or improved) aesthetic predictor into a head for curate.clip.aesthetic_head."""
-    from stages.heads import HeadError
     from stages.heads import convert_head as convert
 
-    try:
-        dim = convert(source, out)
-    except HeadError as error:
-        raise ConfigError(str(error)) from None
+    dim = convert(source, out)
     console.print(f"{out}: a head on embeddings of {dim} numbers", highlight=False)
 
 
@@ -354,26 +349,9 @@ def tokenizer_convert(
 
 def main() -> None:
     """Entry point of the `tokenmill` command."""
-    from pipeline.plan import PlanError
-    from tokenizer.errors import TrainingError
-    from tokenizer.object_store import StoreError
-    from tokenizer.vq_weights import TokenizerLoadError
-
-    expected: tuple[type[Exception], ...] = (
-        ConfigError,
-        CatalogError,
-        PlanError,
-        StoreError,
-        TokenizerLoadError,
-        TrainingError,
-    )
-    _guard(app, expected)
-
-
-def _guard(call: Callable[[], None], expected: tuple[type[Exception], ...]) -> None:
     try:
-        call()
-    except expected as error:
+        app()
+    except UserError as error:
         Console(stderr=True).print(f"tokenmill: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:

@@ -25,12 +25,13 @@ from stages.split import SplitVideosConfig
 from stages.text_area import TextConfig
 from stages.tokenize import TokenizeConfig
 from tokenizer import storage
+from tokenizer.errors import UserError
 from tokenizer.identity import Config, Resources, fingerprint
 from tokenizer.vq_config import VqTrainConfig
 from training.config import TrainConfig, TrainResources, WorkerResources
 
 
-class ConfigError(Exception):
+class ConfigError(UserError):
     """The config cannot be used; the message names file, key and the nearest valid key."""
 
 

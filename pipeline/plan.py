@@ -26,11 +26,12 @@ from stages.score import ScoreImages
 from stages.split import SplitVideos
 from stages.tokenize import Tokenize
 from tokenizer import vq_weights
+from tokenizer.errors import UserError
 
 TO_CURATE = pa.schema([*LISTED, *UNPACK])
 
 
-class PlanError(Exception):
+class PlanError(UserError):
     """The plan cannot run; the message names the stage or the pool and what to change."""
 
 

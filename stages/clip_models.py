@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokenizer.errors import UserError
 from tokenizer.identity import fingerprint, weights_id
 
 _OPEN_CLIP_FILE = "open_clip_config.json"
 _MAX_BATCH = 256
 
 
-class ClipLoadError(ValueError):
+class ClipLoadError(UserError, ValueError):
     """The named model cannot be loaded; the message says why and what to do."""
 
 

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
+from tokenizer.errors import UserError
 
-class HeadError(ValueError):
+
+class HeadError(UserError, ValueError):
     """A head's file cannot be used; the message says why and what to do."""
 
 

@@ -1,5 +1,9 @@
-"""The error of both trainings, of tokenizers and of language models."""
+"""Errors that are a person's to mend: the command line prints their message alone."""
 
 
-class TrainingError(ValueError):
-    """A model cannot be trained, or not go on so; the message says what to change."""
+class UserError(Exception):
+    """The message says what is wrong and what to do about it."""
+
+
+class TrainingError(UserError, ValueError):
+    """A model cannot be trained, or not go on so."""

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 from pyarrow import fs as pafs
 
+from tokenizer.errors import UserError
+
 ATTEMPTS = 10  # too few: half a minute's overload ends a run; too many: a wrong address is noticed late
 _CHECK_ATTEMPTS = 3
 _PAUSES_S = (0.1, 0.5, 2.0, 8.0)
@@ -23,7 +25,7 @@ SILENCE_S = 30.0  # longest wait for the next byte
 _T = TypeVar("_T")
 
 
-class StoreError(Exception):
+class StoreError(UserError):
     """The store failed, and went on failing when asked again; says nothing about the object itself."""
 
 

@@ -19,6 +19,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from torchmetrics.functional.image.lpips import _LPIPS
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from tokenizer.errors import UserError
 from tokenizer.metrics import LUMA
 from tokenizer.vq import to_pixels
 from tokenizer.vq_config import SSIM_WINDOW_PX
@@ -45,7 +46,7 @@ def _ssim(a: Tensor, b: Tensor) -> Tensor:
     return found
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError, ValueError):
     """A file does not hold the weights that a metric needs; the message names it and the file to get."""
 
 

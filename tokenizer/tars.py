@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenizer import storage
+from tokenizer.errors import UserError
 from tokenizer.identity import fingerprint
 
 DOCUMENT = "tokenmill.json"
@@ -70,7 +71,7 @@ _TEMPLATE = _HEADER.tobytes()
 _TEMPLATE_SUM = sum(_TEMPLATE)
 
 
-class ExportError(ValueError):
+class ExportError(UserError, ValueError):
     """A folder is no finished export; the message says what to do."""
 
 

@@ -16,7 +16,7 @@ ENCODE_LAYERS = 4.4  # full-resolution layers held at once
 DECODE_LAYERS = 10.3
 _MEMORY_SHARE = 0.4  # of what is free: two workers may share a GPU, and convolutions take work space
 _MOST_PX = 1 << 23  # 32 pictures of 512 x 512, as many rows as a worker is given at once
-_PLANNED_NUMBERS = 1 << 30  # of one layer
+_PLANNED_NUMBERS = 1 << 30  # of one layer: 32 bits index them, with room
 _MOST_NUMBERS = (1 << 31) - 1  # beyond, some kernels of a GPU write zeros without a word (pytorch issue 141831)
 COMPILE_AFTER = 32  # passes of one shape: a minute of compilation must not be paid for a handful of pictures
 _MOST_COMPILED = 64
@@ -29,11 +29,6 @@ log = logging.getLogger(__name__)
 def px_that_fit(free_bytes: int, base_channels: int, itemsize: int, layers: float) -> int:
     """Pixels of one pass that take 0.4 of `free_bytes`; at least 1, at most 2^23."""
     return max(1, min(_MOST_PX, int(_MEMORY_SHARE * free_bytes / (layers * base_channels * itemsize))))
-
-
-def px_that_index(widest: int) -> int:
-    """Pixels of one pass whose layer of `widest` channels holds 2^30 numbers: 32 bits index it, with room."""
-    return max(1, _PLANNED_NUMBERS // widest)
 
 
 class CompiledOften:
@@ -78,7 +73,7 @@ class Passes:
         self._call = call if compile_mode is None else CompiledOften(call, compile_mode)
         self._device = device
         self._widest = widest
-        self.max_px = min(max_px, px_that_index(widest))
+        self.max_px = max(1, min(max_px, _PLANNED_NUMBERS // widest))
 
     def __call__(self, items: np.ndarray, px_each: int) -> np.ndarray:
         """Results of all items, of which there is at least one.

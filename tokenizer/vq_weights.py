@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from tokenizer.errors import UserError
 from tokenizer.identity import weights_id
 
 BUILTIN = "builtin"
@@ -18,7 +19,7 @@ _TYPES = (*_CLIP_TYPES, "chameleon_vqgan", "janus_vqgan")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-class TokenizerLoadError(ValueError):
+class TokenizerLoadError(UserError, ValueError):
     """The named vision tokenizer cannot be loaded; the message says from where, why, and what to do."""
 
 

@@ -14,17 +14,14 @@ from typing import Any
 import ray
 
 from tokenizer import storage
-from tokenizer.errors import TrainingError
+from tokenizer.errors import UserError
 from tokenizer.log import LogTail, Record
-from tokenizer.object_store import StoreError
-from tokenizer.vq_weights import TokenizerLoadError
 from training.config import WorkerResources
 
 _TAIL_EVERY_S = 0.5
 # Threads that spin while they wait take the CPU from those they wait for. Measured with two threads on two cores that
 # other processes used too: 324 tokens/s spinning, 7,489 sleeping.
 _THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
-_MENDED = (TrainingError, StoreError, TokenizerLoadError)  # by a person; the message says how
 
 
 def run_on_workers(
@@ -37,7 +34,7 @@ def run_on_workers(
     """Call `function(arguments)` on `resources.num_workers` workers of one process group, until all return.
 
     `on_record` is called here for every line that appears in the log under `run_uri` (tokenizer/log.py). Ray must be
-    up. Raises what a worker raised where a person can mend it, or any ValueError or RuntimeError of one.
+    up. Raises the UserError that a worker raised, or else its ValueError or RuntimeError.
     """
     with _interrupts_restored(), _watched(run_uri, on_record):
         unwrapped(lambda: _fit(function, arguments, resources, run_uri))
@@ -71,14 +68,14 @@ def _fit(
 
 
 def unwrapped(call: Callable[[], Any]) -> Any:
-    """The result of `call`; where Ray wraps what a worker raised for a person to mend, that is raised."""
+    """The result of `call`; where Ray wraps an error of a worker that a person may understand, that is raised."""
     try:
         return call()
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except Exception as error:
         failures = getattr(error, "worker_failures", {}).values()  # of Ray Train's WorkerGroupError
-        known = [failure for failure in failures if isinstance(failure, _MENDED)]
+        known = [failure for failure in failures if isinstance(failure, UserError)]
         plain = [failure for failure in failures if type(failure) in (ValueError, RuntimeError)]
         raise [*known, *plain, error][0] from None
 

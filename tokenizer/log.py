@@ -57,18 +57,26 @@ class LogTail:
     def __init__(self, run_uri: str):
         self._uri = storage.join(run_uri, FILE_NAME)
         self._offset = 0
+        self._last = b""  # the line before the offset
 
     def fresh(self) -> list[Record]:
-        """Lines written since the last call; from the start again when the log became shorter."""
+        """Lines written since the last call; from the start again when the log was begun anew, as a resumed run does."""
         if not storage.exists(self._uri):
             return []
         filesystem, path = storage.filesystem(self._uri)
         with filesystem.open_input_file(path) as stream:
             size = stream.size()
-            if size < self._offset:
-                self._offset = 0
-            stream.seek(self._offset)
-            data = stream.read(size - self._offset)
+            start = self._offset - len(self._last)
+            stream.seek(min(start, size))
+            data = stream.read(max(0, size - start))
+            if data.startswith(self._last):
+                data = data[len(self._last) :]
+            else:
+                self._offset, self._last = 0, b""
+                stream.seek(0)
+                data = stream.read(size)
         whole, newline, _ = data.rpartition(b"\n")
-        self._offset += len(whole) + len(newline)
+        if newline:
+            self._offset += len(whole) + 1
+            self._last = whole[whole.rfind(b"\n") + 1 :] + newline
         return [json.loads(line) for line in whole.splitlines() if line.endswith(b"}")]

@@ -52,7 +52,7 @@ def save(
     run_uri: str,
     step: int,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     meta: dict[str, Any],
     keep: int,
     rank: int = 0,
@@ -61,7 +61,7 @@ def save(
 
     Every worker must call it; rank 0 writes.
     """
-    weights, state = get_state_dict(model, optimizer, options=_WHOLE)
+    weights, state = get_state_dict(model, optimizers, options=_WHOLE)
     if rank != 0:
         return
     uri = folder_uri(run_uri, step)
@@ -92,12 +92,12 @@ def latest(run_uri: str, plan_hash: str) -> int:
     return steps[-1]
 
 
-def load(run_uri: str, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def load(run_uri: str, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
     """Restore what `save` wrote after `step` steps. Every worker must call it."""
     with storage.local_folder(folder_uri(run_uri, step)) as folder:
         weights: dict[str, Any] = dict(load_file(folder / "model.safetensors"))
         state = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
-    set_state_dict(model, optimizer, model_state_dict=weights, optim_state_dict=state, options=_WHOLE)
+    set_state_dict(model, optimizers, model_state_dict=weights, optim_state_dict=state, options=_WHOLE)
 
 
 def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:

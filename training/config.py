@@ -85,13 +85,21 @@ class DataConfig(Config):
 
 
 class OptimizerConfig(Config):
-    """AdamW, linear warm-up, cosine to zero."""
+    """AdamW or Muon, linear warm-up, cosine to zero."""
+
+    later_fields = frozenset({"muon_lr"})
 
     steps: int | None = Field(None, description="Optimizer steps; give either steps or epochs.", gt=0)
     epochs: int | None = Field(
         None, description="Passes over the data, with text_share over the media; give either steps or epochs.", gt=0
     )
     lr: float = Field(1e-3, description="Small learns slowly, large diverges. Emu3: 5e-5.", gt=0)
+    muon_lr: float | None = Field(
+        None,
+        description="Rate of Muon for the matrices of the layers; lr is then that of embeddings, head and norms. Small "
+        "learns slowly, large diverges; 0.02 suits most. Null: AdamW for all weights, as Emu3.",
+        gt=0,
+    )
     warmup_steps: int = Field(50, description="Few diverge early, many waste steps. Emu3.5: 700.", ge=0)
     beta1: float = Field(0.9, description="Small is noisy, large overshoots.", ge=0, lt=1)
     beta2: float = Field(0.95, description="Small is noisy, large reacts late to a change.", ge=0, lt=1)

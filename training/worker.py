@@ -21,10 +21,11 @@ from tokenizer.errors import TrainingError
 from tokenizer.log import Record, TrainLog, read_log
 from tokenizer.sequence import Kind
 from training import checkpoint
-from training.config import OptimizerConfig, TrainResources
+from training.config import TrainResources
 from training.job import DONE, TrainJob, TrainResult
 from training.loader import Loader, Pack
 from training.model import PackLoss, build_model
+from training.optimizer import make_optimizers, schedule, set_learning_rate
 from training.parallel import Workers
 from training.prepare import Prepared, load_prepared, prepare
 
@@ -67,10 +68,11 @@ class _Trainer:
             self.lm.activation_checkpointing_enable({"use_reentrant": False})
         self.model = PackLoss(self.lm, config.optimizer.vision_weight).to(device).train()
         self.workers = Workers(self.model, rank, world, device, resources.spread_model)
-        self.optimizer = make_optimizer(self.model, config.optimizer)
+        dtype = getattr(torch, config.dtype)
+        self.optimizers = make_optimizers(self.model, config.optimizer, dtype, rank, world)
         self.start = checkpoint.latest(job.run_uri, ready.summary["plan"])
         if self.start:
-            checkpoint.load(job.run_uri, self.start, self.model, self.optimizer)
+            checkpoint.load(job.run_uri, self.start, self.model, self.optimizers)
         self.loader = Loader(
             ready.plan, ready.index, job.shard_uris, ready.layout, config.data.pack_tokens, resources.cache_mb << 20
         )
@@ -96,7 +98,7 @@ class _Trainer:
                     log.flush()
                 meta = {"plan": self.ready.summary["plan"], "tokens_version": self.job.tokens_version}
                 keep = self.resources.keep_checkpoints
-                checkpoint.save(self.job.run_uri, done, self.model, self.optimizer, meta, keep, rank)
+                checkpoint.save(self.job.run_uri, done, self.model, self.optimizers, meta, keep, rank)
 
     def step(self, step: int, packs: list[Pack]) -> torch.Tensor:
         """One optimizer step. Returns this worker's sums: loss and count per kind, weighted loss, weight, tokens."""
@@ -118,10 +120,11 @@ class _Trainer:
             figures += torch.cat([*parts, figures.new_tensor([0.0, pack.num_tokens])])
         figures[-2] = weight
         nn.utils.clip_grad_norm_(self.model.parameters(), config.optimizer.clip_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config.optimizer, step, self.ready.plan.num_steps)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        share = schedule(config.optimizer, step, self.ready.plan.num_steps)
+        set_learning_rate(self.optimizers, config.optimizer, share)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         return figures
 
     def record(self, done: int, window: torch.Tensor, clock: "_Clock") -> Record:
@@ -136,7 +139,8 @@ class _Trainer:
             )
         record: Record = {"step": done, "loss": loss / weight}
         record |= {kind.name.lower(): sums[kind] / counts[kind] for kind in Kind if counts[kind]}
-        record["lr"] = learning_rate(self.job.config.optimizer, done - 1, self.ready.plan.num_steps)
+        optimizer = self.job.config.optimizer
+        record["lr"] = optimizer.lr * schedule(optimizer, done - 1, self.ready.plan.num_steps)
         return record | {"tokens": int(num_tokens)} | clock.lap(num_tokens)
 
 
@@ -149,22 +153,6 @@ class _Clock:
         lap_s = now - self._last_s
         self._seconds, self._last_s = self._seconds + lap_s, now
         return {"tokens_per_s": round(num_tokens / lap_s, 1), "seconds": round(self._seconds, 3)}
-
-
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW; weights of norms do not decay."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
-
-
-def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
-    """Of optimizer step `step` (from 0): linear warm-up times a cosine that ends at zero (Emu3 paper 3.3)."""
-    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    return config.lr * warmup * 0.5 * (1 + math.cos(math.pi * step / num_steps))
 
 
 def _pack_seed(seed: int, pack: int) -> int:

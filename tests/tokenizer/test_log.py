@@ -38,3 +38,14 @@ def test_a_log_that_became_shorter_is_read_anew(tmp_path):
     tail.fresh()
     TrainLog(str(tmp_path), 0).append({"step": 1})
     assert tail.fresh() == [{"step": 1}]
+
+
+def test_a_log_begun_anew_that_has_grown_beyond_what_was_read_is_read_anew(tmp_path):
+    (tmp_path / FILE_NAME).write_text('{"step": 1}\n{"step": 2}\n')
+    tail = LogTail(str(tmp_path))
+    tail.fresh()
+    log = TrainLog(str(tmp_path), 1)
+    for step in (2, 3, 4):
+        log.append({"step": step, "loss": 1.5})
+    assert [record["step"] for record in tail.fresh()] == [1, 2, 3, 4]
+    assert tail.fresh() == []

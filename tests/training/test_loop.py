@@ -46,7 +46,7 @@ def own_train_workers():
 
 def test_two_workers_train_like_one_and_report(make_job, small_config):
     """Three packs a step: one worker has two, the other one and must not stall."""
-    config = small_config()
+    config = small_config(muon_lr=0.02)
     config = config.model_copy(update={"data": config.data.model_copy(update={"batch_packs": 3})})
     alone, pair = make_job("alone", config), make_job("pair", config, tokens_version=4)
     train_worker(alone)
@@ -63,9 +63,9 @@ def test_two_workers_train_like_one_and_report(make_job, small_config):
     assert time.monotonic() - before < 1, "a finished run starts no workers"
 
 
-def test_spread_weights_train_like_whole_ones(make_job):
+def test_spread_weights_train_like_whole_ones(make_job, small_config):
     """FSDP2 on two workers; its checkpoint is read by one worker that holds all."""
-    alone, spread = make_job("alone"), make_job("spread")
+    alone, spread = (make_job(name, small_config(muon_lr=0.02)) for name in ("alone", "spread"))
     train_worker(alone)
     fit(spread, TrainResources(num_workers=2, cpus_per_worker=0.5, threads=1, spread_model=True))
     assert losses(spread) == pytest.approx(losses(alone), rel=1e-4)

@@ -17,8 +17,9 @@ from tokenizer.log import read_log
 from training import checkpoint, worker
 from training.config import OptimizerConfig, TrainResources
 from training.job import DONE, TrainJob, TrainResult
+from training.optimizer import schedule
 from training.prepare import prepare
-from training.worker import learning_rate, train_worker
+from training.worker import train_worker
 
 EVERY_3 = TrainResources(checkpoint_every_steps=3)
 
@@ -52,8 +53,9 @@ def die_at(patch, step):
     patch.setattr(worker._Trainer, "step", dying)
 
 
-def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(make_job, monkeypatch):
-    whole, broken = make_job("whole"), make_job("broken")
+@pytest.mark.parametrize("muon_lr", [None, 0.02])
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(make_job, small_config, muon_lr, monkeypatch):
+    whole, broken = (make_job(name, small_config(muon_lr=muon_lr)) for name in ("whole", "broken"))
     train_worker(whole, EVERY_3)
     for step in (2, 5, 7):  # before the first checkpoint, between two, after the last but one
         with monkeypatch.context() as patch:
@@ -179,8 +181,8 @@ def test_a_loss_that_explodes_stops_the_run(make_job, small_config):
 
 
 def test_learning_rate_warms_up_and_ends_at_zero():
-    config = OptimizerConfig(steps=100, lr=1.0, warmup_steps=10)
-    rates = [learning_rate(config, step, 100) for step in range(100)]
+    config = OptimizerConfig(steps=100, warmup_steps=10)
+    rates = [schedule(config, step, 100) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[-1] < 1e-3
     assert max(rates) == pytest.approx(rates[9], rel=0.02)
 

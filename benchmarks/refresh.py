@@ -37,7 +37,7 @@ from pipeline.catalog import Catalog
 from pipeline.config import RunConfig
 from pipeline.duplicates import DUPLICATES
 from pipeline.line import run_phases
-from pipeline.phases import tokenize_print
+from pipeline.phases import tokens_fingerprints
 from pipeline.report import table
 from pipeline.run import cluster
 from stages.columns import CAPTIONS, MEDIA, SOURCES
@@ -113,7 +113,7 @@ def fill(config: RunConfig, num_media: int) -> None:
             pa.array(rng.integers(0, 4096, count * GRID * GRID), pa.uint16()), GRID * GRID
         ).cast(pa.list_(pa.uint16()))
         grid = {"codes": codes, "grid_t": 1, "grid_h": GRID, "grid_w": GRID, "caption": texts}
-        catalog.tokens.append(rows_of(TOKENS, count, same | grid | {"fingerprint": tokenize_print(config)}), {})
+        catalog.tokens.append(rows_of(TOKENS, count, same | grid | {"fingerprint": tokens_fingerprints(config)[0]}), {})
         verdicts = {"media_id": ids, "duplicate_of": ids, "method": "kept", "fingerprint": "f", "run_id": "first"}
         if config.curate.duplicates.near_radius is not None:
             catalog.duplicates.append(rows_of(DUPLICATES, count, verdicts), {})

@@ -27,6 +27,7 @@ from stages.tokenize import TokenizeConfig
 from tokenizer import storage
 from tokenizer.errors import UserError
 from tokenizer.identity import Config, Resources, fingerprint
+from tokenizer.processor import quick_dtype
 from tokenizer.vq_config import VqTrainConfig
 from training.config import TrainConfig, TrainResources, WorkerResources
 
@@ -133,6 +134,12 @@ class Tokenize(Config):
     tokenize: TokenizeConfig = TokenizeConfig()
     frames_resources: Pool = Pool()
     resources: TokenizePool = TokenizePool()
+
+    @property
+    def dtype(self) -> str:
+        """That of new codes: `auto` is what the device multiplies in."""
+        asked = self.tokenize.dtype
+        return quick_dtype(self.resources.num_gpus > 0) if asked == "auto" else asked
 
 
 class Train(Config):

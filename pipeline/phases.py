@@ -27,6 +27,7 @@ from pipeline.run import Sink, cluster, run_flow
 from pipeline.sources import Listing, list_sources, with_captions
 from stages.columns import CAPTIONS, MEDIA
 from tokenizer import storage, vq_weights
+from tokenizer.processor import emulation
 from tokenizer.shards import TOKENS
 from tokenizer.tars import Export, ExportError, read_export
 from training.curves import draw_curves
@@ -136,30 +137,42 @@ def caption(run: Run) -> None:
     print_ = refresh.caption_fingerprint(run.config)
     todo = refresh.without_caption(catalog, print_, run.config.cluster)
     _simple_phase(
-        run, plan.caption_plan(run.config), catalog.captions, CAPTIONS, todo, print_, ["media_id", "reject_reason"]
+        run, plan.caption_plan(run.config), catalog.captions, CAPTIONS, todo, [print_], ["media_id", "reject_reason"]
     )
-    refresh.drop_stale(catalog, "captions", print_, run.run_id)
+    refresh.drop_stale(catalog, "captions", [print_], run.run_id)
 
 
 def tokenize(run: Run) -> None:
     """Kept, captioned media become rows of `tokens`."""
     catalog = run.catalog
-    print_ = tokenize_print(run.config)
-    todo = refresh.without_tokens(catalog, print_, run.config.tokenize.frames, run.config.cluster)
+    prints = tokens_fingerprints(run.config)
+    todo = refresh.without_tokens(catalog, prints, run.config.tokenize.frames, run.config.cluster)
     plan.check_clips(run.config, todo["kind"].to_pylist())
     keys = ["media_id", "reject_reason", "frames_trimmed"]
-    _simple_phase(run, plan.tokenize_plan(run.config), catalog.tokens, TOKENS, todo, print_, keys)
-    refresh.drop_stale(catalog, "tokens", print_, run.run_id)
-    run.reports[-1].numbers["captions_synced"] = refresh.sync_captions(catalog, run.run_id)
+    dtype, on_gpu = run.config.tokenize.dtype, run.config.tokenize.resources.num_gpus > 0
+    slow = emulation(dtype, on_gpu)
+    _simple_phase(run, plan.tokenize_plan(run.config), catalog.tokens, TOKENS, todo, prints, keys, slow)
+    refresh.drop_stale(catalog, "tokens", prints, run.run_id)
+    run.reports[-1].numbers |= {"dtype": dtype, "captions_synced": refresh.sync_captions(catalog, run.run_id)}
 
 
-def tokenize_print(config: RunConfig) -> str:
-    """Fingerprint of token rows made with this config and the weights that its model name stands for now."""
-    return refresh.tokenize_fingerprint(config, vq_weights.identity(config.tokenize.tokenize.model))
+def tokens_fingerprints(config: RunConfig) -> list[str]:
+    """Fingerprints of token rows that stand for this config and the weights that its model name stands for now; new
+    rows have the first.
+    """
+    by_dtype = refresh.tokenize_fingerprints(config, vq_weights.identity(config.tokenize.tokenize.model))
+    return [by_dtype.pop(config.tokenize.dtype), *by_dtype.values()]
 
 
 def _simple_phase(
-    run: Run, phase: plan.PhasePlan, table: Table, schema: pa.Schema, todo: pa.Table, print_: str, keys: list[str]
+    run: Run,
+    phase: plan.PhasePlan,
+    table: Table,
+    schema: pa.Schema,
+    todo: pa.Table,
+    prints: list[str],
+    keys: list[str],
+    note: str | None = None,
 ) -> None:
     def commit(shard: Shard | None, rows: pa.Table) -> None:
         if shard:
@@ -177,9 +190,11 @@ def _simple_phase(
         if not todo.num_rows:
             meter.note("nothing new to do; no medium was read")
             return
-        known = table.scan(["media_id"], pc.field("fingerprint") == print_)["media_id"]
+        if note is not None:
+            meter.note(note)
+        known = table.scan(["media_id"], pc.field("fingerprint").isin(prints))["media_id"]
         with cluster(run.config.cluster):
-            sink = Sink(run.catalog.root, table.name, _constants(print_, run), keys, commit, known)
+            sink = Sink(run.catalog.root, table.name, _constants(prints[0], run), keys, commit, known)
             run_flow(plan.groups(phase), todo, "media_id", sink, run.config.cluster, meter, reject)
 
 
@@ -209,16 +224,21 @@ def train_job(config: RunConfig, catalog: Catalog) -> TrainJob:
     part, tokens = config.train, catalog.tokens
     export = None if part.shards is None else _export(part.shards, config.version)
     version = tokens.version if export is None else export.tokens_version
-    uri = trained.run_uri(catalog.root, part.train, version, None if export is None else export.id)
+    export_id = None if export is None else export.id
+    what = trained.with_dtype(catalog.root, part.train, version, export_id, part.resources.use_gpu)
+    uri = trained.run_uri(catalog.root, what, version, export_id)
     is_done = storage.exists(storage.join(uri, DONE))
+    by_dtype = refresh.tokenize_fingerprints(config, vq_weights.identity(config.tokenize.tokenize.model))
+    first, *others = by_dtype.values()  # in one order on all machines
     return TrainJob(
-        config=part.train,
+        config=what,
         shard_uris=tokens.files(version, must_exist=not is_done) if export is None else export.shard_uris,
         codebook_size=vq_weights.codebook_size(config.tokenize.tokenize.model),
         run_uri=uri,
         tokens_version=version,
-        tokens_fingerprint=tokenize_print(config),
-        export_id=None if export is None else export.id,
+        tokens_fingerprint=first,
+        equal_fingerprints=others,
+        export_id=export_id,
         removed={} if export is None else export.removed,
     )
 
@@ -242,12 +262,15 @@ def train(run: Run) -> None:
             raise CatalogError(
                 f"{part.shards or tokens.uri}: version {version} holds no rows to train on; `tokenmill status` says why"
             )
+        if not is_done and (slow := emulation(job.config.dtype, part.resources.use_gpu)):
+            meter.note(slow)
         with nullcontext() if is_done else cluster(run.config.cluster):
             result = fit(job, part.resources, show)
         draw_curves(uri, storage.join(uri, "loss.png"))
         report = meter.report
         report.num_read = 0 if is_done else result.num_documents
         report.numbers = {"run_uri": uri, "tokens_version": version, "plan": result.plan, "losses": result.losses}
+        report.numbers["dtype"] = result.dtype
         losses = ", ".join(f"{name} {value:.3f}" for name, value in result.losses.items())
         state = "already trained" if is_done else f"trained in {result.num_steps} steps"
         meter.note(f"{state} on tokens version {version}: {result.num_documents} documents; {losses}")

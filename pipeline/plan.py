@@ -78,7 +78,9 @@ def tokenize_plan(config: RunConfig) -> PhasePlan:
     """Load frames, tokenize: one pool on CPUs; on GPUs the frames come from a CPU pool of their own."""
     part = config.tokenize
     load: StageSpec = (LoadFrames, (part.frames, part.tokenize.model, config.fetched))
-    encode: StageSpec = (Tokenize, (part.tokenize, part.resources.batch_px, part.resources.compile))
+    # Told the dtype: rows are known by it, and workers could be of another kind than the driver.
+    tokenizer = part.tokenize.model_copy(update={"dtype": part.dtype})
+    encode: StageSpec = (Tokenize, (tokenizer, part.resources.batch_px, part.resources.compile))
     if part.resources.num_gpus == 0:
         return PhasePlan("tokenize", TO_TOKENIZE, (((load, encode), part.resources),))
     return PhasePlan("tokenize", TO_TOKENIZE, (((load,), part.frames_resources), ((encode,), part.resources)))

@@ -21,7 +21,7 @@ from pipeline.catalog import Catalog, Table
 from pipeline.config import RunConfig
 from pipeline.duplicates import KEPT, duplicate_ids, duplicates_prints
 from pipeline.forgotten import Forgotten
-from pipeline.phases import tokenize_print, train_job
+from pipeline.phases import tokens_fingerprints, train_job
 from pipeline.records import Record, newest_first, read_record
 from pipeline.report import Step, counted
 from pipeline.sources import Listing
@@ -195,12 +195,12 @@ class _View:
 
     def tokenize(self) -> None:
         """Kept, captioned media without codes of this tokenizer; captions that changed."""
-        print_, first = tokenize_print(self.config), len(self.steps)
+        prints, first = pa.array(tokens_fingerprints(self.config)), len(self.steps)
         kept = self._kept_ids()
         if not any(step.phase == "caption" for step in self.steps):
             kept = kept.filter(_in(kept, self.catalog.captions.scan(["media_id"])["media_id"]))
         rows = self.catalog.tokens.scan(["media_id", "fingerprint", "run_id"])
-        done = rows.filter(pc.equal(rows["fingerprint"], print_))["media_id"]
+        done = rows.filter(_in(rows["fingerprint"], prints))["media_id"]
         todo = kept.filter(pc.invert(_in(kept, done)))
         self._by_reason("tokenize", todo, rows, ("tokenize.frames", "tokenize.tokenize"), "codes")
         stale = pa.concat_arrays([self._recaptioned, refresh.stale_captions(self.catalog)]).unique()

@@ -22,6 +22,7 @@ from stages.frames import LoadFramesConfig, fitted_size
 from stages.lazy import parse_scored
 from tokenizer.geometry import AspectError
 from tokenizer.identity import fingerprint
+from tokenizer.processor import DTYPES
 
 
 def curate_fingerprint(config: RunConfig) -> str:
@@ -36,10 +37,16 @@ def caption_fingerprint(config: RunConfig) -> str:
     return fingerprint("caption", config.caption.caption)
 
 
-def tokenize_fingerprint(config: RunConfig, model_identity: str) -> str:
-    """Of the tokenizer's weights (by content, wherever they lie) and the geometry of frames."""
-    what = config.tokenize.tokenize.model_dump(exclude={"model"})
-    return fingerprint("tokenize", config.tokenize.frames, what, model_identity)
+def tokenize_fingerprints(config: RunConfig, model_identity: str) -> dict[str, str]:
+    """Of the tokenizer's weights (by content, wherever they lie), the geometry of frames and a dtype; by dtype.
+
+    Rows of all of them stand: with dtype auto of any dtype, so that a refresh on another machine computes nothing anew.
+    New rows have that of `config.tokenize.dtype`.
+    """
+    part = config.tokenize
+    what = part.tokenize.model_dump(exclude={"model"})
+    dtypes = DTYPES if part.tokenize.dtype == "auto" else (part.dtype,)
+    return {dtype: fingerprint("tokenize", part.frames, what | {"dtype": dtype}, model_identity) for dtype in dtypes}
 
 
 REOPENED = "reopened"  # the fingerprint of rows whose files are to be measured anew
@@ -269,25 +276,25 @@ def _set(rows: pa.Table, **columns: pa.Array | pa.ChunkedArray) -> pa.Table:
     return rows
 
 
-def _to_do(catalog: Catalog, columns: list[str], done: Table, print_: str, config: Cluster) -> pa.Table:
-    """Media that go on (not rejected, no duplicate of another) and have no row of this fingerprint in `done`."""
+def _to_do(catalog: Catalog, columns: list[str], done: Table, prints: list[str], config: Cluster) -> pa.Table:
+    """Media that go on (not rejected, no duplicate of another) and have no row of these fingerprints in `done`."""
     kept = catalog.media, pc.field("reject_reason").is_null()
     aside = catalog.duplicates, pc.field("method") != KEPT
-    return unmatched(kept, columns, [aside, (done, pc.field("fingerprint") == print_)], config)
+    return unmatched(kept, columns, [aside, (done, pc.field("fingerprint").isin(prints))], config)
 
 
 def without_caption(catalog: Catalog, print_: str, config: Cluster) -> pa.Table:
     """Kept media that have no caption of this fingerprint; the todo of the caption phase."""
-    return _to_do(catalog, TO_CAPTION.names, catalog.captions, print_, config)
+    return _to_do(catalog, TO_CAPTION.names, catalog.captions, [print_], config)
 
 
-def without_tokens(catalog: Catalog, print_: str, frames: LoadFramesConfig, config: Cluster) -> pa.Table:
-    """Kept, captioned media that have no codes of this fingerprint; the todo of the tokenize phase.
+def without_tokens(catalog: Catalog, prints: list[str], frames: LoadFramesConfig, config: Cluster) -> pa.Table:
+    """Kept, captioned media that have no codes of these fingerprints; the todo of the tokenize phase.
 
     Media of one bucket stand together, so that the tokenizer's batches are full; so do the clips of one video.
     """
     columns = PLACES.names
-    media = _to_do(catalog, [*columns, "width_px", "height_px"], catalog.tokens, print_, config)
+    media = _to_do(catalog, [*columns, "width_px", "height_px"], catalog.tokens, prints, config)
     captions = catalog.captions.scan(["media_id", "caption"], pc.field("media_id").isin(media["media_id"].unique()))
     at = pc.index_in(media["media_id"], value_set=captions["media_id"].combine_chunks())
     rows = media.append_column("caption", captions["caption"].take(at)).filter(pc.is_valid(at))
@@ -310,16 +317,21 @@ def _buckets(rows: pa.Table, frames: LoadFramesConfig) -> pa.Array:
     return pa.array(found, pa.string())
 
 
-def drop_stale(catalog: Catalog, name: str, print_: str, run_id: str) -> int:
-    """Remove rows of another fingerprint from `captions` or `tokens`, once their media have one of this fingerprint."""
+def drop_stale(catalog: Catalog, name: str, prints: list[str], run_id: str) -> int:
+    """Remove rows from `captions` or `tokens` whose media have one of a fingerprint that comes earlier in `prints`; a
+    fingerprint that is not among them comes last.
+    """
     table = catalog.captions if name == "captions" else catalog.tokens
     rows = table.scan(["media_id", "fingerprint"])
-    current = rows.filter(pc.equal(rows["fingerprint"], print_))["media_id"].combine_chunks()
-    old = rows.filter(pc.not_equal(rows["fingerprint"], print_))["media_id"].combine_chunks()
-    if not pc.any(pc.is_in(old, value_set=current)).as_py():
-        return 0
-    where = (pc.field("fingerprint") != print_) & pc.field("media_id").isin(current)
-    return table.edit(where, None, {"run_id": run_id, "what": f"{name} of an older config"})
+    num_dropped = 0
+    for number, print_ in enumerate(prints):
+        better = pa.array(prints[: number + 1], pa.string())
+        current = rows.filter(pc.equal(rows["fingerprint"], print_))["media_id"].combine_chunks()
+        old = rows.filter(pc.invert(pc.is_in(rows["fingerprint"], value_set=better)))["media_id"].combine_chunks()
+        if pc.any(pc.is_in(old, value_set=current)).as_py():
+            where = ~pc.field("fingerprint").isin(better) & pc.field("media_id").isin(current)
+            num_dropped += table.edit(where, None, {"run_id": run_id, "what": f"{name} of an older config"})
+    return num_dropped
 
 
 def stale_captions(catalog: Catalog) -> pa.Array:

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 _PLAIN_EVERY_S = 5.0
+_ESTIMATE_AFTER_S = 3.0  # since the first result: what is known before says how long a start takes
 _BUSY_FROM_S = 10.0
 
 
@@ -114,6 +115,7 @@ class Meter:
     def at(self, done: int, text: str) -> None:
         """`done` of `total` units are through; `text` says how it goes."""
         self.arrived_rows = done
+        self._first = self._first or (time.monotonic(), done)
         self._text = text
         self._show()
 
@@ -137,15 +139,28 @@ class Meter:
         return (self.arrived_rows - self._first[1]) / max(time.monotonic() - self._first[0], 1e-6)
 
     def _line(self) -> str:
-        rate = self._rate() or self.arrived_rows / max(time.monotonic() - self._start, 1e-6)
-        text = self._text or f"written: kept {self.report.num_kept}, rejected {sum(self.report.rejected.values())}"
+        """How far, how fast, what so far, and how long still, once the rate means something."""
+        done = f"{self.arrived_rows}/{self.total} {self.unit}"
         if self._total_files:
-            share = self._num_done / self._total_files
-            left = f"{(time.monotonic() - self._start) * (1 / share - 1):.0f} s" if share else "?"
-            of = f"{self._num_done}/{self._total_files} files"
-            return f"{self.arrived_rows} {self.unit} of {of}  {rate:.1f}/s  {text}  left {left}"
-        left_s = (self.total - self.arrived_rows) / rate if rate and self.total > self.arrived_rows else 0.0
-        return f"{self.arrived_rows}/{self.total} {self.unit}  {rate:.1f}/s  {text}  left {left_s:.0f} s"
+            done = f"{self.arrived_rows} {self.unit} of {self._num_done}/{self._total_files} files"
+        text = self._text or f"written: kept {self.report.num_kept}, rejected {sum(self.report.rejected.values())}"
+        return "  ".join(part for part in (done, *self._pace(text)) if part)
+
+    def _pace(self, text: str) -> tuple[str, ...]:
+        """`text` between the rate and the time left, where these are known."""
+        rate = self._rate()
+        if rate is None or self._first is None or self._since(self._first[0]) < _ESTIMATE_AFTER_S:
+            return (text,)
+        left_s = max(0, self.total - self.arrived_rows) / rate
+        if self._total_files:
+            if not self._num_done:
+                return f"{rate:.1f}/s", text
+            left_s = self._since(self._start) * (self._total_files / self._num_done - 1)
+        return f"{rate:.1f}/s", text, f"left {left_s:.0f} s"
+
+    @staticmethod
+    def _since(moment: float) -> float:
+        return time.monotonic() - moment
 
     def _show(self) -> None:
         if self._bar:

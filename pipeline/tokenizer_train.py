@@ -23,6 +23,7 @@ from stages.frames import LoadFrames
 from tokenizer import storage
 from tokenizer.identity import fingerprint
 from tokenizer.log import Record
+from tokenizer.processor import emulation
 from tokenizer.vq_config import VqTrainConfig
 from training.launch import run_on_workers
 
@@ -59,6 +60,8 @@ def train_tokenizer(config: RunConfig, out: str | None, console: Console) -> Non
             f"{part.resources.num_workers} worker(s)",
             highlight=False,
         )
+        if slow := emulation(part.train.dtype, part.resources.use_gpu):
+            console.print(f"  {slow}", style="yellow", highlight=False)
         job = _Job(part.train, part.resources, config.tokenize.frames, media, uri, config.fetched)
         run_on_workers(_worker, {"job": job}, part.resources, uri, _Progress(console, part.train.steps))
     console.print(

@@ -60,7 +60,7 @@ class LogTail:
         self._last = b""  # the line before the offset
 
     def fresh(self) -> list[Record]:
-        """Lines written since the last call; from the start again when the log was begun anew, as a resumed run does."""
+        """Lines written since the last call; from the start again once a resumed run has begun the log anew."""
         if not storage.exists(self._uri):
             return []
         filesystem, path = storage.filesystem(self._uri)

@@ -133,8 +133,10 @@ class VqTrainConfig(Config):
     )
     lr: float = Field(1e-3, description="Small trains slowly, large diverges; falls to a thousandth by cosine.", gt=0)
     ema: float = Field(0.999, description="Small exports a noisy step, large lags behind short runs.", ge=0, lt=1)
-    precision: Literal["bf16", "fp32"] = Field(
-        "bf16", description="Of the 2-D trunk; fp32 is slower. The temporal part and the codes are always fp32."
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Of the 2-D trunk; the temporal part and the codes are always float32. auto: bfloat16 where the "
+        "device multiplies in it, else float32; a training begun elsewhere goes on as it was begun.",
     )
     seed: int = Field(0, description="Of weights, crops and flips.", ge=0)
 

@@ -23,12 +23,15 @@ from tokenizer import storage, vq
 from tokenizer.errors import TrainingError
 from tokenizer.identity import fingerprint
 from tokenizer.log import TrainLog, read_log
+from tokenizer.processor import quick_dtype
 from tokenizer.vq_batches import clip_batch, image_batch, odds
 from tokenizer.vq_config import VqLossConfig, VqModelConfig, VqTrainConfig
 from tokenizer.vq_motion import MotionTraining
 from tokenizer.vq_parallel import Workers
 from tokenizer.vq_pictures import draw_curve, draw_reconstructions
 from tokenizer.vq_trainee import TEMPORAL_FACTOR, Training
+
+_CHECKPOINT = "checkpoint.pt"
 
 __all__ = ["VqLossConfig", "VqModelConfig", "VqTrainConfig", "train"]
 
@@ -59,11 +62,13 @@ def train(
     folder with the checkpoint of another config or of other data.
     """
     workers = workers or Workers()
+    saved = _saved(out)
+    config = _with_dtype(config, data_id, saved, device)
     batches = _Batches(config, images, clips, workers, device)
     made = MotionTraining if config.loss.motion_only else Training
     training = made(config, device, compile_trunks, workers)
     identity = fingerprint(config, data_id)
-    first = _resume(out, training, identity)
+    first = 0 if saved is None else _resume(out, training, identity, saved)
     fits_codes = config.model.quantizer == "kmeans" and not config.loss.decoder_only
     log = TrainLog(out, first) if workers.rank == 0 else None
     for step in range(first, config.steps):
@@ -147,16 +152,32 @@ def _checkpoint(out: str, training: Training, step: int, identity: str) -> None:
     """Written whole or not at all."""
     state = io.BytesIO()
     torch.save({"step": step, "identity": identity, **training.state()}, state)
-    storage.write_bytes(storage.join(out, "checkpoint.pt"), state.getvalue())
+    storage.write_bytes(storage.join(out, _CHECKPOINT), state.getvalue())
 
 
-def _resume(out: str, training: Training, identity: str) -> int:
-    """Load the checkpoint in `out`, if any, and return the step to go on from."""
-    uri = storage.join(out, "checkpoint.pt")
+def _saved(out: str) -> dict[str, Any] | None:
+    """The checkpoint in `out`, if there is one."""
+    uri = storage.join(out, _CHECKPOINT)
     if not storage.exists(uri):
-        return 0
-    state = torch.load(io.BytesIO(storage.read_bytes(uri)), map_location="cpu", weights_only=True)
+        return None
+    return torch.load(io.BytesIO(storage.read_bytes(uri)), map_location="cpu", weights_only=True)
+
+
+def _with_dtype(config: VqTrainConfig, data_id: str, saved: dict[str, Any] | None, device: str) -> VqTrainConfig:
+    """`config` with its dtype named: auto is that of the checkpoint, else the one that `device` multiplies in."""
+    if config.dtype != "auto":
+        return config
+    candidates = {dtype: config.model_copy(update={"dtype": dtype}) for dtype in ("float32", "bfloat16")}
+    for candidate in candidates.values():
+        if saved is not None and saved["identity"] == fingerprint(candidate, data_id):
+            return candidate
+    return candidates[quick_dtype(device != "cpu")]
+
+
+def _resume(out: str, training: Training, identity: str, state: dict[str, Any]) -> int:
+    """Go on from the checkpoint of `out`; returns its step."""
     if state["identity"] != identity:
+        uri = storage.join(out, _CHECKPOINT)
         raise TrainingError(f"{uri}: of another config or of other media; give another folder or delete this one")
     training.load_state(state)
     return int(state["step"])

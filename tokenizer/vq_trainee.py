@@ -61,7 +61,7 @@ class Trainee(nn.Module):
                 part.requires_grad_(False)
         if config.loss.motion_only:
             keep_stills(self.vq, vq_weights.config_of(str(config.init_from))["embed_dim"])
-        self._is_low_precision = config.precision == "bf16"
+        self._is_low_precision = config.dtype == "bfloat16"
         self._encode = torch.compile(vq_emu3.encode_trunk, dynamic=False) if compile_trunks else vq_emu3.encode_trunk
         self._decode = torch.compile(vq_emu3.decode_trunk, dynamic=False) if compile_trunks else vq_emu3.decode_trunk
 

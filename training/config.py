@@ -124,8 +124,10 @@ class TrainConfig(Config):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig(epochs=1)
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "bfloat16", description="Of the matrix products; weights, sums and loss stay float32. float32 is slower."
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Of the matrix products; weights, sums and loss stay float32. auto: bfloat16 where the device "
+        "multiplies in it, else float32; a training begun elsewhere goes on as it was begun.",
     )
     seed: int = Field(0, description="Of weights, order and dropout.", ge=0)
 

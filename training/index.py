@@ -84,7 +84,7 @@ class Index:
 
 
 def usable_rows(
-    shard_uri: str, tokens_fingerprint: str | None, removed: Removed = _NONE
+    shard_uri: str, fingerprints: list[str] | None, removed: Removed = _NONE
 ) -> Iterator[tuple[int, pa.Table, Counter[str]]]:
     """Per row group: its number, the rows that training can use (with `row`, int32), and why the others cannot be used.
 
@@ -107,8 +107,9 @@ def usable_rows(
                 table = table.filter(pc.invert(pc.is_in(table["media_id"], value_set=gone)))
                 table = table.append_column("reject_reason", pa.nulls(len(table), pa.string()))
             excluded: Counter[str] = Counter()
-            if tokens_fingerprint is not None:
-                same = pc.or_(pc.equal(table["fingerprint"], tokens_fingerprint), pc.equal(table["kind"], "text"))
+            if fingerprints is not None:
+                is_used = pc.is_in(table["fingerprint"], value_set=pa.array(fingerprints, pa.string()))
+                same = pc.or_(is_used, pc.equal(table["kind"], "text"))
                 excluded["other_fingerprint"] += len(table) - pc.sum(same).as_py() if len(table) else 0
                 table = table.filter(same)
             kept = pc.is_null(table["reject_reason"])
@@ -116,16 +117,16 @@ def usable_rows(
             yield group, table.filter(kept), excluded
 
 
-def captions(shard_uris: list[str], tokens_fingerprint: str | None, removed: Removed = _NONE) -> Iterator[str]:
+def captions(shard_uris: list[str], fingerprints: list[str] | None, removed: Removed = _NONE) -> Iterator[str]:
     """Every caption and text document of the usable rows, in the order of the shards."""
     for uri in shard_uris:
-        for _, table, _ in usable_rows(uri, tokens_fingerprint, removed):
+        for _, table, _ in usable_rows(uri, fingerprints, removed):
             yield from (text for text in table["caption"].to_pylist() if text and text.strip())
 
 
 def build_index(
     shard_uris: list[str],
-    tokens_fingerprint: str | None,
+    fingerprints: list[str] | None,
     layout: SequenceLayout,
     context_tokens: int,
     removed: Removed = _NONE,
@@ -139,7 +140,7 @@ def build_index(
     parts: list[dict[str, np.ndarray]] = []
     excluded: Counter[str] = Counter()
     for position, uri in enumerate(shard_uris):
-        for group, table, reasons in usable_rows(uri, tokens_fingerprint, removed):
+        for group, table, reasons in usable_rows(uri, fingerprints, removed):
             excluded += reasons
             is_text = pc.equal(table["kind"], "text")
             media = _records(table.filter(pc.invert(is_text)), layout)

@@ -9,6 +9,7 @@ from tokenizer.errors import TrainingError
 from tokenizer.identity import fingerprint
 from training.config import TrainConfig
 
+PLAN = "plan.json"  # written when all is prepared: a folder with it has begun
 DONE = "done.json"  # the result, written last: a folder with it is finished
 
 
@@ -26,12 +27,15 @@ class TrainJob:
     run_uri: str  # a folder or s3:// prefix of this run alone
     tokens_version: int | None = None  # of the `tokens` table; recorded
     tokens_fingerprint: str | None = None  # only rows made with it are used; null: all
+    equal_fingerprints: list[str] = field(default_factory=list)  # rows made with these are used as well
     export_id: str | None = None  # null: the names of the shards say what they hold
     removed: dict[str, list[str]] = field(default_factory=dict)  # media_ids that are no part of the export, by tar
     text_tokenizer: str | None = field(init=False)  # of the config, a relative folder made absolute
     init_from: str | None = field(init=False)
 
     def __post_init__(self) -> None:
+        if self.config.dtype == "auto":
+            raise ValueError("a job says which dtype it computes in; give bfloat16 or float32 instead of auto")
         # workers run in other folders
         object.__setattr__(self, "run_uri", storage.absolute(self.run_uri))
         uris = [storage.absolute(uri) for uri in self.shard_uris]
@@ -42,6 +46,11 @@ class TrainJob:
     def at(self, *parts: str) -> str:
         """A URI below the run's folder."""
         return storage.join(self.run_uri, *parts)
+
+    @property
+    def rows_used(self) -> list[str] | None:
+        """Fingerprints of the rows that are used; None: all."""
+        return None if self.tokens_fingerprint is None else [self.tokens_fingerprint, *self.equal_fingerprints]
 
     @property
     def fingerprint(self) -> str:
@@ -56,9 +65,9 @@ class TrainJob:
 
         Raises TrainingError when the folder belongs to another job.
         """
-        if not storage.exists(self.at("plan.json")):
+        if not storage.exists(self.at(PLAN)):
             return None
-        summary = storage.read_json(self.at("plan.json"))
+        summary = storage.read_json(self.at(PLAN))
         if summary["job"] != self.fingerprint:
             raise TrainingError(
                 f"{self.run_uri}: holds a run of another config or other token shards (tokens version "
@@ -87,6 +96,7 @@ class TrainResult:
     num_texts: int = 0  # text documents, each once
     num_text_pieces: int = 0  # what they were cut into
     num_text_tokens: int = 0  # of num_tokens, those of text documents
+    dtype: str | None = None  # of the matrix products; null: an older release did not say
 
 
 def _absolute_folder(name: str | None) -> str | None:

@@ -49,7 +49,7 @@ def prepare(job: TrainJob) -> dict[str, Any]:
     tokenizer = _text_tokenizer(job)
     vocabulary = Vocabulary.of(tokenizer, job.codebook_size)
     layout = SequenceLayout(tokenizer, vocabulary)
-    index, excluded = build_index(job.shard_uris, job.tokens_fingerprint, layout, data.context_tokens, job.removed)
+    index, excluded = build_index(job.shard_uris, job.rows_used, layout, data.context_tokens, job.removed)
     plan = make_plan(index, data, job.config.seed, optimizer.steps, optimizer.epochs)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
@@ -100,7 +100,7 @@ def load_prepared(job: TrainJob) -> Prepared:
 def _text_tokenizer(job: TrainJob) -> PreTrainedTokenizerBase:
     if job.text_tokenizer is not None:
         return load_text_tokenizer(job.text_tokenizer)
-    texts = captions(job.shard_uris, job.tokens_fingerprint, job.removed)
+    texts = captions(job.shard_uris, job.rows_used, job.removed)
     return train_text_tokenizer(texts, job.config.data.text_vocab_size)
 
 

@@ -186,6 +186,7 @@ def _finish(job: TrainJob, trainer: _Trainer, weights: dict[str, torch.Tensor]) 
         num_tokens=summary["num_tokens"],
         excluded=summary["excluded"],
         fill=summary["fill"],
+        dtype=job.config.dtype,
         losses=_mean_losses(log[-_REPORTED_LINES:]),
         seconds=log[-1]["seconds"],
         resumed_from=trainer.start,

@@ -144,7 +144,7 @@ def test_only_missing_work_is_handed_on(catalog):
     catalog.tokens.edit(pc.field("media_id") == "A", None, {})
     assert refresh.without_caption(catalog, PRINT, CLUSTER).num_rows == 0
     assert refresh.without_caption(catalog, "another captioner", CLUSTER).num_rows == 2
-    todo = refresh.without_tokens(catalog, PRINT, LoadFramesConfig(), CLUSTER)
+    todo = refresh.without_tokens(catalog, [PRINT], LoadFramesConfig(), CLUSTER)
     assert todo.select(["media_id", "caption"]).to_pylist() == [{"media_id": "A", "caption": "of A"}]
 
 
@@ -161,7 +161,7 @@ def test_media_of_one_bucket_stand_together(catalog):
         return found
 
     catalog.media.edit(pc.field("media_id").is_valid(), sized, {})
-    todo = refresh.without_tokens(catalog, PRINT, LoadFramesConfig(area_px=64 * 64), CLUSTER)
+    todo = refresh.without_tokens(catalog, [PRINT], LoadFramesConfig(area_px=64 * 64), CLUSTER)
     assert todo["media_id"].to_pylist() == ["B", "E", "A", "C", "D"]
 
 
@@ -188,9 +188,35 @@ def test_a_changed_source_caption_redoes_the_caption_and_keeps_the_codes(catalog
 
 def test_stale_tokens_go_only_when_replaced(catalog):
     fill(catalog, {"a": "A", "b": "B"}, print_="before")
-    assert refresh.drop_stale(catalog, "tokens", PRINT, "run") == 0
+    assert refresh.drop_stale(catalog, "tokens", [PRINT], "run") == 0
     made = rows(TOKENS, media_id=["A"], kind=["image"], codes=[[9]], fingerprint=[PRINT], run_id=["r"])
     catalog.tokens.append(made, {})
-    assert refresh.drop_stale(catalog, "tokens", PRINT, "run") == 1
+    assert refresh.drop_stale(catalog, "tokens", [PRINT], "run") == 1
     found = {row["media_id"]: row["codes"] for row in catalog.tokens.scan().to_pylist()}
     assert found == {"A": [9], "B": [7]}
+
+
+def test_codes_of_another_dtype_stand_until_a_dtype_is_named(catalog):
+    """dtype auto: rows made with fp32, with bf16, and with another config; only what stands for none is done anew."""
+    fill(catalog, {"a": "A", "b": "B", "c": "C", "d": "D"}, print_="before")
+
+    def tokens(media_id: str, print_: str) -> None:
+        catalog.tokens.edit(pc.field("media_id") == media_id, None, {})
+        made = rows(TOKENS, media_id=[media_id], kind=["image"], codes=[[9]], fingerprint=[print_], run_id=["r"])
+        catalog.tokens.append(made, {})
+
+    tokens("A", "fp32")
+    tokens("B", "bf16")
+    either, named = ["bf16", "fp32"], ["bf16"]
+    todo = refresh.without_tokens(catalog, either, LoadFramesConfig(), CLUSTER)
+    assert sorted(todo["media_id"].to_pylist()) == ["C", "D"]
+    todo = refresh.without_tokens(catalog, named, LoadFramesConfig(), CLUSTER)
+    assert sorted(todo["media_id"].to_pylist()) == ["A", "C", "D"]
+
+    again = rows(
+        TOKENS, media_id=["A", "C"], kind=["image"] * 2, codes=[[1], [2]], fingerprint=named * 2, run_id=["r"] * 2
+    )
+    catalog.tokens.append(again, {})
+    assert refresh.drop_stale(catalog, "tokens", either, "run") == 2
+    found = {(row["media_id"], row["fingerprint"]) for row in catalog.tokens.scan().to_pylist()}
+    assert found == {("A", "bf16"), ("B", "bf16"), ("C", "bf16"), ("D", "before")}

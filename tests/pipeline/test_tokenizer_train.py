@@ -33,7 +33,7 @@ def config(tmp_path):
                 "batch": 8,
                 "crops_px": [16],
                 "sides_px": [32, 48],
-                "precision": "fp32",
+                "dtype": "float32",
             },
             "resources": {"num_workers": 2, "cpus_per_worker": 0.5, "checkpoint_steps": 2},
         },

@@ -65,7 +65,7 @@ def test_the_perceptual_loss_draws_pictures_nearer(alexnet, tmp_path, with_lpips
     lpips = tmp_path / "alex.pth" if with_lpips else None
     only = {"mse": 0.0, "l1": 0.0, "context": 0.0, "perceptual": 1.0, "lpips": lpips}
     model = {"channel_multiplier": [1, 1]}
-    config = VqTrainConfig(model=model, loss=VqLossConfig(**only), batch=4, crops_px=[32], precision="fp32", lr=3e-3)
+    config = VqTrainConfig(model=model, loss=VqLossConfig(**only), batch=4, crops_px=[32], dtype="float32", lr=3e-3)
     training = Training(config, "cpu", compile_trunks=False)
     pixels = to_pixels(torch.from_numpy(frames(count=2)[:, :32, :32]))[:, None]
     losses = [training.step(pixels, step)["loss"] for step in range(120, 150)]

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import multiprocessing
 from transformers import Emu3VQVAE
 
-from tokenizer import vq, vq_emu3, vq_motion, vq_train
+from tokenizer import processor, vq, vq_emu3, vq_motion, vq_train
 from tokenizer.errors import TrainingError
 from tokenizer.metrics import psnr
 from tokenizer.vq_batches import clip_batch, image_batch, odds
@@ -33,7 +33,7 @@ def data():
 
 
 def small_config(**changes):
-    settings = {"model": SMALL, "batch": 4, "crops_px": [16], "steps": 6, "precision": "fp32"}
+    settings = {"model": SMALL, "batch": 4, "crops_px": [16], "steps": 6, "dtype": "float32"}
     return VqTrainConfig(**(settings | changes))
 
 
@@ -379,7 +379,7 @@ def test_every_choice_of_the_config_is_acted_upon(data, tmp_path):
         "larger crops": {"crops_px": [16, 16, 16, 32]},
         "batch": {"batch": 8},
         "video_share": {"video_share": 1.0},
-        "precision": {"precision": "bf16"},
+        "dtype": {"dtype": "bfloat16"},
     }.items():
         assert first_losses(name, **changes) != plain, name
 
@@ -392,6 +392,16 @@ def test_images_alone_and_clips_alone(data, tmp_path):
         train(small_config(), [], [], str(tmp_path / "none"))
     with pytest.raises(ValueError, match="3 frames"):
         train(small_config(), [], [clips[0][:3]], str(tmp_path / "short"))
+
+
+def test_auto_goes_on_in_the_dtype_of_the_checkpoint(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(processor, "multiplies_bf16", lambda: False)
+    train(small_config(dtype="bfloat16", steps=3), *data, str(tmp_path))
+    before = (tmp_path / "checkpoint.pt").stat().st_mtime_ns
+    train(small_config(dtype="auto", steps=3), *data, str(tmp_path))
+    assert (tmp_path / "checkpoint.pt").stat().st_mtime_ns == before, "trained anew, in another dtype"
+    with pytest.raises(TrainingError, match="another config"):
+        train(small_config(dtype="float32", steps=3), *data, str(tmp_path))
 
 
 def test_a_folder_of_another_config_is_refused(data, tmp_path):

@@ -36,7 +36,7 @@ def test_rows_left_out_are_counted_by_reason(tmp_path, layout, token_row, write_
     rows[2] |= {"fingerprint": "0" * 16}
     rows[4] |= {"caption": "word " * 100}
     uri = write_shard(tmp_path / "part.parquet", rows)
-    index, excluded = build_index([uri], "f" * 16, layout, 64)
+    index, excluded = build_index([uri], ["f" * 16], layout, 64)
     assert dict(excluded) == {"rejected": 1, "other_fingerprint": 1, "too_long": 1}
     assert len(index) + sum(excluded.values()) == 10
     assert set(zip(index.row_group.tolist(), index.row.tolist(), strict=True)) == {
@@ -49,7 +49,7 @@ def test_nothing_to_train_on_is_an_error(tmp_path, layout, shard_uris, write_sha
     with pytest.raises(ValueError, match="tokenize first"):
         build_index([empty], None, layout, 64)
     with pytest.raises(ValueError, match="tokenize first"):
-        build_index(shard_uris, "another", layout, 64)
+        build_index(shard_uris, ["another"], layout, 64)
     with pytest.raises(ValueError, match="tokenize first"):
         build_index([], None, layout, 64)
 
@@ -135,7 +135,7 @@ def test_texts_left_out_are_counted_and_no_tokenizer_matters(tmp_path, layout, t
         text_row("blank", " \n"),
         text_row("bad", None, reject_reason="not_text"),
     ]
-    index, excluded = build_index([write_shard(tmp_path / "part.parquet", rows)], "f" * 16, layout, 64)
+    index, excluded = build_index([write_shard(tmp_path / "part.parquet", rows)], ["f" * 16], layout, 64)
     assert dict(+excluded) == {"empty_text": 2, "rejected": 1}
     assert len(index) == 2 and not index.grid.any()
 

@@ -131,6 +131,7 @@ def test_a_trained_model_draws_what_it_is_told_and_says_what_it_sees(tmp_path, m
             context_tokens=64, pack_tokens=256, text_vocab_size=280, understanding_share=0.4, null_caption_share=0.1
         ),
         optimizer=OptimizerConfig(steps=150, lr=5e-3, warmup_steps=10),
+        dtype="float32",
     )  # fmt: skip
     job = make_job(config=config, shard_uris=[write_shard(tmp_path / "part.parquet", rows)])
     train_worker(job)

@@ -37,9 +37,9 @@ from pipeline.catalog import Catalog
 from pipeline.config import RunConfig
 from pipeline.duplicates import DUPLICATES
 from pipeline.line import run_phases
+from pipeline.on_ray import cluster
 from pipeline.phases import tokens_fingerprints
 from pipeline.report import table
-from pipeline.run import cluster
 from stages.columns import CAPTIONS, MEDIA, SOURCES
 from tokenizer import storage
 from tokenizer.shards import TOKENS

@@ -186,6 +186,12 @@ class Cluster(Resources):
 
     address: str | None = Field(None, description="An existing cluster's address, or auto; null starts one here.")
     num_cpus: int | None = Field(None, description="CPUs of a cluster started here; null: all.", gt=0)
+    local_rows: int = Field(
+        1_000,
+        description="Up to so many files or media are worked on by processes of this machine, before Ray would have "
+        "started. Small: short runs wait for Ray; large: results fill the driver's memory. 0: always Ray.",
+        ge=0,
+    )
     commit_every_s: float = Field(30.0, description="Small makes many files, large loses more work at a crash.", gt=0)
     medium_timeout_s: float = Field(
         120.0, description="Without a sign of life. Small rejects slow media, large waits long for hung decoders.", gt=0

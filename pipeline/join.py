@@ -6,12 +6,12 @@ what is to be done. Each part reads the id columns whole, so there are as few pa
 """
 
 import math
+import sys
 from itertools import product
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
-import ray
 
 from pipeline.catalog import Table
 from pipeline.config import Cluster
@@ -30,7 +30,8 @@ def unmatched(left: Rows, columns: list[str], others: list[Rows], config: Cluste
     More rows than `config.join_rows` are joined by the cluster, where there is one.
     """
     num_rows = max(table.count() for table, _ in (left, *others))
-    if num_rows <= config.join_rows or not ray.is_initialized():
+    ray = sys.modules.get("ray")
+    if num_rows <= config.join_rows or ray is None or not ray.is_initialized():
         rows = left[0].scan(columns, left[1])
         for table, where in others:
             rows = _without(rows, table.scan(["media_id"], where))

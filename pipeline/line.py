@@ -1,7 +1,6 @@
 """The line: plan, phases in order, record, closing table. One call for every command that does work."""
 
 import re
-from contextlib import nullcontext
 
 from rich.console import Console
 
@@ -11,7 +10,6 @@ from pipeline.catalog import CatalogError
 from pipeline.config import RunConfig
 from pipeline.lease import held
 from pipeline.phases import Run
-from pipeline.run import cluster
 from pipeline.sources import check_sources
 from pipeline.status import closing, reasons_with_kept
 from stages.clip import filled_columns
@@ -50,10 +48,10 @@ def run_phases(
         if config.version is None:
             run.catalog.create()
         _foresee(run, phases)
-        # A phase with work that no plan foresees, such as a killed run's, starts a cluster itself.
-        needs_workers = any(step.num_read != 0 for step in run.steps)
-        with cluster(config.cluster) if needs_workers else nullcontext():
-            if needs_workers:
+        with run.workers:
+            if any(step.num_read != 0 for step in run.steps):
+                if _needs_ray(run):
+                    run.workers.start_ray()
                 print_stages(run, phases)
             try:
                 for name in phases:
@@ -90,6 +88,15 @@ def redecide(config: RunConfig, console: Console) -> None:
         console.print(f"{waiting} wait for scores; `tokenmill run` computes them and goes on", highlight=False)
 
 
+def _needs_ray(run: Run) -> bool:
+    """Whether Ray is needed for more than a training, which starts it when its time has come."""
+    config = run.config
+    num_rows = sum(step.num_read or 0 for step in run.steps if step.phase != "train")
+    pools = (config.curate.clip_resources, config.tokenize.resources)
+    is_large = any(table.count() > config.cluster.join_rows for table in run.catalog)
+    return num_rows > config.cluster.local_rows or is_large or any(pool.num_gpus for pool in pools)
+
+
 def _foresee(run: Run, phases: tuple[str, ...]) -> None:
     """What the run will read, compute and write, and why."""
     run.steps = preview.foresee(run.config, run.catalog, phases, run.listing if "curate" in phases else None)
@@ -107,7 +114,7 @@ def print_stages(run: Run, phases: tuple[str, ...]) -> None:
             made.add_row(name, str(model), "checkpoints, model", str(config.train.resources.num_workers))
             continue
         phase = plans[name](config)
-        groups = plan.groups(phase)
+        groups = plan.groups(phase, run.workers.resources())
         stages = " | ".join(" > ".join(stage.__name__ for stage, _ in group.stages) for group in groups)
         written = sorted({field.name for stage, _ in phase.stages for field in stage.writes} & set(_columns(name)))
         workers = " + ".join(f"{group.workers} x {group.pool.num_cpus:g} CPU" for group in groups)

@@ -6,7 +6,7 @@ an unchanged config reads no media, and a run after a kill does the rest.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -18,13 +18,14 @@ from rich.console import Console
 from pipeline import plan, refresh, trained
 from pipeline.catalog import Catalog, CatalogError, Shard, Table
 from pipeline.config import RunConfig
+from pipeline.flow import Sink
 from pipeline.forgotten import Forgotten, drop_forgotten
 from pipeline.lease import new_run_id
 from pipeline.ledger import KEYS, Ledger
 from pipeline.records import write_record
 from pipeline.report import Meter, PhaseReport, Step
-from pipeline.run import Sink, cluster, run_flow
 from pipeline.sources import Listing, list_sources, with_captions
+from pipeline.workers import Workers
 from stages.columns import CAPTIONS, MEDIA
 from tokenizer import storage, vq_weights
 from tokenizer.processor import emulation
@@ -32,7 +33,6 @@ from tokenizer.shards import TOKENS
 from tokenizer.tars import Export, ExportError, read_export
 from training.curves import draw_curves
 from training.job import DONE, TrainJob
-from training.loop import fit
 
 
 @dataclass
@@ -48,6 +48,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.catalog = Catalog(self.config.root, self.config.version)
+        self.workers = Workers(self.config.cluster)
 
     @cached_property
     def listing(self) -> Listing:
@@ -117,10 +118,8 @@ def curate(run: Run) -> None:
         if changes.todo.num_rows:
             known = catalog.media.scan(["media_id"], pc.field("fingerprint") == print_)["media_id"]
             banned = forgotten.id_array()
-            with cluster(config.cluster):
-                sink = Sink(catalog.root, "media", _constants(print_, run), list(KEYS), commit, known, banned)
-                flow = plan.groups(plan.curate_plan(config))
-                run_flow(flow, ledger.listed(), "uri", sink, config.cluster, meter, reject, ledger)
+            sink = Sink(catalog.root, "media", _constants(print_, run), list(KEYS), commit, known, banned)
+            run.workers.run(plan.curate_plan(config), ledger.listed(), "uri", sink, meter, reject, ledger)
         else:
             meter.note(f"all {listing.rows.num_rows} files are known and unchanged; none was read")
         refresh.forget_gone(catalog, changes.gone, run.run_id)
@@ -193,9 +192,8 @@ def _simple_phase(
         if note is not None:
             meter.note(note)
         known = table.scan(["media_id"], pc.field("fingerprint").isin(prints))["media_id"]
-        with cluster(run.config.cluster):
-            sink = Sink(run.catalog.root, table.name, _constants(prints[0], run), keys, commit, known)
-            run_flow(plan.groups(phase), todo, "media_id", sink, run.config.cluster, meter, reject)
+        sink = Sink(run.catalog.root, table.name, _constants(prints[0], run), keys, commit, known)
+        run.workers.run(phase, todo, "media_id", sink, meter, reject)
 
 
 def _constants(print_: str, run: Run) -> dict[str, str]:
@@ -247,6 +245,8 @@ def train(run: Run) -> None:
     """One transformer over the shards of one pinned version of `tokens`, from the table or an export of it; resumed
     from its checkpoint when there is one.
     """
+    from training.loop import fit  # imports Ray
+
     part, tokens = run.config.train, run.catalog.tokens
     job = train_job(run.config, run.catalog)
     version, uri = job.tokens_version, job.run_uri
@@ -264,8 +264,9 @@ def train(run: Run) -> None:
             )
         if not is_done and (slow := emulation(job.config.dtype, part.resources.use_gpu)):
             meter.note(slow)
-        with nullcontext() if is_done else cluster(run.config.cluster):
-            result = fit(job, part.resources, show)
+        if not is_done:
+            run.workers.start_ray()
+        result = fit(job, part.resources, show)
         draw_curves(uri, storage.join(uri, "loss.png"))
         report = meter.report
         report.num_read = 0 if is_done else result.num_documents

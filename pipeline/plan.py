@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import ray
 
 from pipeline.config import Pool, RunConfig
-from pipeline.run import Group
+from pipeline.flow import Group
 from pipeline.writer import NUM_CPUS as WRITER_CPUS
 from stages.caption import Caption
 from stages.chain import StageSpec
@@ -119,11 +118,10 @@ def check_columns(plan: PhasePlan, result: pa.Schema) -> None:
             raise PlanError(f"{plan.phase}: no stage writes column {field.name!r} of its table")
 
 
-def groups(plan: PhasePlan, resources: dict[str, float] | None = None) -> list[Group]:
-    """Pools with their number of workers on the cluster that Ray is connected to. Raises PlanError when they do not
-    fit.
+def groups(plan: PhasePlan, have: dict[str, float]) -> list[Group]:
+    """Pools with their number of workers on a machine or cluster of these CPUs and GPUs. Raises PlanError when they do
+    not fit.
     """
-    have = ray.cluster_resources() if resources is None else resources
     cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
     made = []
     share = (cpus - WRITER_CPUS) / len(plan.pools)

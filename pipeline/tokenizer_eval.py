@@ -19,7 +19,6 @@ from pipeline.config import ConfigError, RunConfig
 from pipeline.eval_media import Medium, Squares, from_catalog, from_folder
 from pipeline.eval_report import NUM_EXAMPLES, Evaluation, show, write
 from pipeline.line import run_phases
-from pipeline.run import cluster
 from pipeline.tokenizer_train import kept_media
 from stages.places import Places
 from tokenizer import storage, vq_weights
@@ -84,9 +83,8 @@ def evaluate(config: RunConfig, options: EvalOptions, console: Console) -> dict[
 
 def _media(config: RunConfig, options: EvalOptions, console: Console) -> list[Medium]:
     if options.folder is None:
-        with cluster(config.cluster):
-            run = run_phases(config, ("curate",), "tokenizer eval", console)
-            return from_catalog(kept_media(run.catalog))
+        run = run_phases(config, ("curate",), "tokenizer eval", console)
+        return from_catalog(kept_media(run.catalog))
     if not options.folder.is_dir():
         raise ConfigError(f"--folder {options.folder}: no such folder; leave it out to judge the catalog's kept media")
     return from_folder(Path(storage.absolute(str(options.folder))))

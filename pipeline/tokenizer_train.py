@@ -17,7 +17,7 @@ from rich.console import Console
 from pipeline.catalog import Catalog, CatalogError
 from pipeline.config import RunConfig, TokenizerResources
 from pipeline.line import run_phases
-from pipeline.run import cluster
+from pipeline.on_ray import cluster
 from stages.columns import PLACES
 from stages.frames import LoadFrames
 from tokenizer import storage

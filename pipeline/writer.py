@@ -1,24 +1,23 @@
-"""The Ray actor that turns finished blocks into Parquet shards. Imports little: it starts in the time of its imports.
-
-An actor and not a task, because Ray ends idle task workers: each shard would wait three seconds for a new process.
+"""Finished blocks -> Parquet shards of one table, in an actor on Ray or in the driver. Imports little: an actor starts
+in the time of its imports.
 """
+
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 
 from pipeline.catalog import Shard, write_shard
 from tokenizer import storage
 
-NUM_CPUS = 0.2
+NUM_CPUS = 0.2  # that an actor reserves
 
 
-@ray.remote(num_cpus=NUM_CPUS, max_restarts=-1, max_task_retries=3)
-class Writer:
+class ShardWriter:
     """Writes shards of one table; commits nothing."""
 
-    def __init__(self, root: str, table: str, constants: dict[str, str], keys: list[str]):
-        self._root, self._table, self._constants, self._keys = root, table, constants, keys
+    def __init__(self, root: str, table: str, constants: Mapping[str, str], keys: Sequence[str]):
+        self._root, self._table, self._constants, self._keys = root, table, constants, list(keys)
 
     def write(self, *blocks: pa.Table) -> tuple[Shard, pa.Table]:
         """Blocks -> one shard with the constant columns added, and the key columns of its rows."""

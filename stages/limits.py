@@ -2,7 +2,7 @@
 
 Decoders hang inside C, where no Python exception arrives. A watchdog thread that needs no interpreter lock (that of
 `faulthandler`) ends the process instead; the rows it held are tried again one by one, and the guilty one is rejected as
-timed_out (pipeline/run.py). Nothing is limited in a process that did not call `set_limit`.
+timed_out (pipeline/flow.py). Nothing is limited in a process that did not call `set_limit`.
 """
 
 import faulthandler

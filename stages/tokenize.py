@@ -18,7 +18,6 @@ from stages.columns import PLACES
 from stages.frames import LoadFrames
 from stages.rows import pick, replace, values_of
 from tokenizer.identity import Config
-from tokenizer.processor import quick_dtype
 from tokenizer.shards import TOKENS
 
 _STACKED_PX = 1 << 25  # of media of one size in one array: 100 MB, and several passes of a GPU that do not wait
@@ -58,9 +57,7 @@ class Tokenize:
     def __init__(self, config: TokenizeConfig, batch_px: int | None = None, compile_mode: str | None = None):
         from tokenizer.vq import VisionTokenizer  # torch and transformers: seconds that only this worker need spend
 
-        device = device_of_worker()
-        dtype = quick_dtype(device == "cuda") if config.dtype == "auto" else config.dtype
-        self._tokenizer = VisionTokenizer.load(config.model, device, dtype, batch_px, compile_mode)
+        self._tokenizer = VisionTokenizer.load(config.model, device_of_worker(), config.dtype, batch_px, compile_mode)
         assert self._tokenizer.codebook_size <= 1 << 16  # codes are stored in 16 bits
 
     def __call__(self, table: pa.Table) -> pa.Table:

@@ -14,7 +14,8 @@ from botocore.exceptions import EndpointConnectionError
 from small_run import contents, make_corpus, run, write_config
 
 from pipeline.config import Cluster
-from pipeline.run import cluster
+from pipeline.local import local_workers
+from pipeline.on_ray import cluster
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -32,6 +33,13 @@ def shared_data() -> Path:
 def local_ray() -> Iterator[None]:
     """One Ray on two CPUs for all tests that run phases in this process: starting it takes ten seconds."""
     with cluster(Cluster(num_cpus=2)):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def worker_processes() -> Iterator[None]:
+    """The processes of runs in this process stay from test to test: their imports take seconds."""
+    with local_workers():
         yield
 
 

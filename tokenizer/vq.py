@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from tokenizer import vq_published
 from tokenizer.identity import weights_id
+from tokenizer.processor import quick_dtype
 from tokenizer.vq_emu3 import Emu3Codec
 from tokenizer.vq_nearest import nearest_codes
 from tokenizer.vq_passes import DECODE_LAYERS, ENCODE_LAYERS, Passes, px_that_fit
@@ -83,7 +84,8 @@ class VisionTokenizer:
     ) -> None:
         self.identity = identity
         self._device = torch.device(device)
-        self._dtype = getattr(torch, dtype)
+        self.dtype = quick_dtype(self._device.type != "cpu") if dtype == "auto" else dtype
+        self._dtype: torch.dtype = getattr(torch, self.dtype)
         # The nearest code is searched in fp32 whatever `dtype` is: in bf16 codes next to a border flip.
         self._codec = Emu3Codec(model) if isinstance(model, Emu3VQVAE) else StillCodec(model)
         self._codebook_KD = model.quantize.embedding.weight.detach().to(self._device, torch.float32)
@@ -117,7 +119,10 @@ class VisionTokenizer:
         max_batch_px: int | None = None,
         compile_mode: str | None = None,
     ) -> "VisionTokenizer":
-        """`name`: a hub name, a local path, or `builtin`. Raises TokenizerLoadError."""
+        """`name`: a hub name, a local path, or `builtin`; `dtype` auto is what `device` multiplies in.
+
+        Raises TokenizerLoadError.
+        """
         folder = folder_of(name)
         return cls(load_model(folder), weights_id(folder), device, dtype, max_batch_px, compile_mode)
 

@@ -65,7 +65,7 @@ def state(made: Run) -> list[tuple]:
     return sorted((row["uri"], row["member"] or "", row["source_caption"], row["reject_reason"]) for row in rows)
 
 
-def test_tars_are_read_once_and_only_what_changed_again(tmp_path, local_ray):
+def test_tars_are_read_once_and_only_what_changed_again(tmp_path):
     folder = tmp_path / "tars"
     samples = {f"{i:04d}": (photo(i, 32 if i == 3 else 64), f"caption {i}") for i in range(40)}
     write_tar(folder / "0.tar", samples)
@@ -113,7 +113,7 @@ def test_tars_are_read_once_and_only_what_changed_again(tmp_path, local_ray):
     assert state(last) == state(fresh)
 
 
-def test_tables_and_texts(tmp_path, local_ray):
+def test_tables_and_texts(tmp_path):
     rows = [{"image": {"bytes": photo(i), "path": None}, "caption": f"row {i}"} for i in range(5)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "images.parquet")
     texts = tmp_path / "texts.jsonl"
@@ -134,7 +134,7 @@ def test_tables_and_texts(tmp_path, local_ray):
     assert text == {"kind": "text", "caption": "a long document\n" * 400, "codes": [], "grid_h": 0}
 
 
-def test_damage_is_a_row_and_costs_no_neighbour(tmp_path, local_ray):
+def test_damage_is_a_row_and_costs_no_neighbour(tmp_path):
     folder = tmp_path / "tars"
     write_tar(folder / "whole.tar", {"a": (photo(1), "one")})
     write_tar(folder / "cut.tar", {str(i): (photo(10 + i), "x") for i in range(4)})
@@ -163,7 +163,7 @@ class Deadly(Read):
 
 
 @pytest.mark.slow
-def test_a_member_that_kills_its_worker_is_one_rejected_row(tmp_path, local_ray, monkeypatch):
+def test_a_member_that_kills_its_worker_is_one_rejected_row(tmp_path, monkeypatch):
     folder = tmp_path / "tars"
     samples = {f"{i:02d}{'kill' if i == 50 else ''}": (photo(i), "x") for i in range(70)}
     write_tar(folder / "0.tar", samples)
@@ -222,7 +222,7 @@ def web() -> Iterator[Any]:
     made.stop()
 
 
-def test_urls_are_fetched_once_and_kept(tmp_path, local_ray, web):
+def test_urls_are_fetched_once_and_kept(tmp_path, web):
     pictures = {f"/{i}.jpg": photo(i) for i in range(6)}
     for path, content in pictures.items():
         web.routes[path] = lambda handler, content=content: handler.answer(body=content, ETag='"x"')

@@ -51,7 +51,7 @@ def verdicts(run: Run) -> dict[str, tuple[str | None, bool]]:
     return {Path(row["uri"]).name: (row["reject_reason"], bool(row["scored"])) for row in rows}
 
 
-def test_expensive_scores_and_duplicates(tmp_path, corpus, local_ray):
+def test_expensive_scores_and_duplicates(tmp_path, corpus):
     first = curate(tmp_path, corpus, "width_px >= 300")
     assert verdicts(first) == {
         "large.jpg": (None, True),

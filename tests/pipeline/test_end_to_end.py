@@ -37,7 +37,7 @@ def write_config(folder: Path, corpus: str, root: str, **cluster) -> Path:
     document |= {"root": root, "sources": [{"uri": corpus}]}
     document["train"]["train"] |= TINY_TRAINING
     document["train"]["resources"] = {"threads": 1}
-    document["cluster"] = {"num_cpus": 2, "commit_every_s": 0.2, **cluster}
+    document["cluster"] = {"num_cpus": 2, "commit_every_s": 0.2, "local_rows": 0, **cluster}
     for phase in ("curate", "caption", "tokenize"):
         document[phase] = document.get(phase, {}) | {"resources": {"batch_rows": 4}}
     path = folder / "config.yaml"
@@ -143,12 +143,18 @@ def test_show_and_sample(undisturbed, tmp_path):
 
 
 def run_here(config: Path) -> dict[str, int]:
-    """Curate, caption and tokenize in this process; what each phase read."""
-    phases = ("curate", "caption", "tokenize")
-    return {report.phase: report.num_read for report in run_phases(load(config), phases, "run", QUIET).reports}
+    """Curate, caption and tokenize without Ray; what each phase read."""
+    reports = run_phases(load(config, ["cluster.local_rows=1000"]), ("curate", "caption", "tokenize"), "run", QUIET)
+    return {report.phase: report.num_read for report in reports.reports}
 
 
-def test_a_refresh_does_exactly_the_work_of_the_change(undisturbed, tmp_path, local_ray):
+def test_without_ray_the_tables_are_the_same(undisturbed, tmp_path):
+    corpus, on_ray, _ = undisturbed
+    run_here(write_config(tmp_path, str(corpus), str(tmp_path / "root")))
+    assert contents(tmp_path / "root") == contents(on_ray)
+
+
+def test_a_refresh_does_exactly_the_work_of_the_change(undisturbed, tmp_path):
     corpus, root, _ = undisturbed
     shutil.copytree(corpus, tmp_path / "corpus", copy_function=shutil.copy2)
     config = write_config(tmp_path, str(tmp_path / "corpus"), str(tmp_path / "root"))

@@ -63,7 +63,7 @@ def holding(folder: Path, needle: bytes) -> list[str]:
     return found
 
 
-def test_what_is_forgotten_is_nowhere_and_stays_away(config, tmp_path, local_ray):
+def test_what_is_forgotten_is_nowhere_and_stays_away(config, tmp_path):
     catalog = run(config)
     media = catalog.media.scan(["media_id", "uri"], pc.field("source_caption") == SECRET).to_pylist()
     (gone,) = media
@@ -98,7 +98,7 @@ def test_what_is_forgotten_is_nowhere_and_stays_away(config, tmp_path, local_ray
     forget(config, [gone["media_id"]], QUIET)  # asked again, nothing is left to do
 
 
-def test_vacuum_deletes_orphans_and_old_versions(config, local_ray):
+def test_vacuum_deletes_orphans_and_old_versions(config):
     catalog = run(config)
     rows = catalog.tokens.scan()
     orphan = write_shard(catalog.root, "tokens", rows)  # as a killed run leaves it
@@ -114,7 +114,7 @@ def test_vacuum_deletes_orphans_and_old_versions(config, local_ray):
     assert Catalog(config.root).tokens.count() == 3
 
 
-def test_vacuum_keeps_what_models_were_trained_on_and_says_what_it_cannot(config, local_ray):
+def test_vacuum_keeps_what_models_were_trained_on_and_says_what_it_cannot(config):
     catalog = run(config)
     version, rows = catalog.tokens.version, catalog.tokens.scan(["media_id"])["media_id"]
     storage.write_bytes(storage.join(catalog.root, "training", f"v{version:06d}-0123abcd", DONE), b"{}")

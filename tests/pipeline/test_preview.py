@@ -10,7 +10,6 @@ import yaml
 from PIL import Image
 from rich.console import Console
 
-from pipeline import line
 from pipeline.catalog import Catalog, CatalogError
 from pipeline.config import load
 from pipeline.forget import forget
@@ -18,6 +17,7 @@ from pipeline.line import redecide, run_phases
 from pipeline.phases import Run
 from pipeline.preview import changed_keys
 from pipeline.versions import runs
+from pipeline.workers import Workers
 
 QUIET = Console(quiet=True)
 PHASES = ("curate", "caption", "tokenize")
@@ -86,7 +86,7 @@ def num_read(run: Run) -> list[int]:
 
 
 @pytest.fixture
-def world(tmp_path, local_ray) -> World:
+def world(tmp_path) -> World:
     return World(tmp_path)
 
 
@@ -98,7 +98,7 @@ def test_captions_thresholds_tokenizer(world, monkeypatch):
         ("tokenize", "what curate keeps of 5 files", None),
     ]
     with monkeypatch.context() as without:
-        without.setattr(line, "cluster", None)  # a run that opens nothing starts no cluster
+        without.setattr(Workers, "run", None)  # a run that opens nothing starts no workers
         again = world.run()
     assert told(again) == [] and len(again.steps) == 3
     before = world.tokens()
@@ -118,7 +118,7 @@ def test_captions_thresholds_tokenizer(world, monkeypatch):
     assert captioned.catalog.captions.count() == 4
     # A threshold: stored scores are judged anew, and no file is opened.
     with monkeypatch.context() as without:
-        without.setattr(line, "cluster", None)
+        without.setattr(Workers, "run", None)
         stricter = world.run('curate.decide.image_rules.large="width_px >= 50"')
     assert told(stricter) == [("curate", "curate.decide.image_rules.large width_px >= 32 -> width_px >= 50", 0)]
     assert stricter.steps[0].writes == "verdicts of 2 media, -1 captions, -1 tokens"  # e keeps its verdict, reworded

@@ -68,7 +68,7 @@ def test_a_folder_without_a_catalog(config, media, tmp_path):
     assert not (tmp_path / "root").exists(), "a folder needs no catalog"
 
 
-def test_the_catalogs_kept_media_are_curated_first(local_ray, config, tmp_path):
+def test_the_catalogs_kept_media_are_curated_first(config, tmp_path):
     kept = load(config, ["curate.decide.image_rules.large_enough=min(width_px, height_px) >= 40"])
     found, _ = call(kept, EvalOptions(2, (32,), tmp_path / "out"))
     assert [(row["kind"], row["num_media"]) for row in found["rows"] if row["kind"] == "image"] == [("image", 2)]

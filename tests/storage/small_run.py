@@ -36,7 +36,7 @@ def write_config(folder: Path, corpus: str, root: str, **cluster: Any) -> Path:
     """A config of the demo's phases in small blocks and small shards: every phase makes a dozen commits and more."""
     document = yaml.safe_load(CONFIG.read_text())
     document |= {"root": root, "sources": [{"uri": corpus}]}
-    document["cluster"] = {"num_cpus": 2, "commit_every_s": 0.2, "shard_rows": 4, **cluster}
+    document["cluster"] = {"num_cpus": 2, "commit_every_s": 0.2, "shard_rows": 4, "local_rows": 0, **cluster}
     for phase in PHASES:
         document[phase] = document.get(phase, {}) | {"resources": {"batch_rows": 4}}
     path = folder / "config.yaml"

@@ -98,9 +98,9 @@ def test_a_store_that_fails_on_and_on_stops_the_run_and_rejects_nothing(s3, prox
 
 
 @pytest.fixture
-def no_ray(monkeypatch):
-    """Ray must not start."""
-    monkeypatch.setattr("pipeline.line.cluster", lambda _: pytest.fail("work was started"))
+def no_work(monkeypatch):
+    """No worker must start."""
+    monkeypatch.setattr("pipeline.phases.Workers.__enter__", lambda _: pytest.fail("work was started"))
 
 
 def refusal(root: str, source: str) -> str:
@@ -109,7 +109,7 @@ def refusal(root: str, source: str) -> str:
     return str(refused.value)
 
 
-def test_what_cannot_work_says_so_before_work_starts(s3, proxy, no_ray, tmp_path, monkeypatch):
+def test_what_cannot_work_says_so_before_work_starts(s3, proxy, no_work, tmp_path, monkeypatch):
     here = str(tmp_path)
     no_bucket = f"no bucket nowhere at {proxy.url}; create it, or correct the address"
     assert refusal("s3://nowhere/root", here) == f"root: s3://nowhere/root: {no_bucket}"
@@ -125,7 +125,7 @@ def test_what_cannot_work_says_so_before_work_starts(s3, proxy, no_ray, tmp_path
     assert "no store answers at http://127.0.0.1:9 (EndpointConnectionError); check AWS_ENDPOINT_URL" in message
 
 
-def test_without_credentials_their_variables_are_named(s3, no_ray, tmp_path, monkeypatch):
+def test_without_credentials_their_variables_are_named(s3, no_work, tmp_path, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

@@ -43,6 +43,11 @@ class _Job:
     out: str
     fetched: str
 
+    @property
+    def data_id(self) -> str:
+        """What the training sees."""
+        return fingerprint(self.load, self.media["media_id"].to_pylist())
+
 
 def train_tokenizer(config: RunConfig, out: str | None, console: Console) -> None:
     """Train on the catalog's kept media and save under `out` (default ROOT/tokenizer).
@@ -50,19 +55,22 @@ def train_tokenizer(config: RunConfig, out: str | None, console: Console) -> Non
     Raises CatalogError without media, TrainingError when the media or the folder do not suit the training.
     """
     part = config.tokenizer
+    run = run_phases(config, ("curate",), "tokenizer train", console)
+    media = kept_media(run.catalog)
+    uri = storage.absolute(out or storage.join(run.catalog.root, "tokenizer"))
+    job = _Job(part.train, part.resources, config.tokenize.frames, media, uri, config.fetched)
+    if part.train.is_trained(job.data_id, uri):
+        console.print(f"Trained already, on these media: {uri}/model", highlight=False)
+        return
+    kinds = media["kind"].to_pylist()
+    console.print(
+        f"Training on {kinds.count('image')} images and {kinds.count('video')} clips; "
+        f"{part.resources.num_workers} worker(s)",
+        highlight=False,
+    )
+    if slow := emulation(part.train.dtype, part.resources.use_gpu):
+        console.print(f"  {slow}", style="yellow", highlight=False)
     with cluster(config.cluster):
-        run = run_phases(config, ("curate",), "tokenizer train", console)
-        media = kept_media(run.catalog)
-        uri = storage.absolute(out or storage.join(run.catalog.root, "tokenizer"))
-        kinds = media["kind"].to_pylist()
-        console.print(
-            f"Training on {kinds.count('image')} images and {kinds.count('video')} clips; "
-            f"{part.resources.num_workers} worker(s)",
-            highlight=False,
-        )
-        if slow := emulation(part.train.dtype, part.resources.use_gpu):
-            console.print(f"  {slow}", style="yellow", highlight=False)
-        job = _Job(part.train, part.resources, config.tokenize.frames, media, uri, config.fetched)
         run_on_workers(_worker, {"job": job}, part.resources, uri, _Progress(console, part.train.steps))
     console.print(
         f"Model in {uri}/model; use it with --set tokenize.tokenize.model={uri}/model\n"
@@ -97,7 +105,7 @@ def _worker(arguments: dict[str, Any]) -> None:
         images,
         clips,
         job.out,
-        data_id=fingerprint(job.load, job.media["media_id"].to_pylist()),
+        data_id=job.data_id,
         device=str(get_device()) if job.resources.use_gpu else "cpu",
         compile_trunks=job.resources.compile,
         checkpoint_steps=job.resources.checkpoint_steps,

@@ -8,9 +8,12 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from tokenizer.identity import Config
+from tokenizer import storage
+from tokenizer.errors import TrainingError
+from tokenizer.identity import Config, fingerprint
 
 SSIM_WINDOW_PX = 11
+DONE = "done.json"  # written last: the folder holds a trained model
 
 
 def fsq_levels(codebook_size: int, dim: int) -> int:
@@ -164,3 +167,25 @@ class VqTrainConfig(Config):
         if self.loss.spread and self.model.quantizer != "fsq":
             raise ValueError("loss.spread spreads latents over the lattice of quantizer 'fsq'; set it to 0 for others")
         return self
+
+    def identities(self, data_id: str) -> dict[str, str]:
+        """What a training of this config on such data is known by, for each dtype that it may have been begun with."""
+        dtypes = ("float32", "bfloat16") if self.dtype == "auto" else (self.dtype,)
+        return {dtype: fingerprint(self.model_copy(update={"dtype": dtype}), data_id) for dtype in dtypes}
+
+    def is_trained(self, data_id: str, out: str) -> bool:
+        """Whether the folder or s3:// prefix `out` holds the model of this config and data.
+
+        Raises TrainingError when it holds that of others.
+        """
+        uri = storage.join(out, DONE)
+        if not storage.exists(uri):
+            return False
+        if storage.read_json(uri)["identity"] not in self.identities(data_id).values():
+            raise another(uri)
+        return True
+
+
+def another(uri: str) -> TrainingError:
+    """A folder is taken."""
+    return TrainingError(f"{uri}: of another config or of other media; give another folder or delete this one")

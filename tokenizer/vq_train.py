@@ -21,11 +21,10 @@ from torch import Tensor
 
 from tokenizer import storage, vq
 from tokenizer.errors import TrainingError
-from tokenizer.identity import fingerprint
 from tokenizer.log import TrainLog, read_log
 from tokenizer.processor import quick_dtype
 from tokenizer.vq_batches import clip_batch, image_batch, odds
-from tokenizer.vq_config import VqLossConfig, VqModelConfig, VqTrainConfig
+from tokenizer.vq_config import DONE, VqLossConfig, VqModelConfig, VqTrainConfig, another
 from tokenizer.vq_motion import MotionTraining
 from tokenizer.vq_parallel import Workers
 from tokenizer.vq_pictures import draw_curve, draw_reconstructions
@@ -63,11 +62,13 @@ def train(
     """
     workers = workers or Workers()
     saved = _saved(out)
-    config = _with_dtype(config, data_id, saved, device)
+    identities = config.identities(data_id)
+    begun = [dtype for dtype, identity in identities.items() if saved is not None and saved["identity"] == identity]
+    dtype = [*begun, quick_dtype(device != "cpu")][0] if config.dtype == "auto" else config.dtype
+    config, identity = config.model_copy(update={"dtype": dtype}), identities[dtype]
     batches = _Batches(config, images, clips, workers, device)
     made = MotionTraining if config.loss.motion_only else Training
     training = made(config, device, compile_trunks, workers)
-    identity = fingerprint(config, data_id)
     first = 0 if saved is None else _resume(out, training, identity, saved)
     fits_codes = config.model.quantizer == "kmeans" and not config.loss.decoder_only
     log = TrainLog(out, first) if workers.rank == 0 else None
@@ -90,6 +91,7 @@ def train(
         with tempfile.TemporaryDirectory(prefix="tokenmill-") as folder:
             training.averaged_model().save_pretrained(folder)
             storage.upload_folder(Path(folder), model_uri)
+        storage.write_json(storage.join(out, DONE), {"identity": identity, "dtype": dtype})
     return model_uri
 
 
@@ -163,21 +165,9 @@ def _saved(out: str) -> dict[str, Any] | None:
     return torch.load(io.BytesIO(storage.read_bytes(uri)), map_location="cpu", weights_only=True)
 
 
-def _with_dtype(config: VqTrainConfig, data_id: str, saved: dict[str, Any] | None, device: str) -> VqTrainConfig:
-    """`config` with its dtype named: auto is that of the checkpoint, else the one that `device` multiplies in."""
-    if config.dtype != "auto":
-        return config
-    candidates = {dtype: config.model_copy(update={"dtype": dtype}) for dtype in ("float32", "bfloat16")}
-    for candidate in candidates.values():
-        if saved is not None and saved["identity"] == fingerprint(candidate, data_id):
-            return candidate
-    return candidates[quick_dtype(device != "cpu")]
-
-
 def _resume(out: str, training: Training, identity: str, state: dict[str, Any]) -> int:
     """Go on from the checkpoint of `out`; returns its step."""
     if state["identity"] != identity:
-        uri = storage.join(out, _CHECKPOINT)
-        raise TrainingError(f"{uri}: of another config or of other media; give another folder or delete this one")
+        raise another(storage.join(out, _CHECKPOINT))
     training.load_state(state)
     return int(state["step"])

@@ -330,7 +330,7 @@ def test_training_takes_the_shards_of_an_export(make, tmp_path, monkeypatch):
         jobs.append(job)
         raise EnoughError
 
-    monkeypatch.setattr(phases, "fit", fit)
+    monkeypatch.setattr("training.loop.fit", fit)
     part = config.train.model_copy(update={"shards": str(tmp_path / "out")})
     for each in (config, config.model_copy(update={"train": part})):
         with pytest.raises(EnoughError):
@@ -367,7 +367,7 @@ def test_the_closing_note_counts_text_documents(make, monkeypatch, capsys):
             **texts,
         )
 
-    monkeypatch.setattr(phases, "fit", fit)
+    monkeypatch.setattr("training.loop.fit", fit)
     monkeypatch.setattr(phases, "draw_curves", lambda *_: None)
     phases.train(phases.Run(config, Console(width=200), "train"))
     shown = capsys.readouterr().out

@@ -55,7 +55,7 @@ def table() -> pa.Table:
 
 
 def test_tokenize(folder: Path, table: pa.Table, check_stage) -> None:
-    output = check_stage(Tokenize(TokenizeConfig(model=str(folder))), table)
+    output = check_stage(Tokenize(TokenizeConfig(model=str(folder), dtype="float32")), table)
     expected = [field for field in TOKENS if field.name not in ("fingerprint", "run_id")]
     assert output.column_names == [field.name for field in expected]
     assert [output.schema.field(field.name).type for field in expected] == [field.type for field in expected]
@@ -73,7 +73,7 @@ def test_tokenize(folder: Path, table: pa.Table, check_stage) -> None:
 
 
 def test_how_many_are_stacked_changes_no_code(folder: Path, table: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = Tokenize(TokenizeConfig(model=str(folder)))
+    stage = Tokenize(TokenizeConfig(model=str(folder), dtype="float32"))
     outputs = [stage(table)]
     for stacked_px in (1, 7000):
         monkeypatch.setattr(tokenize, "_STACKED_PX", stacked_px)
@@ -82,7 +82,7 @@ def test_how_many_are_stacked_changes_no_code(folder: Path, table: pa.Table, mon
 
 
 def test_batches_hold_one_size_and_are_full(folder: Path, table: pa.Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = Tokenize(TokenizeConfig(model=str(folder)))
+    stage = Tokenize(TokenizeConfig(model=str(folder), dtype="float32"))
     shapes = []
 
     def watch(name: str) -> None:
@@ -101,7 +101,7 @@ def test_batches_hold_one_size_and_are_full(folder: Path, table: pa.Table, monke
 
 
 def test_codes_differ_between_media(folder: Path, table: pa.Table) -> None:
-    codes = Tokenize(TokenizeConfig(model=str(folder)))(table)["codes"].to_pylist()
+    codes = Tokenize(TokenizeConfig(model=str(folder), dtype="float32"))(table)["codes"].to_pylist()
     assert codes[0] != codes[3] and codes[1] != codes[6]
 
 

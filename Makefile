@@ -1,8 +1,10 @@
 # Two commands on a fresh machine: `make demo`, `make test`. Only python3 (3.11 or newer) and make are needed.
-.PHONY: demo test test-slow lint types setup clean
+.PHONY: demo test test-slow check lint types setup clean
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
+# Two processes share the tests; one thread each, for more would wait for one another.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q -rs --durations=10 -n 2 --dist loadfile --no-loadscope-reorder
 
 setup: $(STAMP)
 
@@ -16,10 +18,13 @@ demo: $(STAMP)
 	.venv/bin/tokenmill demo
 
 test: $(STAMP)
-	$(PY) -m pytest -q -rs --durations=10
+	$(PYTEST)
 
 test-slow: $(STAMP)
-	$(PY) -m pytest -q -m slow -rs --durations=10
+	$(PYTEST) -m slow
+
+check: lint types
+	$(PYTEST) -m "not slow and not service"
 
 lint: $(STAMP)
 	.venv/bin/ruff check .

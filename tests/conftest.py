@@ -18,6 +18,16 @@ from pipeline.local import local_workers
 from pipeline.on_ray import cluster
 
 PROJECT = Path(__file__).resolve().parent.parent
+SERVICES = {"local_ray", "s3", "ceph_s3", "ceph_endpoint"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks as `service` what asks for Ray or an object store; that begins first, for it takes longest."""
+    for item in items:
+        if SERVICES & set(getattr(item, "fixturenames", ())):
+            item.add_marker("service")
+    items.sort(key=lambda item: item.get_closest_marker("service") is None)
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ class Sleeps:
 
 
 def used(seconds):
-    dataset = ray.data.from_arrow([pa.table({"x": [number]}) for number in range(10)])
+    dataset = ray.data.from_arrow([pa.table({"x": [number]}) for number in range(6)])
     for each in seconds:
         dataset = dataset.map_batches(
             Sleeps,

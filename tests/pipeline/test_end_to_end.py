@@ -22,6 +22,7 @@ from pipeline.demo.scenes import write_corpus
 from pipeline.demo.show import CONFIG
 from pipeline.line import run_phases
 
+pytestmark = pytest.mark.service
 NUM_IMAGES = 48
 TINY_TRAINING = {
     "model": {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "intermediate_size": 64},

@@ -42,7 +42,7 @@ def catalog(tmp_path):
     return made
 
 
-@pytest.mark.parametrize("where", ["here", "ray"])
+@pytest.mark.parametrize("where", ["here", pytest.param("ray", marks=pytest.mark.service)])
 def test_deadly_rows_are_rejected_and_their_neighbours_kept(catalog, monkeypatch, request, where):
     uris = [*(f"good {number}" for number in range(9)), "kill", "hang", "good 9"]
     report = PhaseReport("test")

@@ -30,7 +30,7 @@ with held(Catalog(sys.argv[1]), "first", "run"):
 """
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.service)])
 def root(request, tmp_path) -> str:
     return str(tmp_path / "root") if request.param == "local" else f"{request.getfixturevalue('s3')}/root"
 

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -315,6 +317,12 @@ def test_an_export_is_emptied_with_its_table(make, tmp_path):
     assert set(contents(tmp_path / "out")) == {tars.DOCUMENT, module.WIDS_INDEX}
 
 
+def train_by(fit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this function stand for the training itself, and Ray unstarted."""
+    monkeypatch.setitem(sys.modules, "training.loop", SimpleNamespace(fit=fit))
+    monkeypatch.setattr("pipeline.workers.Workers.start_ray", lambda _: None)
+
+
 def test_training_takes_the_shards_of_an_export(make, tmp_path, monkeypatch):
     """`train.shards` gives the job the tars, the version and the folder of that export."""
     config = make(token_rows(range(8)))
@@ -330,7 +338,7 @@ def test_training_takes_the_shards_of_an_export(make, tmp_path, monkeypatch):
         jobs.append(job)
         raise EnoughError
 
-    monkeypatch.setattr("training.loop.fit", fit)
+    train_by(fit, monkeypatch)
     part = config.train.model_copy(update={"shards": str(tmp_path / "out")})
     for each in (config, config.model_copy(update={"train": part})):
         with pytest.raises(EnoughError):
@@ -367,7 +375,7 @@ def test_the_closing_note_counts_text_documents(make, monkeypatch, capsys):
             **texts,
         )
 
-    monkeypatch.setattr("training.loop.fit", fit)
+    train_by(fit, monkeypatch)
     monkeypatch.setattr(phases, "draw_curves", lambda *_: None)
     phases.train(phases.Run(config, Console(width=200), "train"))
     shown = capsys.readouterr().out

@@ -241,7 +241,7 @@ def test_motion_is_learned_and_stills_keep_their_codes(data, tmp_path):
     loss = VqLossConfig(motion_only=True, codes_from_step=50)
     config = small_config(**changes | {"loss": loss, "steps": 80, "lr": 1e-2, "video_share": 0.7, "ema": 0.9})
     records = []
-    uri = train(config, *data, str(tmp_path / "moving"), on_step=records.append)
+    uri = train(config, *data, str(tmp_path / "moving"), on_step=records.append, checkpoint_steps=80)
     given, moving = (vq.VisionTokenizer.load(each) for each in (changes["init_from"], uri))
     images, clips = np.stack(data[0]), np.stack([clip[:4] for clip in data[1]])
     codes = given.encode_images(images)
@@ -364,7 +364,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(data, tmp_path, monkeypatch
 def test_every_choice_of_the_config_is_acted_upon(data, tmp_path):
     def first_losses(name, **changes):
         folder = tmp_path / name
-        train(small_config(steps=3, **changes), *data, str(folder))
+        train(small_config(steps=2, **changes), *data, str(folder))
         return losses(folder)
 
     plain = first_losses("plain")
@@ -421,6 +421,7 @@ def _worker(rank: int, folder: str, data, configs: dict[str, VqTrainConfig]) -> 
     dist.destroy_process_group()
 
 
+@pytest.mark.service
 def test_two_workers_train_like_one(data, tmp_path, monkeypatch):
     """Losses that look at one picture at a time: the same steps, up to the order of sums; with every quantizer."""
     monkeypatch.setattr(vq_motion, "_STILLS_WITHIN", 0.0)  # two steps do not bring stills to rest
@@ -509,8 +510,8 @@ def test_the_context_loss_makes_codes_hang_less_on_their_surroundings(data, tmp_
     images, clips = data
     moved = {}
     for context in (0.0, 4.0):
-        config = small_config(steps=40, loss=VqLossConfig(context=context))
-        folder = train(config, images, clips, str(tmp_path / str(context)))
+        config = small_config(steps=24, loss=VqLossConfig(context=context))
+        folder = train(config, images, clips, str(tmp_path / str(context)), checkpoint_steps=24)
         moved[context] = latents_moved_by_the_context(Emu3VQVAE.from_pretrained(folder).eval(), images)
     assert moved[4.0] < 0.7 * moved[0.0], moved
 
@@ -533,8 +534,8 @@ def test_a_decoder_trained_alone_keeps_every_code(data, tmp_path, quantizer):
     images, clips = data
     changes = of_kind(quantizer, data, tmp_path)
     first = train(small_config(**changes), images, clips, str(tmp_path / "first"))
-    further = small_config(**changes | {"init_from": first}, loss={"decoder_only": True}, steps=40, lr=3e-3)
-    second = train(further, images, clips, str(tmp_path / "second"))
+    further = small_config(**changes | {"init_from": first}, loss={"decoder_only": True}, steps=20, lr=3e-3)
+    second = train(further, images, clips, str(tmp_path / "second"), checkpoint_steps=20)
     before, after = vq.VisionTokenizer.load(first), vq.VisionTokenizer.load(second)
     pictures, moving = np.stack(images), np.stack(clips)[:, :4]
     codes = before.encode_images(pictures)

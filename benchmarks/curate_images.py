@@ -29,6 +29,7 @@ from stages.columns import LISTED
 from stages.decide import Decide, DecideConfig
 from stages.read import Read, ReadConfig
 from stages.score import ScoreImages, ScoreImagesConfig
+from tokenizer import processor
 
 BATCH = 32
 RULES = {"large_enough": "min(width_px, height_px) >= 64", "sharp": "sharpness >= 1", "in_colour": "chroma >= 0"}
@@ -88,6 +89,7 @@ def main() -> None:
     decode, bare = (sorted(column)[1] for column in zip(*rounds, strict=True))
     short, whole = pipeline(sample, options.work, options.workers), pipeline(paths, options.work, options.workers)
     steady = (len(paths) - len(sample)) / (whole - short)
+    print(processor.describe())
     print(f"{options.num} JPEGs of about {options.megapixels:g} megapixels, {options.workers} worker(s)")
     print(f"full decode            {decode:8.1f} images/s per core")
     print(f"bare loop, all scores  {bare:8.1f} images/s per core   {bare / decode:.2f} x the full decode")

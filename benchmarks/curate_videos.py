@@ -22,6 +22,7 @@ from stages.columns import LISTED
 from stages.decide import Decide, DecideConfig
 from stages.read import Read, ReadConfig
 from stages.split import SplitVideos, SplitVideosConfig
+from tokenizer import processor
 
 SUFFIXES = {".mp4", ".webm", ".mkv", ".avi", ".mov"}
 
@@ -59,6 +60,7 @@ def main() -> None:
     plain = sorted(round_[0][0] for round_ in rounds)[1]
     ours = sorted(round_[1][0] for round_ in rounds)[1]
     assert rounds[0][1][1] >= 0.98 * frames, "frames are missing"
+    print(processor.describe())
     print(f"{len(paths)} videos, {frames} frames, {clips} clips")
     print(f"bare decoding   {frames / plain:8.0f} frames/s per core")
     print(f"curate          {frames / ours:8.0f} frames/s per core   {plain / ours:.2f} of bare decoding")

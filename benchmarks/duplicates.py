@@ -16,6 +16,7 @@ import tracemalloc
 import numpy as np
 
 from stages.near import hamming, near_duplicates
+from tokenizer import processor
 
 BRUTE = 20_000
 
@@ -53,6 +54,7 @@ def main() -> None:
     hashes, originals = corpus(num, radius, seed=0)
 
     brute_s = all_pairs(hashes[:BRUTE], radius) * (num / BRUTE) ** 2
+    print(processor.describe())
     print(f"all pairs, scaled from {BRUTE:,}: {brute_s:,.0f} s")
 
     own = np.arange(num)

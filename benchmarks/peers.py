@@ -26,6 +26,8 @@ import av
 import corpus
 import numpy as np
 
+from tokenizer import processor
+
 HERE = Path(__file__).resolve().parent
 PEERS = {"Data-Juicer": ("run_data_juicer.py", []), "NeMo Curator": ("run_nemo_curator.py", [])}
 FUSED = {"NeMo Curator, fused": ("run_nemo_curator.py", ["fused"])}
@@ -145,7 +147,7 @@ def compare(kind: str, paths: list[Path], work: Path, with_ray_mode: bool) -> No
     others = PEERS | (FUSED if kind == "images" else {}) | (RAY_MODE if with_ray_mode else {})
     for name, (script, extra) in others.items():
         runs[name] = lambda script=script, extra=extra: peer(script, extra, kind, paths, work / script)
-    print(f"{len(paths)} {kind}")
+    print(f"{len(paths)} {kind}; {processor.describe()}")
     steady = {}
     for name, run in runs.items():
         seconds, steady[name], kept = run()

@@ -41,7 +41,7 @@ from pipeline.on_ray import cluster
 from pipeline.phases import tokens_fingerprints
 from pipeline.report import table
 from stages.columns import CAPTIONS, MEDIA, SOURCES
-from tokenizer import storage
+from tokenizer import processor, storage
 from tokenizer.shards import TOKENS
 
 PHASES = ("curate", "caption", "tokenize")
@@ -213,6 +213,7 @@ def main() -> None:
             made.add_row("the same files added", f"{added_s:.1f}", f"{peak_mb():.0f}", str(read))
         whole_s = (first_s - idle_s) * 100  # what starts and ends a run is paid once
         console = Console(width=120)
+        console.print(processor.describe(), highlight=False)
         console.print(made)
         allowed = 0.015 * whole_s + unchanged_s
         console.print(

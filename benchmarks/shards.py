@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.demo.scenes import draw, split
-from tokenizer import storage, tars
+from tokenizer import processor, storage, tars
 from tokenizer.shards import TOKENS, write_parquet
 from tokenizer.vq import VisionTokenizer
 from training.loader import RowGroups
@@ -205,7 +205,9 @@ def main() -> None:
     measure(made, f"random, {options.samples} x 90x90", random_rows(options.samples, 90))
     measure(made, f"random, {4 * options.samples} x 8x8", random_rows(4 * options.samples, 8))
     measure(made, f"scenes, {options.scenes} x 32x32", scene_rows(options.scenes, 32))
-    Console(width=100).print(made)
+    console = Console(width=100)
+    console.print(processor.describe(), highlight=False)
+    console.print(made)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ $(STAMP): pyproject.toml
 	python3 -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check uv
 	$(PY) -m uv pip install --quiet --compile-bytecode --python $(PY) --group dev --editable .
+	mkdir -p .venv/types && ln -sfn ../.. .venv/types/tokenmill
 	touch $(STAMP)
 
 demo: $(STAMP)

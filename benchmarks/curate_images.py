@@ -22,14 +22,14 @@ import pyarrow as pa
 from PIL import Image
 from rich.console import Console
 
-from pipeline.config import RunConfig
-from pipeline.line import run_phases
-from stages.chain import Chain
-from stages.columns import LISTED
-from stages.decide import Decide, DecideConfig
-from stages.read import Read, ReadConfig
-from stages.score import ScoreImages, ScoreImagesConfig
-from tokenizer import processor
+from tokenmill.pipeline.config import RunConfig
+from tokenmill.pipeline.run.line import run_phases
+from tokenmill.stages.image.score import ScoreImages, ScoreImagesConfig
+from tokenmill.stages.read.read import Read, ReadConfig
+from tokenmill.stages.select.decide import Decide, DecideConfig
+from tokenmill.stages.table.chain import Chain
+from tokenmill.stages.table.columns import LISTED
+from tokenmill.storage import processor
 
 BATCH = 32
 RULES = {"large_enough": "min(width_px, height_px) >= 64", "sharp": "sharpness >= 1", "in_colour": "chroma >= 0"}

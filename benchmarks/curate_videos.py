@@ -17,12 +17,12 @@ from pathlib import Path
 import av
 import pyarrow as pa
 
-from stages.chain import Chain
-from stages.columns import LISTED
-from stages.decide import Decide, DecideConfig
-from stages.read import Read, ReadConfig
-from stages.split import SplitVideos, SplitVideosConfig
-from tokenizer import processor
+from tokenmill.stages.read.read import Read, ReadConfig
+from tokenmill.stages.select.decide import Decide, DecideConfig
+from tokenmill.stages.table.chain import Chain
+from tokenmill.stages.table.columns import LISTED
+from tokenmill.stages.video.split import SplitVideos, SplitVideosConfig
+from tokenmill.storage import processor
 
 SUFFIXES = {".mp4", ".webm", ".mkv", ".avi", ".mov"}
 

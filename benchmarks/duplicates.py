@@ -15,8 +15,8 @@ import tracemalloc
 
 import numpy as np
 
-from stages.near import hamming, near_duplicates
-from tokenizer import processor
+from tokenmill.stages.select.near import hamming, near_duplicates
+from tokenmill.storage import processor
 
 BRUTE = 20_000
 

@@ -26,7 +26,7 @@ import av
 import corpus
 import numpy as np
 
-from tokenizer import processor
+from tokenmill.storage import processor
 
 HERE = Path(__file__).resolve().parent
 PEERS = {"Data-Juicer": ("run_data_juicer.py", []), "NeMo Curator": ("run_nemo_curator.py", [])}
@@ -96,7 +96,7 @@ def ours(kind: str, paths: list[Path], work: Path) -> tuple[float, float, int]:
         },
     }
     (work / "config.yaml").write_text(json.dumps(config))
-    command = [sys.executable, "-m", "pipeline.cli", "curate", str(work / "config.yaml")]
+    command = [sys.executable, "-m", "tokenmill", "curate", str(work / "config.yaml")]
     start = time.perf_counter()
     with (work / "log.txt").open("w") as log:
         subprocess.run(command, check=True, stdout=log, stderr=log, cwd=HERE.parent)

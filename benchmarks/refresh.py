@@ -32,17 +32,18 @@ from PIL import Image
 from rich.console import Console
 from werkzeug.serving import make_server
 
-from pipeline import refresh, sources
-from pipeline.catalog import Catalog
-from pipeline.config import RunConfig
-from pipeline.duplicates import DUPLICATES
-from pipeline.line import run_phases
-from pipeline.on_ray import cluster
-from pipeline.phases import tokens_fingerprints
-from pipeline.report import table
-from stages.columns import CAPTIONS, MEDIA, SOURCES
-from tokenizer import processor, storage
-from tokenizer.shards import TOKENS
+from tokenmill import storage
+from tokenmill.pipeline.catalog.tables import Catalog
+from tokenmill.pipeline.config import RunConfig
+from tokenmill.pipeline.flow.on_ray import cluster
+from tokenmill.pipeline.refresh import refresh, sources
+from tokenmill.pipeline.reports.terminal import table
+from tokenmill.pipeline.run.line import run_phases
+from tokenmill.pipeline.run.phases import tokens_fingerprints
+from tokenmill.stages.select.duplicates import DUPLICATES
+from tokenmill.stages.table.columns import CAPTIONS, MEDIA, SOURCES
+from tokenmill.storage import processor
+from tokenmill.tokenizer.shards import TOKENS
 
 PHASES = ("curate", "caption", "tokenize")
 SHARD_ROWS = 50_000
@@ -195,7 +196,10 @@ def main() -> None:
     made.add_row("listing", f"{time.monotonic() - started:.1f}", f"{peak_mb():.0f}", "")
     del listing
 
-    with tempfile.TemporaryDirectory(prefix="tokenmill-bench-") as name, mock.patch("pipeline.line.check_sources"):
+    with (
+        tempfile.TemporaryDirectory(prefix="tokenmill-bench-") as name,
+        mock.patch("tokenmill.pipeline.run.line.check_sources"),
+    ):
         folder = Path(name)
         photos(folder / "new", options.media // 100)
         new = configured(str(folder / "root"), str(folder / "new"))

@@ -1,7 +1,7 @@
 """Token shards: bytes per token, and million tokens written and read per second of one core.
 
     Parquet       ours: `list<uint16>`, byte-stream-split and zstd (tokenizer/shards.py), read as the loader reads
-    tar           ours: `tokenmill export webdataset` (tokenizer/tars.py), read as the loader reads
+    tar           ours: `tokenmill export webdataset` (tokenizer/webdataset_shards.py), read as the loader reads
     tar, plain    the same tar, read by webdataset with its decoder
     webdataset    uint16 npy, json and txt in a tar written by webdataset's TarWriter, read by webdataset
     Emu3          one torch.save per sample of {name, images: int64, texts}, read by torch.load, as its code does
@@ -29,11 +29,13 @@ import webdataset
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.demo.scenes import draw, split
-from tokenizer import processor, storage, tars
-from tokenizer.shards import TOKENS, write_parquet
-from tokenizer.vq import VisionTokenizer
-from training.loader import RowGroups
+from tokenmill import storage
+from tokenmill.pipeline.demo.scenes import draw, split
+from tokenmill.storage import processor
+from tokenmill.tokenizer import webdataset_shards
+from tokenmill.tokenizer.shards import TOKENS, write_parquet
+from tokenmill.tokenizer.vision.vision_tokenizer import VisionTokenizer
+from tokenmill.training.data.loader import RowGroups
 
 ROW_GROUP_ROWS = 1024
 TRIALS = 3
@@ -86,10 +88,10 @@ def write_table(rows: pa.Table, folder: Path) -> None:
 def write_tar(rows: pa.Table, folder: Path) -> None:
     codes = rows["codes"].combine_chunks()
     values, bounds = codes.values.to_numpy(), codes.offsets.to_numpy()
-    plain = rows.select(tars.ROW)
-    samples = [tars.Sample.of(row) for row in plain.to_pylist()]
+    plain = rows.select(webdataset_shards.ROW)
+    samples = [webdataset_shards.Sample.of(row) for row in plain.to_pylist()]
     offsets = np.cumsum([0, *(sample.num_bytes for sample in samples)]).tolist()
-    tar = bytearray(tars.tar_bytes(offsets[-1]))
+    tar = bytearray(webdataset_shards.tar_bytes(offsets[-1]))
     for i, sample in enumerate(samples):
         sample.write(tar, offsets[i], values[bounds[i] : bounds[i + 1]])
     uri = str(folder / "shard-000000.tar")
@@ -103,7 +105,7 @@ def write_tar(rows: pa.Table, folder: Path) -> None:
         members = members.append_column(name, pa.array(column))
     md5sum = hashlib.md5(tar, usedforsecurity=False).hexdigest()
     storage.write_bytes(uri, tar)
-    tars.write_members(members, uri, md5sum)
+    webdataset_shards.write_members(members, uri, md5sum)
 
 
 def write_webdataset(rows: Rows, folder: Path) -> None:
@@ -131,7 +133,7 @@ def read_ours(folder: Path, name: str) -> int:
     uri = str(folder / name)
     groups = RowGroups([uri], cache_bytes=1)
     count = 0
-    filesystem, path = storage.filesystem(tars.members_uri(uri) if tars.is_tar(uri) else uri)
+    filesystem, path = storage.filesystem(webdataset_shards.members_uri(uri) if webdataset_shards.is_tar(uri) else uri)
     with filesystem.open_input_file(path) as stream:
         num_groups = pq.ParquetFile(stream).num_row_groups
     for row_group in range(num_groups):

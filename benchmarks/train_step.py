@@ -1,7 +1,7 @@
 """Training in tokens/s on one CPU thread, beside a plain PyTorch loop over transformers' own class, in one run.
 
     plain    documents padded to the longest of their batch, as Emu3's scripts train: `model(ids, labels=...)`, AdamW
-    packed   training/worker.py: documents packed, each blind to the others, the loss in chunks, AdamW
+    packed   training/run/worker.py: documents packed, each blind to the others, the loss in chunks, AdamW
     Muon     the same with Muon for the matrices of the layers
 
 The model is the demo's, on documents of its shape: a caption of eight words and 8x8 codes. Tokens are those that are no
@@ -20,16 +20,16 @@ import torch
 import yaml
 from transformers import Emu3ForCausalLM
 
-from pipeline.demo.show import CONFIG
-from tokenizer import processor
-from tokenizer.log import read_log
-from tokenizer.shards import TOKENS, write_parquet
-from training.config import TrainConfig, TrainResources
-from training.job import TrainJob
-from training.loader import Loader
-from training.model import build_model
-from training.prepare import load_prepared, prepare
-from training.worker import train_worker
+from tokenmill.pipeline.demo.show import CONFIG
+from tokenmill.storage import processor
+from tokenmill.storage.run_log import read_log
+from tokenmill.tokenizer.shards import TOKENS, write_parquet
+from tokenmill.training.config import TrainConfig, TrainResources
+from tokenmill.training.data.loader import Loader
+from tokenmill.training.job import TrainJob
+from tokenmill.training.model.model import build_model
+from tokenmill.training.run.prepare import load_prepared, prepare
+from tokenmill.training.run.worker import train_worker
 
 CODEBOOK = 4608  # of the built-in tokenizer
 WORDS = ("red", "green", "blue", "circle", "square", "left", "right", "above", "of", "a", "the", "two")

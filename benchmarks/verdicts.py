@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pipeline.config import load
-from pipeline.plan import curate_plan
-from stages.chain import Chain
-from stages.columns import LISTED
+from tokenmill.pipeline.config import load
+from tokenmill.pipeline.run.plan import curate_plan
+from tokenmill.stages.table.chain import Chain
+from tokenmill.stages.table.columns import LISTED
 
 BATCH = 16
 

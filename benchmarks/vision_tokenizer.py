@@ -2,9 +2,9 @@
 
     as published     transformers' `encode` as Emu3's prepare_data calls it: one medium at a time, fp32
     batched, bf16    the same call on a batch in bf16
-    ours             tokenizer/vq.py, in fp32 and in bf16 (the nearest code is searched in fp32 in both)
+    ours             the same by tokenizer/vision, in fp32 and in bf16 (the nearest code is searched in fp32 in both)
     ours, compiled   in bf16 by torch.compile, in each mode of `--compile` (`reduce-overhead` is CUDA graphs)
-    torch's attention    on a GPU: ours in bf16 without its products for wide heads (tokenizer/vq_emu3.py); no goal's
+    torch's attention    on a GPU: ours in bf16 without its products for wide heads (vision/emu3.py); no goal's
 
 Each rate stands with its share of the machine's rate at multiplying matrices, measured in this run in the same
 precision: FLOPs of the call (convolutions and products, counted) over seconds over that rate. fp32 on a GPU is TF32
@@ -29,12 +29,13 @@ from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
-from pipeline.eval_media import square
-from pipeline.report import table
-from tokenizer import processor, vq_passes
-from tokenizer.metrics import psnr
-from tokenizer.vq import VisionTokenizer, load_model, to_pixels
-from tokenizer.vq_weights import BUILTIN_FOLDER
+from tokenmill.pipeline.reports.terminal import table
+from tokenmill.pipeline.vision.media import square
+from tokenmill.storage import processor
+from tokenmill.tokenizer.vision import passes
+from tokenmill.tokenizer.vision.evaluation.metrics import psnr
+from tokenmill.tokenizer.vision.vision_tokenizer import VisionTokenizer, load_model, to_pixels
+from tokenmill.tokenizer.vision.weights import BUILTIN_FOLDER
 
 GOALS = {"cpu": (0, 3.8, 0), "cuda": (10, 4.5, 0.5)}  # times the published call, times the quicker one, of the matrices
 NUM_FRAMES = 8
@@ -220,7 +221,7 @@ def main() -> None:
     modes = ["default", "reduce-overhead"] if on_gpu else []
     parser.add_argument("--compile", nargs="*", default=modes, metavar="MODE", help="modes of torch.compile to measure")
     options = parser.parse_args()
-    vq_passes.COMPILE_AFTER = 0
+    passes.COMPILE_AFTER = 0
     images, clips = pixels(options.photos, options.num, options.size)
     shown = f"{len(images)} images, {len(clips)} clips of {NUM_FRAMES} frames, {options.size} px"
     CONSOLE.print(f"{shown}; {torch.get_num_threads()} thread(s); {processor.describe()}", highlight=False)

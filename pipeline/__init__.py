@@ -1,1 +1,7 @@
-"""From a config to committed tables and a trained model: config, plan, catalog, run, report, command line."""
+"""The conductor: from a config to committed tables and a trained model.
+
+Rooms from below: `catalog/` (the tables), `refresh/` (what is left to do), `flow/` (who computes it), `run/` (the
+phases), `export/`, `reports/`, `vision/` (the vision tokenizer on a catalog), `commands/`, `demo/`.
+
+    config.py  the YAML, strict; a misspelt key names its neighbour
+"""

@@ -13,23 +13,23 @@ from typing import Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from pipeline.duplicates import DuplicatesConfig
-from stages.caption import CaptionConfig
-from stages.clip import ClipConfig, clip_identity
-from stages.decide import DecideConfig
-from stages.fetch_config import FetchConfig, FetchPace
-from stages.frames import LoadFramesConfig
-from stages.read import ReadConfig
-from stages.score import ScoreImagesConfig
-from stages.split import SplitVideosConfig
-from stages.text_area import TextConfig
-from stages.tokenize import TokenizeConfig
-from tokenizer import storage
-from tokenizer.errors import UserError
-from tokenizer.identity import Config, Resources, fingerprint
-from tokenizer.processor import quick_dtype
-from tokenizer.vq_config import VqTrainConfig
-from training.config import TrainConfig, TrainResources, WorkerResources
+from tokenmill import storage
+from tokenmill.stages.caption import CaptionConfig
+from tokenmill.stages.embed.score_clip import ClipConfig, clip_identity
+from tokenmill.stages.fetch.config import FetchConfig, FetchPace
+from tokenmill.stages.image.score import ScoreImagesConfig
+from tokenmill.stages.image.text_area import TextConfig
+from tokenmill.stages.read.read import ReadConfig
+from tokenmill.stages.select.decide import DecideConfig
+from tokenmill.stages.select.duplicates import DuplicatesConfig
+from tokenmill.stages.tokenize.load_frames import LoadFramesConfig
+from tokenmill.stages.tokenize.tokenize import TokenizeConfig
+from tokenmill.stages.video.split import SplitVideosConfig
+from tokenmill.storage.errors import UserError
+from tokenmill.storage.identity import Config, Resources, fingerprint
+from tokenmill.storage.processor import quick_dtype
+from tokenmill.tokenizer.vision.training.config import VqTrainConfig
+from tokenmill.training.config import TrainConfig, TrainResources, WorkerResources
 
 
 class ConfigError(UserError):

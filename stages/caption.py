@@ -11,9 +11,9 @@ from typing import Literal, Protocol
 import pyarrow as pa
 from pydantic import Field
 
-from stages.columns import CAPTIONS, TO_CAPTION
-from stages.rows import pick, replace, values_of
-from tokenizer.identity import Config
+from tokenmill.stages.table.columns import CAPTIONS, TO_CAPTION
+from tokenmill.stages.table.rows import pick, replace, values_of
+from tokenmill.storage.identity import Config
 
 
 class Captioner(Protocol):

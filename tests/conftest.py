@@ -13,9 +13,9 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 from small_run import contents, make_corpus, run, write_config
 
-from pipeline.config import Cluster
-from pipeline.local import local_workers
-from pipeline.on_ray import cluster
+from tokenmill.pipeline.config import Cluster
+from tokenmill.pipeline.flow.local import local_workers
+from tokenmill.pipeline.flow.on_ray import cluster
 
 PROJECT = Path(__file__).resolve().parent.parent
 SERVICES = {"local_ray", "s3", "ceph_s3", "ceph_endpoint"}

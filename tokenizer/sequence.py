@@ -24,8 +24,8 @@ from enum import IntEnum
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from tokenizer.text import encode_captions
-from tokenizer.vocabulary import Vocabulary
+from tokenmill.tokenizer.text import encode_captions
+from tokenmill.tokenizer.vocabulary import Vocabulary
 
 FRAMES_PER_LATENT = 4
 

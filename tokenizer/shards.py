@@ -11,7 +11,7 @@ training's text vocabulary and are made there; so its `fingerprint` says nothing
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tokenizer import storage
+from tokenmill import storage
 
 TOKENS = pa.schema(
     [

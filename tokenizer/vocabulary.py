@@ -10,9 +10,9 @@ from pathlib import Path
 from pydantic import Field, model_validator
 from transformers import PreTrainedTokenizerBase
 
-from tokenizer import storage
-from tokenizer.identity import Config
-from tokenizer.text import SPECIAL_STRINGS
+from tokenmill import storage
+from tokenmill.storage.identity import Config
+from tokenmill.tokenizer.text import SPECIAL_STRINGS
 
 FILE_NAME = "vocabulary.json"
 

@@ -1,1 +1,9 @@
-"""Token shards -> a trained, sampling transformer: index, plan, loader, model, loss, loop, checkpoint, sample."""
+"""Token shards -> a trained, sampling transformer.
+
+In: shards and a `TrainConfig`. Out: a model that plain transformers loads, and pictures drawn from it. `data/` packs
+documents, `model/` computes their loss, `run/` steps, saves and restarts.
+
+    config.py  what is trained, and how
+    job.py     a training as it is asked for and as it ends
+    sample.py  grid-constrained, guided sampling
+"""

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from tokenizer.identity import Config, Resources
+from tokenmill.storage.identity import Config, Resources
 
 
 class ModelConfig(Config):

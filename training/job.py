@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tokenizer import storage
-from tokenizer.errors import TrainingError
-from tokenizer.identity import fingerprint
-from training.config import TrainConfig
+from tokenmill import storage
+from tokenmill.storage.errors import TrainingError
+from tokenmill.storage.identity import fingerprint
+from tokenmill.training.config import TrainConfig
 
 PLAN = "plan.json"  # written when all is prepared: a folder with it has begun
 DONE = "done.json"  # the result, written last: a folder with it is finished
@@ -18,7 +18,7 @@ class TrainJob:
     """One training: what (`config`), on which token shards, and the folder that holds all it makes.
 
     The shards are Parquet files of the `tokens` table, or the tars of an export with its `id` and `removed`
-    (tokenizer/tars.py).
+    (tokenizer/webdataset_shards.py).
     """
 
     config: TrainConfig
@@ -61,7 +61,7 @@ class TrainJob:
         )
 
     def read_summary(self) -> dict[str, Any] | None:
-        """plan.json of the run's folder (training/prepare.py), or None before it is written.
+        """plan.json of the run's folder (training/run/prepare.py), or None before it is written.
 
         Raises TrainingError when the folder belongs to another job.
         """

@@ -14,10 +14,10 @@ import torch
 from transformers import DynamicCache, Emu3ForCausalLM
 from transformers.utils import logging
 
-from tokenizer import storage
-from tokenizer.sequence import SequenceLayout
-from tokenizer.text import load_text_tokenizer
-from tokenizer.vocabulary import Vocabulary
+from tokenmill import storage
+from tokenmill.tokenizer.sequence import SequenceLayout
+from tokenmill.tokenizer.text import load_text_tokenizer
+from tokenmill.tokenizer.vocabulary import Vocabulary
 
 logging.disable_progress_bar()  # a model loads in a moment
 

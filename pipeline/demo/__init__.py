@@ -1,1 +1,10 @@
-"""The demo: scenes drawn from exact captions, the whole line run on them, and a judge that counts what is right."""
+"""`tokenmill demo`: a corpus drawn from exact captions, a whole run on it, and a verdict on what the model draws.
+
+In: nothing. Out: a contact sheet.
+
+    show.py        the demo from corpus to contact sheet
+    scenes.py      scenes drawn from exact captions
+    spoiled.py     files spoiled on purpose
+    video_file.py  frames to an mp4
+    judge.py       which colours, shapes and relations a picture shows
+"""

@@ -13,7 +13,7 @@ from itertools import permutations
 import cv2
 import numpy as np
 
-from pipeline.demo.scenes import CELLS, COLOURS, SHAPE_CELLS, SHAPES, Scene, draw, outline
+from tokenmill.pipeline.demo.scenes import CELLS, COLOURS, SHAPE_CELLS, SHAPES, Scene, draw, outline
 
 _BACKGROUND_DISTANCE = 35.0  # Lab; half of what lies between yellow, the palest colour, and the backgrounds
 _MIN_AREA_SHARE = 1 / 3  # of the smallest shape, the triangle

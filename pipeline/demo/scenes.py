@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pipeline.demo.spoiled import write_spoiled
-from pipeline.demo.video_file import write_video
+from tokenmill.pipeline.demo.spoiled import write_spoiled
+from tokenmill.pipeline.demo.video_file import write_video
 
 RGB = tuple[int, int, int]
 

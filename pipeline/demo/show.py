@@ -15,19 +15,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
-from pipeline.catalog import Catalog
-from pipeline.config import RunConfig, load
-from pipeline.demo.judge import Score, chance, judge, score
-from pipeline.demo.scenes import Corpus, Scene, write_corpus
-from pipeline.draw import draw
-from pipeline.line import run_phases
-from pipeline.report import table
-from pipeline.sheet import Picture, SheetSection, contact_sheet
-from pipeline.trained import newest
-from stages.columns import PLACES
-from stages.frames import LoadFrames
-from tokenizer import storage
-from tokenizer.vq import VisionTokenizer
+from tokenmill import storage
+from tokenmill.pipeline.catalog.models import newest
+from tokenmill.pipeline.catalog.tables import Catalog
+from tokenmill.pipeline.config import RunConfig, load
+from tokenmill.pipeline.demo.judge import Score, chance, judge, score
+from tokenmill.pipeline.demo.scenes import Corpus, Scene, write_corpus
+from tokenmill.pipeline.reports.draw import draw
+from tokenmill.pipeline.reports.sheet import Picture, SheetSection, contact_sheet
+from tokenmill.pipeline.reports.terminal import table
+from tokenmill.pipeline.run.line import run_phases
+from tokenmill.stages.table.columns import PLACES
+from tokenmill.stages.tokenize.load_frames import LoadFrames
+from tokenmill.tokenizer.vision.vision_tokenizer import VisionTokenizer
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
 PHASES = ("curate", "caption", "tokenize", "train")

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from pipeline.config import ConfigError, RunConfig, Source, load
-from tokenizer.identity import Config, Resources, fingerprint
+from tokenmill.pipeline.config import ConfigError, RunConfig, Source, load
+from tokenmill.storage.identity import Config, Resources, fingerprint
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 

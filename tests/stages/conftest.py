@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from stages.columns import LISTED
+from tokenmill.stages.table.columns import LISTED
 
 
 @pytest.fixture

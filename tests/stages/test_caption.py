@@ -1,7 +1,7 @@
 import pyarrow as pa
 
-from stages.caption import Caption, CaptionConfig, tidy
-from stages.columns import CAPTIONS
+from tokenmill.stages.caption import Caption, CaptionConfig, tidy
+from tokenmill.stages.table.columns import CAPTIONS
 
 READS = Caption.reads
 

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from stages.chain import Chain
-from stages.columns import LISTED
-from stages.decide import Decide, DecideConfig
-from stages.read import Read, ReadConfig
-from stages.score import ScoreImages, ScoreImagesConfig
-from stages.split import SplitVideos, SplitVideosConfig
+from tokenmill.stages.image.score import ScoreImages, ScoreImagesConfig
+from tokenmill.stages.read.read import Read, ReadConfig
+from tokenmill.stages.select.decide import Decide, DecideConfig
+from tokenmill.stages.table.chain import Chain
+from tokenmill.stages.table.columns import LISTED
+from tokenmill.stages.video.split import SplitVideos, SplitVideosConfig
 
 NUM_IMAGES = 1800
 NUM_VIDEOS = 300

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from stages.chain import Chain
-from stages.columns import LISTED
-from stages.decide import Decide, DecideConfig
-from stages.read import Read, ReadConfig
-from stages.score import ScoreImages, ScoreImagesConfig
-from stages.split import SplitVideos, SplitVideosConfig
+from tokenmill.stages.image.score import ScoreImages, ScoreImagesConfig
+from tokenmill.stages.read.read import Read, ReadConfig
+from tokenmill.stages.select.decide import Decide, DecideConfig
+from tokenmill.stages.table.chain import Chain
+from tokenmill.stages.table.columns import LISTED
+from tokenmill.stages.video.split import SplitVideos, SplitVideosConfig
 
 MAX_GROWTH_BYTES = 150 << 20
 RULES = DecideConfig(image_rules={"sized": "width_px >= 8"}, video_rules={"sized": "width_px >= 8"})

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import ceph
 import pytest
 
-from tokenizer import object_store
+from tokenmill.storage import object_store
 
 USERS = {"testkey": "testsecret", "guest": "guestsecret"}
 

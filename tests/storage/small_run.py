@@ -15,12 +15,12 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from pipeline.catalog import Catalog
-from pipeline.config import load
-from pipeline.demo.scenes import write_corpus
-from pipeline.demo.show import CONFIG
-from pipeline.line import run_phases
-from tokenizer import storage
+from tokenmill import storage
+from tokenmill.pipeline.catalog.tables import Catalog
+from tokenmill.pipeline.config import load
+from tokenmill.pipeline.demo.scenes import write_corpus
+from tokenmill.pipeline.demo.show import CONFIG
+from tokenmill.pipeline.run.line import run_phases
 
 PHASES = ("curate", "caption", "tokenize")
 _PER_RUN = {"run_id", "last_seen_run", "etag", "caption_etag"}

@@ -10,12 +10,13 @@ import pytest
 from rich.console import Console
 from small_run import contents, end, num_commits, run, start, write_config
 
-from pipeline.catalog import Catalog, CatalogError
-from pipeline.config import ConfigError, RunConfig, load
-from pipeline.line import run_phases
-from pipeline.status import document
-from pipeline.vacuum import vacuum
-from tokenizer import object_store, storage
+from tokenmill import storage
+from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
+from tokenmill.pipeline.commands.vacuum import vacuum
+from tokenmill.pipeline.config import ConfigError, RunConfig, load
+from tokenmill.pipeline.reports.status import document
+from tokenmill.pipeline.run.line import run_phases
+from tokenmill.storage import object_store
 
 QUIET = Console(quiet=True)
 

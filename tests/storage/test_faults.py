@@ -9,13 +9,14 @@ from proxy import FAULTS, Proxy
 from rich.console import Console
 from small_run import contents, run, write_config
 
-from pipeline.catalog import Catalog, CatalogError
-from pipeline.config import ConfigError, RunConfig
-from pipeline.line import run_phases
-from stages.columns import LISTED
-from stages.read import Read, ReadConfig
-from tokenizer import object_store, storage
-from tokenizer.object_store import StoreError
+from tokenmill import storage
+from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
+from tokenmill.pipeline.config import ConfigError, RunConfig
+from tokenmill.pipeline.run.line import run_phases
+from tokenmill.stages.read.read import Read, ReadConfig
+from tokenmill.stages.table.columns import LISTED
+from tokenmill.storage import object_store
+from tokenmill.storage.object_store import StoreError
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_bytes_are_whole_whatever_befalls_their_requests(s3, proxy, monkeypatch,
 APPEND = """
 import sys
 import pyarrow as pa
-from pipeline.catalog import Catalog
+from tokenmill.pipeline.catalog.tables import Catalog
 sources = Catalog(sys.argv[1]).sources
 sources.create()
 row = dict.fromkeys(("etag", "status", "fingerprint", "last_seen_run"), "x") | {"size_bytes": 1}
@@ -100,7 +101,7 @@ def test_a_store_that_fails_on_and_on_stops_the_run_and_rejects_nothing(s3, prox
 @pytest.fixture
 def no_work(monkeypatch):
     """No worker must start."""
-    monkeypatch.setattr("pipeline.phases.Workers.__enter__", lambda _: pytest.fail("work was started"))
+    monkeypatch.setattr("tokenmill.pipeline.run.phases.Workers.__enter__", lambda _: pytest.fail("work was started"))
 
 
 def refusal(root: str, source: str) -> str:

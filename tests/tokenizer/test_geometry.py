@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tokenizer.geometry import AspectError, buckets, fit_area, resize, sample_times, trim_to_groups
+from tokenmill.tokenizer.geometry import AspectError, buckets, fit_area, resize, sample_times, trim_to_groups
 
 
 @pytest.mark.parametrize("area_side_px, num_sizes, tokens", [(512, 229, (4020, 4170)), (720, 323, (7995, 8213))])

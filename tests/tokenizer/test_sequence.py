@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tokenizer.sequence import Kind, SequenceLayout, meta_text
-from tokenizer.text import train_text_tokenizer
-from tokenizer.vocabulary import Vocabulary
+from tokenmill.tokenizer.sequence import Kind, SequenceLayout, meta_text
+from tokenmill.tokenizer.text import train_text_tokenizer
+from tokenmill.tokenizer.vocabulary import Vocabulary
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tokenizers import AddedToken
 
-from tokenizer.text import SPECIAL_STRINGS, encode_captions, load_text_tokenizer, train_text_tokenizer
+from tokenmill.tokenizer.text import SPECIAL_STRINGS, encode_captions, load_text_tokenizer, train_text_tokenizer
 
 CAPTIONS = [f"a {colour} {shape} left of {n} grey squares" for n in range(30) for colour in ("red", "blue")
             for shape in ("circle", "star")]  # fmt: skip

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tokenizer.text import SPECIAL_STRINGS, train_text_tokenizer
-from tokenizer.vocabulary import Vocabulary
+from tokenmill.tokenizer.text import SPECIAL_STRINGS, train_text_tokenizer
+from tokenmill.tokenizer.vocabulary import Vocabulary
 
 
 @pytest.fixture()

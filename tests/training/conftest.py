@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tokenizer.shards import TOKENS, write_parquet
-from training.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
-from training.job import TrainJob
+from tokenmill.tokenizer.shards import TOKENS, write_parquet
+from tokenmill.training.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from tokenmill.training.job import TrainJob
 
 CODEBOOK = 64
 COLOURS = ("red", "green", "blue", "black")

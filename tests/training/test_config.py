@@ -2,8 +2,8 @@
 
 import pytest
 
-from tokenizer.identity import fingerprint
-from training.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig, TrainResources
+from tokenmill.storage.identity import fingerprint
+from tokenmill.training.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig, TrainResources
 
 
 @pytest.mark.parametrize(

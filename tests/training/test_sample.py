@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from tokenizer.sequence import SequenceLayout
-from tokenizer.text import train_text_tokenizer
-from tokenizer.vocabulary import Vocabulary
-from training.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
-from training.model import build_model
-from training.sample import Sampler, _noise, _pick
-from training.worker import train_worker
+from tokenmill.tokenizer.sequence import SequenceLayout
+from tokenmill.tokenizer.text import train_text_tokenizer
+from tokenmill.tokenizer.vocabulary import Vocabulary
+from tokenmill.training.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from tokenmill.training.model.model import build_model
+from tokenmill.training.run.worker import train_worker
+from tokenmill.training.sample import Sampler, _noise, _pick
 
 PROMPTS = ["a", "a red circle left of a blue square", "12 stars"]
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.demo.judge import chance, find_objects, judge, score
-from pipeline.demo.scenes import COLOURS, RELATIONS, SHAPES, Scene, draw, split
+from tokenmill.pipeline.demo.judge import chance, find_objects, judge, score
+from tokenmill.pipeline.demo.scenes import COLOURS, RELATIONS, SHAPES, Scene, draw, split
 
 RED_ABOVE_BLUE = Scene("circle", "red", "above", "square", "blue")
 

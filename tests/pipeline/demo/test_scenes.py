@@ -14,7 +14,17 @@ import pytest
 from PIL import Image, ImageSequence
 from scenedetect import ContentDetector, ThresholdDetector, detect
 
-from pipeline.demo.scenes import COLOURS, RELATIONS, SEGMENT_FRAMES, SHAPES, Corpus, Scene, draw, split, write_corpus
+from tokenmill.pipeline.demo.scenes import (
+    COLOURS,
+    RELATIONS,
+    SEGMENT_FRAMES,
+    SHAPES,
+    Corpus,
+    Scene,
+    draw,
+    split,
+    write_corpus,
+)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +135,7 @@ def test_same_bytes_whatever_memory_held_before(tmp_path):
     found = []
     for fill in ("1", "170"):
         folder = tmp_path / fill
-        code = "import sys, pathlib; from pipeline.demo.scenes import write_corpus; "
+        code = "import sys, pathlib; from tokenmill.pipeline.demo.scenes import write_corpus; "
         code += "write_corpus(pathlib.Path(sys.argv[1]), num_images=24, num_videos=8)"
         environment = os.environ | {"MALLOC_PERTURB_": fill}
         subprocess.run([sys.executable, "-c", code, str(folder)], env=environment, check=True)

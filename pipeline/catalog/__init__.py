@@ -1,0 +1,15 @@
+"""The tables of a root, and who may write there.
+
+In: rows. Out: versions of Delta tables, records of runs, leases; what was trained, exported and forgotten.
+
+    tables.py           the Delta tables: append, edit, scan, versions
+    readable.py         columns of other releases, versions whose files are deleted
+    join.py             what has no row elsewhere, by the driver or by the cluster
+    records.py          what each run was
+    lease.py            one run at a time on a root
+    ledger.py           the sources table while files and members are read
+    forgotten.py        what must not come back, as hashes
+    fetched.py          what URLs gave, as long as it is needed
+    export_registry.py  where media were exported to
+    models.py           where trained models stand
+"""

@@ -1,0 +1,8 @@
+"""Kept media and tokens -> files for others.
+
+In: a catalog. Out: images and clips with captions, or tars for webdataset and wids, brought up to date by the next
+call.
+
+    files.py       kept media as files
+    webdataset.py  kept token rows as tars
+"""

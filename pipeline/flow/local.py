@@ -1,0 +1,209 @@
+"""A phase's flow in worker processes of this machine, for work that is done before Ray has started.
+
+The same stages in the same number of processes, the same shards and commits: tables are equal to those of a flow on Ray
+(tests/pipeline/test_local.py). Results stand in the driver's memory until they are written, and nothing streams between
+machines, so this is for `cluster.local_rows` rows at most (pipeline/run/workers.py).
+"""
+
+import itertools
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pyarrow as pa
+
+from tokenmill.pipeline.catalog.tables import Shard
+from tokenmill.pipeline.flow.flow import LIVES, Collector, Flow
+from tokenmill.pipeline.flow.writer import ShardWriter
+from tokenmill.stages.table.serve import Job, packed, unpacked
+
+_chains = itertools.count()
+
+
+class _WorkerDied(Exception):  # noqa: N818
+    """The process ended in the middle of its work."""
+
+    def __init__(self, returncode: int, seconds: float):
+        super().__init__(f"the worker process ended with code {returncode}")
+        self.returncode, self.seconds = returncode, seconds
+
+
+class _Process:
+    """One worker process (stages/table/serve.py)."""
+
+    def __init__(self, threads: int):
+        self._pipe: Connection
+        self._pipe, theirs = Pipe()
+        number = theirs.fileno()
+        code = f"import sys; sys.path[:] = {sys.path!r}; from tokenmill.stages.table.serve import main; main({number})"
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            pass_fds=[number],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))},  # as Ray does
+        )
+        theirs.close()
+
+    def call(self, job: Job) -> list[pa.Table]:
+        """Raises what a stage raised, and _WorkerDied."""
+        started = time.monotonic()
+        try:
+            self._pipe.send(job)
+            answer: Any = self._pipe.recv()
+        except (EOFError, OSError):
+            self._pipe.close()
+            raise _WorkerDied(self._process.wait(), time.monotonic() - started) from None
+        if isinstance(answer, Exception):
+            raise answer
+        return [unpacked(part) for part in answer]
+
+    def end(self) -> None:
+        """End it now, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+        self._pipe.close()
+
+
+class LocalWorkers:
+    """Processes that stay from flow to flow, so that a command pays for their imports once."""
+
+    def __init__(self) -> None:
+        self._idle: list[_Process] = []
+        self._all: set[_Process] = set()
+        self._lock = threading.Lock()
+
+    def run(self, flow: Flow) -> None:
+        """Send what is to do through worker processes into the sink. Raises what a stage raised."""
+        (group,) = flow.groups
+        blocks = flow.blocks()
+        num_workers = min(group.workers, len(blocks))
+        number, limit_s = next(_chains), flow.config.medium_timeout_s
+        collector = Collector(flow, _Writer(ShardWriter(*_places(flow))))
+        spent_s: list[float] = []
+
+        def work(block: pa.Table) -> list[pa.Table]:
+            """None of it where the worker died: the rows count as lost."""
+            started = time.monotonic()
+            try:
+                return self._call((number, group.stages, limit_s, packed(block)), _threads(flow))
+            except _WorkerDied:
+                return []
+            finally:
+                spent_s.append(time.monotonic() - started)
+
+        started = time.monotonic()
+        pool = ThreadPoolExecutor(num_workers, thread_name_prefix="worker")
+        try:
+            for made in pool.map(work, blocks):
+                collector.add(made, sum(part.num_rows for part in made))
+        except BaseException:
+            self.end()  # the threads wait for answers that nobody needs any more
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+        collector.flush()
+        span_s = time.monotonic() - started
+        busy = round(min(1.0, sum(spent_s) / (num_workers * max(span_s, 1e-6))), 3)
+        name = group.stages[-1][0].__name__
+        flow.meter.busy([{"pool": name, "workers": num_workers, "busy": busy}], span_s)
+        collector.retry_lost(lambda row: _isolated(flow, row), lambda result: result)
+
+    def end(self) -> None:
+        """End all processes."""
+        with self._lock:
+            ending, self._all, self._idle = self._all, set(), []
+        for process in ending:
+            process.end()
+
+    def _call(self, job: Job, threads: int) -> list[pa.Table]:
+        with self._lock:
+            process = self._idle.pop() if self._idle else None
+        if process is None:
+            process = _Process(threads)
+            with self._lock:
+                self._all.add(process)
+        try:
+            made = process.call(job)
+        except _WorkerDied:
+            with self._lock:
+                self._all.discard(process)
+            raise
+        except Exception:
+            self._give_back(process)
+            raise
+        self._give_back(process)
+        return made
+
+    def _give_back(self, process: _Process) -> None:
+        with self._lock:
+            if process in self._all:
+                self._idle.append(process)
+
+
+class _Writer:
+    """Writes shards in the driver."""
+
+    def __init__(self, writer: ShardWriter):
+        self._writer = writer
+
+    def write(self, blocks: list[Any]) -> tuple[Shard, pa.Table]:
+        return self._writer.write(*blocks)
+
+    def rewrite(self, shard: Shard, keep: pa.BooleanArray) -> Shard:
+        return self._writer.rewrite(shard, keep)
+
+
+_open: LocalWorkers | None = None
+
+
+@contextmanager
+def local_workers() -> Iterator[LocalWorkers]:
+    """Worker processes for the length of a command; those that are open already, where there are."""
+    global _open
+    if _open is not None:
+        yield _open
+        return
+    _open = LocalWorkers()
+    try:
+        yield _open
+    finally:
+        ending, _open = _open, None
+        ending.end()
+
+
+def resources(num_cpus: int | None) -> dict[str, float]:
+    """What workers of this machine may take; `num_cpus` of the config, null: all."""
+    return {"CPU": float(num_cpus or os.cpu_count() or 1)}
+
+
+def _places(flow: Flow) -> tuple[str, str, dict[str, str], list[str]]:
+    sink = flow.sink
+    return sink.root, sink.table, sink.constants, sink.keys
+
+
+def _threads(flow: Flow) -> int:
+    return max(1, int(flow.groups[0].pool.num_cpus))
+
+
+def _isolated(flow: Flow, row: pa.Table, lives: int = LIVES) -> pa.Table | tuple[str, str]:
+    """The result of one row in a process of its own, or reason and detail of its death."""
+    limit_s = flow.config.medium_timeout_s
+    process = _Process(_threads(flow))
+    try:
+        return pa.concat_tables(process.call((0, flow.groups[0].stages, limit_s, packed(row))))
+    except _WorkerDied as death:
+        if death.returncode == 1 and death.seconds >= limit_s:  # ended by its watchdog
+            return "timed_out", f"no sign of life for {limit_s:g} s"
+        return ("worker_died", str(death)) if lives == 1 else _isolated(flow, row, lives - 1)
+    finally:
+        process.end()

@@ -1,0 +1,172 @@
+"""A phase's flow on Ray: rows to do go through pools of stage actors, whose blocks stay where they were made.
+
+The driver holds references to blocks, not their rows; an actor writes the finished blocks as shards. Order is
+preserved, so that which of two equal files becomes the medium does not depend on timing. Neighbouring stages with one
+pool run in one process and hand tables over in memory: a decoded picture never crosses the object store.
+"""
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.util.annotations import RayDeprecationWarning
+
+from tokenmill.pipeline.catalog.tables import Shard
+from tokenmill.pipeline.config import Cluster
+from tokenmill.pipeline.flow import writer
+from tokenmill.pipeline.flow.busy import pools_used
+from tokenmill.pipeline.flow.flow import LIVES, START_S, Collector, Flow, Group, Sink
+from tokenmill.stages.table.chain import Chain
+
+_RETRIES = 1
+_WRITER_RESTARTS = 10  # without a limit, blocks that no memory holds would be tried for ever
+_LOOK_EVERY_S = 1.0
+_CONTAINER_BLOCK_BYTES = 1 << 20  # of results, so that a tar's are committed while it is read
+
+
+class _Worker(Chain):
+    """A Chain whose results leave it as they come: one row may be a tar of thousands."""
+
+    def __call__(self, table: pa.Table) -> Iterator[pa.Table]:  # type: ignore[override]
+        yield from self.stream(table)
+
+
+class _Writer:
+    """The actor that writes shards. An actor and not a task, because Ray ends idle task workers: each shard would wait
+    three seconds for a new process.
+    """
+
+    def __init__(self, sink: Sink):
+        # A writer that dies comes back: a shard half written was never committed, and is written anew.
+        actor: Any = ray.remote(writer.ShardWriter).options(
+            num_cpus=writer.NUM_CPUS, max_restarts=_WRITER_RESTARTS, max_task_retries=_WRITER_RESTARTS
+        )
+        self._actor = actor.remote(sink.root, sink.table, sink.constants, sink.keys)
+
+    def write(self, blocks: list[Any]) -> tuple[Shard, pa.Table]:
+        return ray.get(self._actor.write.remote(*blocks))
+
+    def rewrite(self, shard: Shard, keep: pa.BooleanArray) -> Shard:
+        return ray.get(self._actor.rewrite.remote(shard, keep))
+
+
+@contextmanager
+def cluster(config: Cluster) -> Iterator[None]:
+    """Ray for the length of a command: an existing cluster, or one started here and ended with the command."""
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if ray.is_initialized():
+        yield
+        return
+    # Without an address Ray joins whatever cluster was started on this machine.
+    own: dict[str, Any] = {"address": "local", "num_cpus": config.num_cpus, "include_dashboard": False}
+    how = {"address": config.address} if config.address else own
+    with _silent_stderr():
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, **how)
+    # No named parameter sets the retries of a task yet, and without a limit a deadly file would be tried for ever.
+    warnings.filterwarnings("ignore", category=RayDeprecationWarning)
+    for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = True
+    context.max_errored_blocks = -1
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Ray's C++ core writes about its own log level to file descriptor 2; errors of ray.init are Python exceptions."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _worker_options() -> dict[str, Any]:
+    return {"max_task_retries": _RETRIES}
+
+
+def run(flow: Flow) -> None:
+    """Send what is to do through the pools into the sink. Ray must be up. Raises what a stage raised."""
+    if flow.num_containers and len(flow.groups) == 1:
+        DataContext.get_current().target_max_block_size = _CONTAINER_BLOCK_BYTES
+    blocks = flow.blocks()
+    dataset: ray.data.Dataset = ray.data.from_arrow(blocks)
+    num_workers = [min(group.workers, len(blocks)) for group in flow.groups]
+    for number, group in enumerate(flow.groups):
+        dataset = dataset.map_batches(
+            _Worker,
+            fn_constructor_args=(group.stages, flow.config.medium_timeout_s),
+            batch_size=None if number == 0 else group.pool.batch_rows,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(size=num_workers[number]),
+            num_cpus=group.pool.num_cpus,
+            num_gpus=group.pool.num_gpus,
+            ray_remote_args_fn=_worker_options,
+        )
+    collector = Collector(flow, _Writer(flow.sink))
+    for bundle in dataset.iter_internal_ref_bundles():
+        collector.add(list(bundle.block_refs), bundle.num_rows() or 0)
+    collector.flush()
+    names = [group.stages[-1][0].__name__ for group in flow.groups]
+    flow.meter.busy(pools_used(dataset, names, num_workers), collector.seconds)
+    collector.retry_lost(lambda row: _isolated(flow.groups, row, flow.config.medium_timeout_s), ray.put)
+
+
+def _isolated(groups: list[Group], row: pa.Table, limit_s: float, lives: int = LIVES) -> pa.Table | tuple[str, str]:
+    """The result of one row in workers of its own, or reason and detail of their death. A stage's exception is the
+    program's fault and is raised.
+    """
+    table = row
+    for group in groups:
+        actor: Any = ray.remote(Chain)
+        options = {"num_cpus": group.pool.num_cpus, "num_gpus": group.pool.num_gpus, "max_concurrency": 2}
+        worker = actor.options(**options).remote(group.stages)
+        try:
+            table = _watched(worker, worker.__call__.remote(table), limit_s)
+        except GetTimeoutError:
+            return "timed_out", f"no sign of life for {limit_s:g} s"
+        except RayTaskError:
+            raise
+        except RayActorError as error:
+            if lives > 1:
+                return _isolated(groups, row, limit_s, lives - 1)
+            return "worker_died", str(error).splitlines()[0][:300]
+        finally:
+            ray.kill(worker)
+    return table
+
+
+def _watched(worker: Any, result: Any, limit_s: float) -> pa.Table:
+    """The result, waited for as long as the worker's medium shows signs of life. Raises GetTimeoutError."""
+    started = time.monotonic()
+    while True:
+        done, _ = ray.wait([result], timeout=_LOOK_EVERY_S)
+        if done:
+            return ray.get(result)
+        if time.monotonic() - started < limit_s + START_S:
+            continue
+        # A decoder that hangs with the interpreter's lock gives no answer either.
+        if ray.get(worker.idle_s.remote(), timeout=limit_s) > limit_s:
+            raise GetTimeoutError

@@ -1,0 +1,13 @@
+"""Catalog and runs -> what a person reads and looks at.
+
+In: tables, records, models. Out: progress and tables on the terminal, contact sheets, plots, drawn samples.
+
+    terminal.py       live progress, tables on the terminal
+    status.py         what the catalog holds: status, show, closing accounts
+    versions.py       what each run changed, how two versions differ
+    rules_report.py   what each rule rejects, and what moving its thresholds would do
+    rules_plot.py     histograms of the scores
+    sheet.py          contact sheets and grids
+    verdict_sheet.py  the media of one verdict with their scores
+    draw.py           prompts to pictures
+"""

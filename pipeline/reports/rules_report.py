@@ -1,0 +1,168 @@
+"""`tokenmill rules`: what each rule of the config does to the stored scores, and what moving its thresholds would do.
+
+Everything is computed from stored scores; no medium is read. What was not scored leaves a rule open: such media are
+counted apart, since the next curate phase decides them.
+"""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+
+from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
+from tokenmill.pipeline.config import RunConfig
+from tokenmill.pipeline.reports.rules_plot import Histogram, draw_histograms
+from tokenmill.pipeline.reports.terminal import shown, table
+from tokenmill.stages.select.decide import RULE
+from tokenmill.stages.select.lazy import states
+
+_FACTORS = (0.5, 0.8, 1.25, 2.0)
+
+
+@dataclass(frozen=True)
+class RuleCount:
+    """Media that a rule rejects: whatever the others say, after those before it, and when all others hold; and those
+    for which it is open.
+    """
+
+    name: str
+    keep: str
+    alone: int
+    in_sequence: int
+    only_this: int
+    is_open: int
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A comparison with a number inside a rule: `column` op `value`."""
+
+    rule: str
+    column: str
+    value: float
+    expressions: dict[float, str]  # another value -> the whole rule with it
+
+
+def scored_media(catalog: Catalog, kind: str) -> pa.Table:
+    """Rows of one kind that were scored: kept ones, and those that a rule rejected or left open."""
+    media = catalog.media.scan(where=pc.field("kind") == kind)
+    by_rule = pc.fill_null(pc.starts_with(media["reject_detail"], RULE), False)
+    return media.filter(pc.or_(pc.is_null(media["reject_reason"]), by_rule))
+
+
+def count_rules(rules: dict[str, str], media: pa.Table, scorers: tuple[str, ...]) -> list[RuleCount]:
+    """One entry per rule, in order."""
+    found = list(states(rules, media, scorers))
+    rejects = [(verdicts != 1) & ~is_open for _, verdicts, is_open in found]
+    counts = []
+    before = np.zeros(media.num_rows, bool)
+    for number, (rule, _, is_open) in enumerate(found):
+        others = np.zeros(media.num_rows, bool)
+        for other in (other for at, other in enumerate(rejects) if at != number):
+            others |= other
+        mine = rejects[number]
+        sums = (int(part.sum()) for part in (mine, mine & ~before, mine & ~others, is_open))
+        counts.append(RuleCount(rule.name, rule.keep, *sums))
+        before |= mine
+    return counts
+
+
+def count_kept(rules: dict[str, str], media: pa.Table, scorers: tuple[str, ...]) -> int:
+    """Media that no rule rejects; open ones among them."""
+    rejected = np.zeros(media.num_rows, bool)
+    for _, verdicts, is_open in states(rules, media, scorers):
+        rejected |= (verdicts != 1) & ~is_open
+    return int((~rejected).sum())
+
+
+def thresholds(rules: dict[str, str]) -> Iterator[Threshold]:
+    """Every comparison with a number other than zero, and the rule with that number halved, doubled and so on."""
+    for name, keep in rules.items():
+        numbers = [
+            node
+            for compare in ast.walk(ast.parse(keep.strip(), mode="eval"))
+            if isinstance(compare, ast.Compare)
+            for node in (compare.left, *compare.comparators)
+            if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and node.value
+        ]
+        for number in range(len(numbers)):
+            yield _threshold(name, keep, number)
+
+
+def _threshold(name: str, keep: str, number: int) -> Threshold:
+    expressions: dict[float, str] = {}
+    value, column = 0.0, ""
+    for factor in (1.0, *_FACTORS):
+        tree = ast.parse(keep.strip(), mode="eval")
+        at = 0
+        for compare in ast.walk(tree):
+            if not isinstance(compare, ast.Compare):
+                continue
+            for node in (compare.left, *compare.comparators):
+                if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and node.value:
+                    if at == number:
+                        value = float(node.value)
+                        column = next(ast.unparse(n) for n in (compare.left, *compare.comparators) if n is not node)
+                        node.value = value * factor
+                        expressions[value * factor] = ast.unparse(tree)
+                    at += 1
+    return Threshold(name, column, value, {each: text for each, text in expressions.items() if each != value})
+
+
+def print_rules(config: RunConfig, out: Path, console: Console) -> None:
+    """Tables for images and clips, and histograms as PNG in `out`. Raises CatalogError without a catalog."""
+    catalog = Catalog(config.root, config.version)
+    if not catalog.exists():
+        raise CatalogError(f"{catalog.root}: no catalog there yet; run `tokenmill curate CONFIG` first")
+    part, scorers = config.curate, config.curate.scorers
+    histograms: list[Histogram] = []
+    for kind, rules in (("image", part.decide.image_rules), ("video", part.decide.video_rules)):
+        media = scored_media(catalog, kind)
+        if not media.num_rows or not rules:
+            continue
+        kept = count_kept(rules, media, scorers)
+        title = f"{media.num_rows} scored {'images' if kind == 'image' else 'clips'}, {kept} pass"
+        made = table(title, "rule", "keeps", "rejects alone#", "in sequence#", "only this#", "open#")
+        for row in count_rules(rules, media, scorers):
+            numbers = (str(number) for number in (row.alone, row.in_sequence, row.only_this, row.is_open))
+            made.add_row(row.name, shown(row.keep), *numbers)
+        console.print(made)
+        made = table("If a threshold moved: media that pass", "rule", "threshold", *(f"x {f:g}#" for f in (0.5, 0.8)))
+        for heading in ("now", *(f"x {factor:g}" for factor in (1.25, 2.0))):
+            made.add_column(heading, justify="right")
+        found = list(thresholds(rules))
+        for each in found:
+            passing = [count_kept({**rules, each.rule: text}, media, scorers) for text in each.expressions.values()]
+            low, high = passing[:2], passing[2:]
+            made.add_row(each.rule, f"{shown(each.column)} {each.value:g}", *map(str, [*low, kept, *high]))
+        console.print(made)
+        histograms += _histograms(kind, rules, media, found, scorers)
+    if histograms:
+        draw_histograms(histograms, out)
+        console.print(f"Look at {out}", highlight=False)
+    else:
+        console.print("No rules, or nothing scored yet.", highlight=False)
+
+
+def _histograms(
+    kind: str, rules: dict[str, str], media: pa.Table, found: list[Threshold], scorers: tuple[str, ...]
+) -> Iterator[Histogram]:
+    rejected = np.zeros(media.num_rows, bool)
+    columns: dict[str, None] = {}
+    for rule, verdicts, is_open in states(rules, media, scorers):
+        rejected |= (verdicts != 1) & ~is_open
+        columns |= dict.fromkeys(rule.columns)
+    for name in columns:
+        if not pa.types.is_floating(media.schema.field(name).type) and not pa.types.is_integer(media[name].type):
+            continue
+        values = pc.cast(media[name], pa.float64()).to_numpy()
+        is_known = ~np.isnan(values)
+        if is_known.any():
+            lines = [each.value for each in found if name in each.column]
+            label = f"{name} of {'images' if kind == 'image' else 'clips'}"
+            yield Histogram(label, values[is_known & ~rejected], values[is_known & rejected], lines)

@@ -1,0 +1,188 @@
+"""What the catalog holds, in words and numbers: `status`, `show`, and the closing table of a run. Reads, never
+writes.
+"""
+
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+
+from tokenmill import storage
+from tokenmill.pipeline.catalog.lease import at_work
+from tokenmill.pipeline.catalog.records import newest_first
+from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
+from tokenmill.pipeline.config import RunConfig
+from tokenmill.pipeline.reports.terminal import PhaseReport, reasons_of, shown, table
+from tokenmill.stages.select.duplicates import KEPT
+from tokenmill.training.job import DONE
+
+
+def _accounts(catalog: Catalog) -> list[dict[str, Any]]:
+    """One entry per phase and kind: seen = kept + rejected by reason, as the tables stand."""
+    kinds = catalog.media.scan(["media_id", "kind"])
+    found = []
+    duplicates = catalog.duplicates.scan(["media_id", "method"])
+    stands_aside = pc.if_else(pc.equal(duplicates["method"], KEPT), None, duplicates["method"])
+    for phase, rows in (
+        ("curate", catalog.media.scan(["media_id", "reject_reason"])),
+        ("duplicates", duplicates.append_column("reject_reason", stands_aside)),
+        ("caption", catalog.captions.scan(["media_id", "reject_reason"])),
+        ("tokenize", catalog.tokens.scan(["media_id", "reject_reason"])),
+    ):
+        at = pc.index_in(rows["media_id"], value_set=kinds["media_id"].combine_chunks())
+        rows = rows.append_column("kind", kinds["kind"].take(at))
+        for kind in sorted(set(rows["kind"].to_pylist()) - {None}):
+            part = rows.filter(pc.equal(rows["kind"], kind))
+            rejected = reasons_of(part)
+            num_rejected = sum(rejected.values())
+            found.append(
+                {
+                    "phase": phase,
+                    "kind": kind,
+                    "seen": part.num_rows,
+                    "kept": part.num_rows - num_rejected,
+                    "rejected": num_rejected,
+                    "reasons": rejected,
+                }
+            )
+    return found
+
+
+def reasons_with_kept(catalog: Catalog) -> dict[str, int]:
+    """Media by verdict: `kept`, and each reason of rejection."""
+    rows = catalog.media.scan(["reject_reason"])
+    rejected = reasons_of(rows)
+    return {"kept": rows.num_rows - sum(rejected.values()), **rejected}
+
+
+def _sources(catalog: Catalog) -> dict[str, int]:
+    rows = catalog.sources.scan(["uri", "member", "status", "file_id"])
+    present = rows.filter(pc.equal(rows["status"], "present"))
+    containers = len(pc.unique(present.filter(pc.is_valid(present["member"]))["uri"]))
+    held = present.filter(pc.is_valid(present["file_id"]))
+    distinct = len(pc.unique(held["file_id"]))
+    return {
+        "present": held.num_rows,
+        "containers": containers,
+        "distinct": distinct,
+        "copies": held.num_rows - distinct,
+        "gone": rows.num_rows - present.num_rows,
+    }
+
+
+def closing(reports: list[PhaseReport], catalog: Catalog, console: Console) -> None:
+    """The closing tables: what this run read, and the accounts of the catalog as it stands; a past version has none,
+    because `vacuum` keeps only the tokens that a model was trained on.
+    """
+    for report in reports:
+        assert report.num_seen == report.num_kept + sum(report.rejected.values()), "a row went missing in the count"
+    made = table("This run", "phase", "read#", "new rows#", "copies#", "seconds#", "rows/s#", "notes")
+    for report in reports:
+        notes = "; ".join(shown(note, 300) for note in report.notes)
+        numbers = (str(number) for number in (report.num_read, report.num_seen, report.num_copies))
+        rate = "" if report.rows_per_s is None else f"{report.rows_per_s:,.1f}"
+        made.add_row(report.phase, *numbers, f"{report.seconds:.1f}", rate, notes)
+    console.print(made)
+    if catalog.version is None:
+        _print_accounts(catalog, console)
+
+
+def _print_accounts(catalog: Catalog, console: Console) -> None:
+    counts = _sources(catalog)
+    inside = f" ({counts['containers']} containers)" if counts["containers"] else ""
+    console.print(
+        f"{counts['present']} files{inside} = {counts['distinct']} distinct contents + {counts['copies']} copies"
+        + (f"; {counts['gone']} gone since" if counts["gone"] else ""),
+        highlight=False,
+    )
+    made = table("Every medium", "phase", "kind", "seen#", "= kept#", "+ rejected#", "rejected by reason")
+    for row in _accounts(catalog):
+        reasons = ", ".join(f"{shown(reason)} {count}" for reason, count in row["reasons"].items()) or "-"
+        made.add_row(row["phase"], row["kind"], str(row["seen"]), str(row["kept"]), str(row["rejected"]), reasons)
+    console.print(made)
+
+
+def _tables(catalog: Catalog) -> list[dict[str, Any]]:
+    found = []
+    for each in catalog:
+        prints = each.scan(["fingerprint"])["fingerprint"]
+        counts = {item["values"]: item["counts"] for item in pc.value_counts(prints).to_pylist()}
+        found.append({"table": each.name, "version": each.version, "rows": len(prints), "fingerprints": counts})
+    return found
+
+
+def document(config: RunConfig) -> dict[str, Any]:
+    """All that `status` says, for machines. Raises CatalogError when there is no catalog yet."""
+    catalog = Catalog(config.root, config.version)
+    if not catalog.exists():
+        raise CatalogError(f"{catalog.root}: no catalog there yet; run `tokenmill run CONFIG` first")
+    trained = storage.join(catalog.root, "training")
+    runs = [storage.join(trained, name) for name in storage.list_names(trained)]
+    return {
+        "root": catalog.root,
+        "tables": _tables(catalog),
+        "sources": _sources(catalog),
+        "accounts": _accounts(catalog),
+        "at_work": at_work(catalog.root),
+        "last_run": next(newest_first(catalog.root), None),
+        "trained": [uri for uri in runs if storage.exists(storage.join(uri, DONE))],
+    }
+
+
+def print_status(config: RunConfig, console: Console, as_json: bool) -> None:
+    """Print the state of a catalog."""
+    state = document(config)
+    if as_json:
+        console.print_json(json.dumps(state))
+        return
+    made = table(state["root"], "table", "version#", "rows#", "fingerprints")
+    for row in state["tables"]:
+        prints = ", ".join(f"{name} ({count})" for name, count in row["fingerprints"].items())
+        made.add_row(row["table"], str(row["version"]), str(row["rows"]), prints or "-")
+    console.print(made)
+    _print_accounts(Catalog(config.root, config.version), console)
+    if run := state["at_work"]:
+        who = f"`tokenmill {run['command']}`, host {run['host']}, pid {run['pid']}, since {run['since']}"
+        console.print(f"At work: run {run['run_id']} ({who}), renewed {run['silent_s']:.0f} s ago", highlight=False)
+    if last := state["last_run"]:
+        read = ", ".join(f"{phase['phase']} read {phase['num_read']}" for phase in last["phases"])
+        console.print(f"Last run {last['run_id']} ({last['command']}){read and f': {read}'}", highlight=False)
+    for uri in state["trained"]:
+        console.print(f"Trained model: {shown(uri)}/model", highlight=False)
+
+
+def print_medium(config: RunConfig, key: str, console: Console) -> None:
+    """Print every row about one medium, found by id, by its first letters, by uri, or by name in a container."""
+    catalog = Catalog(config.root, config.version)
+    where = pc.starts_with(pc.field("media_id"), key) | (pc.field("uri") == key) | (pc.field("member") == key)
+    media = catalog.media.scan(where=where)
+    if not media.num_rows:
+        raise CatalogError(f"{catalog.root}: no medium {key!r}; `tokenmill status` counts what there is")
+    if len(pc.unique(media["media_id"])) > 1:
+        made = table(f"{media.num_rows} media fit; name one", "media_id", "span", "verdict")
+        for row in media.to_pylist():
+            span = "" if row["start_s"] is None else f"{row['start_s']:.2f}-{row['end_s']:.2f} s"
+            made.add_row(row["media_id"], span, shown(row["reject_reason"] or "kept"))
+        console.print(made)
+        return
+    ids = media["media_id"].combine_chunks()
+    _print_rows("media", media, console)
+    sources = catalog.sources.scan(where=pc.field("file_id").isin(media["file_id"].combine_chunks()))
+    _print_rows("sources", sources, console)
+    _print_rows("captions", catalog.captions.scan(where=pc.field("media_id").isin(ids)), console)
+    tokens = catalog.tokens.scan(where=pc.field("media_id").isin(ids))
+    lengths = pc.list_value_length(tokens["codes"])
+    _print_rows("tokens", tokens.drop(["codes"]).append_column("num_codes", lengths), console)
+
+
+def _print_rows(name: str, rows: pa.Table, console: Console) -> None:
+    for row in rows.to_pylist():
+        made = table(name, "column", "value")
+        for column, value in row.items():
+            if value is not None:
+                made.add_row(column, shown(f"{value:.6g}" if isinstance(value, float) else str(value), 1000))
+        console.print(made)
+    if not rows.num_rows:
+        console.print(f"{name}: no row", highlight=False)

@@ -1,0 +1,214 @@
+"""What a person sees: the plan, live progress, the closing table, and the text of `status` and `show`.
+
+Text that comes from a corpus (names, captions, a decoder's words) is escaped before it is shown.
+"""
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+_PLAIN_EVERY_S = 5.0
+_ESTIMATE_AFTER_S = 3.0  # since the first result: what is known before says how long a start takes
+_BUSY_FROM_S = 10.0
+
+
+def shown(text: str, limit: int = 200) -> str:
+    """Text from a corpus, made harmless: control characters escaped, markup off, cut at `limit` characters."""
+    cut = text if len(text) <= limit else text[: limit - 1] + "…"
+    return escape("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut))
+
+
+@dataclass
+class PhaseReport:
+    """What a phase did: rows seen = kept + rejected by reason, in this run and in the table as it stands."""
+
+    phase: str
+    num_read: int = 0  # objects or media that were read and decoded in this run
+    num_seen: int = 0
+    num_kept: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    num_copies: int = 0  # rows whose content was known already
+    seconds: float = 0.0
+    rows_per_s: float | None = None  # from the first result to the last commit: without the start of workers
+    notes: list[str] = field(default_factory=list)
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the run's record."""
+        return {
+            "phase": self.phase,
+            "num_read": self.num_read,
+            "num_seen": self.num_seen,
+            "num_kept": self.num_kept,
+            "rejected": dict(self.rejected),
+            "num_copies": self.num_copies,
+            "seconds": round(self.seconds, 2),
+            "rows_per_s": self.rows_per_s,
+            "notes": self.notes,
+            **self.numbers,
+        }
+
+
+class Meter:
+    """Live progress of a phase, a bar in a terminal and a line every few seconds elsewhere; fills a PhaseReport."""
+
+    def __init__(self, console: Console, report: PhaseReport, total: int, unit: str):
+        self.console, self.report, self.total, self.unit = console, report, total, unit
+        self.arrived_rows = 0
+        self._start = self._last = time.monotonic()
+        self._first: tuple[float, int] | None = None  # when results came first, and how many
+        self._bar: Progress | None = None
+        self._text = ""
+        self._total_files = self._num_done = 0  # where files are containers, and rows their media
+
+    def __enter__(self) -> "Meter":
+        if self.console.is_terminal:
+            name = TextColumn(f"{self.report.phase:>9}")
+            line = TextColumn("{task.fields[line]}")
+            self._bar = Progress(name, BarColumn(), line, TimeElapsedColumn(), console=self.console, transient=True)
+            self._bar.start()
+            self._task = self._bar.add_task("", total=self.total or None, line="starting workers")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.report.seconds = time.monotonic() - self._start
+        if self._bar:
+            self._bar.stop()
+
+    def note(self, text: str) -> None:
+        """Something the person should know."""
+        self.report.notes.append(text)
+        self.console.print(f"  {self.report.phase}: {text}", style="yellow", highlight=False)
+
+    def busy(self, pools: list[dict[str, Any]], span_s: float) -> None:
+        """How busy the workers of each pool were (flow/busy.py): recorded, and shown of all but short flows."""
+        self.report.numbers["pools"] = pools
+        if pools and span_s >= _BUSY_FROM_S:
+            shares = (f"{each['pool']} {each['busy']:.0%} of {each['workers']}" for each in pools)
+            self.console.print(f"  {self.report.phase}: workers busy: {', '.join(shares)}", highlight=False)
+
+    def arrived(self, num_rows: int) -> None:
+        """The results of `num_rows` rows of the todo came out of the last stage; the last block may be shorter."""
+        self.arrived_rows = min(self.arrived_rows + num_rows, self.total or self.arrived_rows + num_rows)
+        self._first = self._first or (time.monotonic(), self.arrived_rows)
+        self._show()
+
+    def unpacked(self, num_rows: int, num_done: int) -> None:
+        """`num_rows` media of containers came out of the last stage; `num_done` more files are through to their end."""
+        self._num_done += num_done
+        self._total_files = self._total_files or self.total
+        self.total, self.unit = 0, "media"
+        self.arrived_rows += num_rows
+        self._first = self._first or (time.monotonic(), self.arrived_rows)
+
+    def at(self, done: int, text: str) -> None:
+        """`done` of `total` units are through; `text` says how it goes."""
+        self.arrived_rows = done
+        self._first = self._first or (time.monotonic(), done)
+        self._text = text
+        self._show()
+
+    def settled(self, keys: pa.Table) -> None:
+        """Rows were committed; `keys` has reject_reason and is_fresh."""
+        fresh = keys.filter(keys["is_fresh"])
+        self.report.num_copies += keys.num_rows - fresh.num_rows
+        self.report.num_seen += fresh.num_rows
+        for item in pc.value_counts(fresh["reject_reason"]).to_pylist():
+            if item["values"] is None:
+                self.report.num_kept += item["counts"]
+            else:
+                self.report.rejected[item["values"]] += item["counts"]
+        self.report.rows_per_s = self._rate()
+        self._show()
+
+    def _rate(self) -> float | None:
+        """Rows a second since the first result; null before the second."""
+        if self._first is None or self.arrived_rows == self._first[1]:
+            return None
+        return (self.arrived_rows - self._first[1]) / max(time.monotonic() - self._first[0], 1e-6)
+
+    def _line(self) -> str:
+        """How far, how fast, what so far, and how long still, once the rate means something."""
+        done = f"{self.arrived_rows}/{self.total} {self.unit}"
+        if self._total_files:
+            done = f"{self.arrived_rows} {self.unit} of {self._num_done}/{self._total_files} files"
+        text = self._text or f"written: kept {self.report.num_kept}, rejected {sum(self.report.rejected.values())}"
+        return "  ".join(part for part in (done, *self._pace(text)) if part)
+
+    def _pace(self, text: str) -> tuple[str, ...]:
+        """`text` between the rate and the time left, where these are known."""
+        rate = self._rate()
+        if rate is None or self._first is None or self._since(self._first[0]) < _ESTIMATE_AFTER_S:
+            return (text,)
+        left_s = max(0, self.total - self.arrived_rows) / rate
+        if self._total_files:
+            if not self._num_done:
+                return f"{rate:.1f}/s", text
+            left_s = self._since(self._start) * (self._total_files / self._num_done - 1)
+        return f"{rate:.1f}/s", text, f"left {left_s:.0f} s"
+
+    @staticmethod
+    def _since(moment: float) -> float:
+        return time.monotonic() - moment
+
+    def _show(self) -> None:
+        if self._bar:
+            self._bar.update(self._task, total=self.total or None, completed=self.arrived_rows, line=self._line())
+        elif time.monotonic() - self._last >= _PLAIN_EVERY_S:
+            self._last = time.monotonic()
+            self.console.print(f"  {self.report.phase}: {self._line()}", highlight=False)
+
+
+def table(title: str, *columns: str) -> Table:
+    """An empty table in the house style; columns that end in '#' are right-aligned numbers."""
+    made = Table(
+        title=title, title_justify="left", title_style="bold", header_style="", pad_edge=False, min_width=len(title)
+    )
+    for column in columns:
+        made.add_column(column.rstrip("#"), justify="right" if column.endswith("#") else "left")
+    return made
+
+
+def reasons_of(rows: pa.Table) -> dict[str, int]:
+    """Rejected rows by reason, most first."""
+    counts = pc.value_counts(rows["reject_reason"].drop_null()).to_pylist()
+    return {
+        item["values"]: item["counts"] for item in sorted(counts, key=lambda item: (-item["counts"], item["values"]))
+    }
+
+
+@dataclass(frozen=True)
+class Step:
+    """Work of a phase that has one reason."""
+
+    phase: str
+    why: str
+    num_read: int | None  # files (curate) or media that are opened; null: not known before curate has run
+    computes: str
+    writes: str
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 file`, `2 files`, `2 media`."""
+    return f"{number} {noun}{'' if number == 1 or noun == 'media' else 's'}"
+
+
+def print_steps(steps: list[Step], root: str, console: Console) -> None:
+    """The steps as a table."""
+    made = table(f"Plan for {root}", "phase", "why", "reads#", "computes", "writes")
+    for step in steps:
+        unit = "file" if step.phase == "curate" else "document" if step.phase == "train" else "media"
+        reads = "?" if step.num_read is None else counted(step.num_read, unit) if step.num_read else "-"
+        made.add_row(step.phase, shown(step.why, 400), reads, step.computes or "-", step.writes or "-")
+    console.print(made)

@@ -1,0 +1,99 @@
+"""`tokenmill sheet`: the media of one verdict as a contact sheet, each with the scores that the rules read.
+
+Media are read where they are, a clip by its middle frame; one that cannot be drawn (that is often why it was rejected)
+is a grey tile with its reason.
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+
+from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
+from tokenmill.pipeline.config import RunConfig
+from tokenmill.pipeline.reports.sheet import Picture, SheetSection, contact_sheet
+from tokenmill.stages.image.pixels import Picture as ImageFile
+from tokenmill.stages.read.media_bytes import Places
+from tokenmill.stages.select.rules import Rule
+from tokenmill.stages.table.rows import RowError
+from tokenmill.stages.video.decode import Video
+
+KEPT = "kept"
+_SIDE_PX = 176
+_MAX_PIXELS = 400_000_000
+_GREY = 212
+
+
+def draw_verdict(
+    config: RunConfig, reason: str, kind: str | None, limit: int, seed: int, out: Path, console: Console
+) -> None:
+    """Draw up to `limit` media, chosen by `seed`, whose verdict is `reason`, into `out`.
+
+    A verdict is a reject_reason, `near` or `semantic` (another medium stands for it), or `kept`.
+
+    Raises CatalogError where there are none; the message names the verdicts that there are.
+    """
+    catalog = Catalog(config.root, config.version)
+    if not catalog.exists():
+        raise CatalogError(f"{catalog.root}: no catalog there yet; run `tokenmill curate CONFIG` first")
+    media = catalog.media.scan(where=None if kind is None else pc.field("kind") == kind)
+    duplicates = catalog.duplicates.scan(["media_id", "duplicate_of", "method"], pc.field("method") != KEPT)
+    at = pc.index_in(media["media_id"], value_set=duplicates["media_id"].combine_chunks())
+    verdicts = pc.coalesce(media["reject_reason"], duplicates["method"].take(at), pa.scalar(KEPT))
+    media = media.append_column("duplicate_of", duplicates["duplicate_of"].take(at))
+    chosen = media.filter(pc.equal(verdicts, reason)).sort_by("media_id")
+    if not chosen.num_rows:
+        there = ", ".join(f"{name} ({count})" for name, count in Counter(verdicts.to_pylist()).most_common())
+        raise CatalogError(f"no medium has the verdict {reason!r}; there are: {there or 'none at all'}")
+    picked = np.sort(np.random.default_rng(seed).permutation(chosen.num_rows)[:limit])
+    rows = chosen.take(pa.array(picked)).to_pylist()
+    rules = {"image": config.curate.decide.image_rules, "video": config.curate.decide.video_rules}
+    names = {of: _columns(each, media.schema) for of, each in rules.items()}
+    places = Places(config.fetched)
+    pictures = [Picture(_square(row, places), _text(row, names.get(row["kind"], []))) for row in rows]
+    title = f"{reason}: {len(rows)} of {chosen.num_rows}"
+    contact_sheet([SheetSection(title, pictures)], out)
+    console.print(f"{title}; look at {out}", highlight=False)
+
+
+def _columns(rules: dict[str, str], schema: pa.Schema) -> list[str]:
+    return list(dict.fromkeys(column for name, keep in rules.items() for column in Rule(name, keep, schema).columns))
+
+
+def _text(row: dict[str, Any], names: list[str]) -> str:
+    scores = ", ".join(f"{name} {row[name]:.4g}" for name in names if isinstance(row[name], int | float))
+    name = (row["member"] or row["uri"]).rsplit("/", 1)[-1][-24:]
+    stands_aside = f" | copy of {row['duplicate_of'][:8]}" if row["duplicate_of"] else ""
+    return f"{name}{stands_aside} | {scores or row['reject_detail'] or ''}"
+
+
+def _square(row: dict[str, Any], places: Places) -> np.ndarray:
+    """uint8 (_SIDE_PX, _SIDE_PX, 3): the medium on white, or a grey tile."""
+    tile = np.full((_SIDE_PX, _SIDE_PX, 3), 255, np.uint8)
+    try:
+        rgb = _clip(row, places) if row["kind"] == "video" else _image(row, places)
+    except (RowError, OSError, ValueError, pa.ArrowException):
+        tile[:] = _GREY
+        return tile
+    scale = _SIDE_PX / max(rgb.shape[:2])
+    height, width = (max(1, round(side * scale)) for side in rgb.shape[:2])
+    small = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
+    top, left = (_SIDE_PX - height) // 2, (_SIDE_PX - width) // 2
+    tile[top : top + height, left : left + width] = small
+    return tile
+
+
+def _image(row: dict[str, Any], places: Places) -> np.ndarray:
+    return ImageFile(places.read(row), _MAX_PIXELS).rgb(at_least_px=_SIDE_PX)
+
+
+def _clip(row: dict[str, Any], places: Places) -> np.ndarray:
+    if row["start_s"] is None or row["end_s"] is None:
+        raise ValueError("no span")
+    with places.local_file(row) as path, Video(path, _MAX_PIXELS) as video:
+        return video.upright(video.frame_at((row["start_s"] + row["end_s"]) / 2))

@@ -1,0 +1,10 @@
+"""The vision tokenizer, trained and judged on the media of a catalog.
+
+In: kept media or a folder. Out: weights for `tokenize.tokenize.model`; a table, pictures and figures of how good they
+are.
+
+    train.py     a vision tokenizer trained on the catalog's kept media
+    evaluate.py  a vision tokenizer judged on kept media or a folder
+    media.py     media as the squares it is judged on
+    report.py    its tables, figures and pictures
+"""

@@ -1,0 +1,120 @@
+"""Decide what to keep: stored scores and rules -> `reject_reason`. Reads no media, so thresholds change for free.
+
+Emu3 2.1 and A.1 drop images below 512 x 512 and keep clips of at least 5 s (inferred) with flow in a range from about
+0.04 (inferred). A row rejected by a rule carries `rule: <expression>` as its detail, which is how `decide` knows the
+verdicts that it may take back; what could not be read or decoded keeps its reason for ever.
+"""
+
+import re
+
+import pyarrow as pa
+from pydantic import Field, field_validator
+
+from tokenmill.stages.select.lazy import states
+from tokenmill.stages.select.rules import Rule
+from tokenmill.stages.table.columns import MEDIA
+from tokenmill.stages.table.rows import MAX_DETAIL_CHARS, pick, replace, without
+from tokenmill.storage.identity import Config
+
+RULE = "rule: "  # begins the detail of every verdict of a rule
+NOT_SCORED = "not_scored"  # the reason of a row whose verdict hangs on scores that are still to be computed
+_DECIDABLE = without(MEDIA, "embedding", "scored", "reject_reason", "reject_detail", "fingerprint", "run_id")
+
+
+class DecideConfig(Config):
+    """Rules by name, tried in order; the first that is not true rejects. Raises ValueError for a rule that is wrong."""
+
+    image_rules: dict[str, str] = Field(
+        default={"resolution": "min(width_px, height_px) >= 512", "aspect": "aspect <= 5"},
+        description="too strict: rare pictures are lost; too loose: the tokenizer and the model learn from bad ones",
+    )
+    video_rules: dict[str, str] = Field(
+        default={
+            "resolution": "min(width_px, height_px) >= 256",
+            "aspect": "aspect <= 5",
+            "duration": "duration_s >= 5",
+            "flow": "flow >= 0.04",
+        },
+        description="too strict: rare motion is lost; too loose: the model learns stills and flicker",
+    )
+    text_rules: dict[str, str] = Field(
+        default={},
+        description="too strict: rare subjects are lost; too loose: the model learns fragments. Documents have a size "
+        "only: size_bytes >= 200",
+    )
+
+    @field_validator("image_rules", "video_rules", "text_rules")
+    @classmethod
+    def _parse(cls, rules: dict[str, str]) -> dict[str, str]:
+        for name, keep in rules.items():
+            if not re.fullmatch("[a-z][a-z0-9_]*", name):
+                raise ValueError(f"rule {name!r}: a name becomes a reject_reason; use lower case letters, digits and _")
+            if name == NOT_SCORED:
+                raise ValueError(f"rule {name!r}: that name is taken; choose another")
+            Rule(name, keep, _DECIDABLE)
+        return rules
+
+
+def columns_read(config: DecideConfig) -> list[str]:
+    """The columns of MEDIA that `decide` looks at, each once."""
+    rules = (config.image_rules, config.video_rules, config.text_rules)
+    of_rules = [column for of in rules for name, keep in of.items() for column in Rule(name, keep, _DECIDABLE).columns]
+    return list(dict.fromkeys(["kind", "scored", "reject_reason", "reject_detail", *of_rules]))
+
+
+def decide(table: pa.Table, config: DecideConfig, scorers: tuple[str, ...] = ()) -> pa.Table:
+    """`table` of MEDIA rows with the verdicts of `config`: rule rejections are made anew, all others stay.
+
+    Pure and idempotent. The first rule that is false rejects; so does one without an answer, and the detail says which
+    score is missing. Where only scores of `scorers` that did not run stand between a row and its verdict, the reason is
+    `not_scored`: the next curate phase scores it.
+    """
+    reasons, details = table["reject_reason"].to_pylist(), table["reject_detail"].to_pylist()
+    for i, detail in enumerate(details):
+        if detail is not None and detail.startswith(RULE):
+            reasons[i] = details[i] = None
+    kinds = table["kind"].to_pylist()
+    by_kind = {"image": config.image_rules, "video": config.video_rules, "text": config.text_rules}
+    for kind, rules in by_kind.items():
+        undecided = [i for i, reason in enumerate(reasons) if reason is None and kinds[i] == kind]
+        rows = table.take(pa.array(undecided, pa.int64()))
+        waiting: dict[int, Rule] = {}
+        for rule, verdicts, is_open in states(rules, rows, scorers):
+            for k, i in enumerate(undecided):
+                if reasons[i] is not None or verdicts[k] == 1:
+                    continue
+                if is_open[k]:
+                    waiting.setdefault(k, rule)
+                else:
+                    reasons[i] = rule.name
+                    details[i] = _detail(rule, None if verdicts[k] == 0 else rows.slice(k, 1))
+        for k, rule in waiting.items():
+            if reasons[undecided[k]] is None:
+                reasons[undecided[k]] = NOT_SCORED
+                details[undecided[k]] = _detail(rule, rows.slice(k, 1))
+    return replace(table, Decide.writes, {"reject_reason": reasons, "reject_detail": details})
+
+
+def _detail(rule: Rule, row: pa.Table | None) -> str:
+    """`rule: <expression>`, and for a row without an answer the scores that it lacks."""
+    detail = RULE + rule.keep
+    if row is not None:
+        missing = [name for name in dict.fromkeys(rule.columns) if row[name].null_count]
+        detail += f" (not scored: {', '.join(missing)})"
+    return detail[:MAX_DETAIL_CHARS]
+
+
+class Decide:
+    """Scored rows -> the same rows with the verdict of the first rule that is not true. Costs microseconds a row."""
+
+    reads = without(MEDIA, "fingerprint", "run_id")
+    writes = pick(MEDIA, "reject_reason", "reject_detail")
+    drops: tuple[str, ...] = ()
+    rows = "same"
+
+    def __init__(self, config: DecideConfig, scorers: tuple[str, ...] = ()):
+        self._config = config
+        self._scorers = scorers
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return decide(table, self._config, self._scorers)

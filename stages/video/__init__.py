@@ -1,0 +1,8 @@
+"""Videos -> clips with scores, in one decode.
+
+In: bytes of a video. Out: a row for each scene, with scores at 2 FPS.
+
+    split.py    videos to clips, one decode
+    decode.py   a video as frames with presentation times
+    samples.py  a clip's scores at 2 FPS, optical flow among them
+"""

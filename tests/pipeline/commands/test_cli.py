@@ -1,0 +1,94 @@
+"""The command line: its commands and options are this literal list, each with help; errors are one clear message."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from tokenmill.pipeline.commands import cli
+from tokenmill.pipeline.commands.cli import app
+from tokenmill.storage.errors import TrainingError
+
+COMMANDS = {
+    "run": ["CONFIG", "--set", "--plan"],
+    "curate": ["CONFIG", "--set", "--all-scores", "--plan"],
+    "redecide": ["CONFIG", "--set"],
+    "rules": ["CONFIG", "--set", "--out", "--version"],
+    "sheet": ["CONFIG", "--reason", "--kind", "--limit", "--seed", "--out", "--set", "--version"],
+    "export images": ["CONFIG", "--out", "--prune", "--set", "--version"],
+    "export clips": ["CONFIG", "--out", "--prune", "--set", "--version"],
+    "export webdataset": ["CONFIG", "--out", "--version", "--shard-mb", "--compact", "--set"],
+    "convert-head": ["PTH", "OUT"],
+    "caption": ["CONFIG", "--set", "--plan"],
+    "tokenize": ["CONFIG", "--set", "--plan"],
+    "train": ["CONFIG", "--set", "--version", "--plan"],
+    "status": ["CONFIG", "--set", "--json", "--version"],
+    "log": ["CONFIG", "--set", "--json"],
+    "diff": ["CONFIG", "V1", "V2", "--set", "--json"],
+    "forget": ["CONFIG", "--id", "--uri", "--file", "--set"],
+    "vacuum": ["CONFIG", "--hours", "--dry-run", "--set"],
+    "show": ["CONFIG", "MEDIA_ID", "--set", "--version"],
+    "sample": ["CONFIG", "--prompt", "--out", "--seed", "--set"],
+    "demo": ["--config", "--images", "--set"],
+    "tokenizer train": ["CONFIG", "--set", "--out"],
+    "tokenizer eval": ["CONFIG", "--images", "--sizes", "--out", "--folder", "--lpips", "--fid", "--set"],
+    "tokenizer convert": ["SOURCE", "OUT"],
+}
+
+
+def commands(group, prefix: str = "") -> dict[str, list[str]]:
+    found = {}
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            found |= commands(command, f"{prefix}{name} ")
+        else:
+            names = [p.metavar if p.param_type_name == "argument" else p.opts[0] for p in command.params]
+            found[prefix + name] = [each for each in names if each != "--help"]
+            assert command.help, f"{name} has no help"
+            assert all(p.help for p in command.params), f"an option of {name} has no help"
+    return found
+
+
+def test_the_command_line_is_this():
+    assert commands(typer.main.get_command(app)) == COMMANDS
+
+
+def test_every_command_is_in_the_readme():
+    readme = (Path(__file__).resolve().parents[3] / "README.md").read_text()
+    missing = [name for name in COMMANDS if f"tokenmill {name}" not in readme]
+    assert not missing
+
+
+def call(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "tokenmill", *arguments], capture_output=True, text=True, timeout=120)
+
+
+def test_a_mistake_is_one_message_and_exit_code_1(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"root": str(tmp_path / "root"), "sources": [{"uri": "photos"}], "curat": {}}))
+    result = call("run", str(path))
+    assert result.returncode == 1
+    assert "mine.yaml: curat: unknown key; nearest valid key: 'curate'" in result.stderr.replace("\n", "")
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "root").exists(), "work began before the config was known to be right"
+
+
+def test_status_without_a_catalog_says_what_to_do(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"root": str(tmp_path / "root"), "sources": [{"uri": "photos"}]}))
+    result = call("status", str(path))
+    assert result.returncode == 1
+    assert "tokenmill run" in result.stderr
+
+
+def test_a_training_that_cannot_go_on_is_one_message(monkeypatch, capsys):
+    def fails() -> None:
+        raise TrainingError("step 3: the loss is nan; lower train.optimizer.lr")
+
+    monkeypatch.setattr(cli, "app", fails)
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    assert capsys.readouterr().err == "tokenmill: step 3: the loss is nan; lower train.optimizer.lr\n"

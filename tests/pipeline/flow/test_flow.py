@@ -1,0 +1,73 @@
+"""A file that kills its worker, and one that hangs it, become rejected rows; on Ray and in processes here alike."""
+
+import time
+from typing import Any
+
+import deadly
+import pyarrow as pa
+import pytest
+import ray
+from deadly import DONE, Deadly
+from rich.console import Console
+
+from tokenmill.pipeline.catalog.tables import Catalog
+from tokenmill.pipeline.config import Cluster, Pool
+from tokenmill.pipeline.flow import flow, local, on_ray
+from tokenmill.pipeline.reports.terminal import Meter, PhaseReport
+from tokenmill.stages.table.columns import LISTED
+
+
+def reject(row: pa.Table, reason: str, detail: str) -> pa.Table:
+    uri = row["uri"][0].as_py()
+    values = {"media_id": uri, "file_id": uri, "kind": "unknown", "uri": uri}
+    return pa.Table.from_pylist([{**values, "reject_reason": reason, "reject_detail": detail}], schema=DONE)
+
+
+def make_flow(catalog: Catalog, uris: list[str], meter: Meter) -> flow.Flow:
+    todo = pa.table({"uri": uris, "size_bytes": [1] * len(uris), "source_caption": [None] * len(uris)}, LISTED)
+
+    def commit(shard: Any, keys: pa.Table) -> None:
+        catalog.media.commit([shard] if shard else [], [], {})
+
+    constants, keys = {"fingerprint": "f", "run_id": "r"}, ["media_id", "uri", "reject_reason"]
+    sink = flow.Sink(catalog.root, "media", constants, keys, commit, pa.chunked_array([[]], pa.string()))
+    group = flow.Group(((Deadly, ()),), Pool(num_cpus=0.5, batch_rows=3), 2)
+    return flow.Flow([group], todo, "uri", sink, Cluster(num_cpus=2, medium_timeout_s=1.5), meter, reject)
+
+
+@pytest.fixture
+def catalog(tmp_path):
+    made = Catalog(str(tmp_path))
+    made.create()
+    return made
+
+
+@pytest.mark.parametrize("where", ["here", pytest.param("ray", marks=pytest.mark.service)])
+def test_deadly_rows_are_rejected_and_their_neighbours_kept(catalog, monkeypatch, request, where):
+    uris = [*(f"good {number}" for number in range(9)), "kill", "hang", "good 9"]
+    report = PhaseReport("test")
+    with Meter(Console(quiet=True), report, len(uris), "rows") as meter:
+        made = make_flow(catalog, uris, meter)
+        if where == "ray":
+            request.getfixturevalue("local_ray")
+            ray.cloudpickle.register_pickle_by_value(deadly)
+            monkeypatch.setattr(on_ray, "START_S", 2.0)
+            on_ray.run(made)
+        else:
+            with local.local_workers() as workers:
+                workers.run(made)
+    found = {row["uri"]: row["reject_reason"] for row in catalog.media.scan(["uri", "reject_reason"]).to_pylist()}
+    assert found == dict.fromkeys(uris) | {"kill": "worker_died", "hang": "timed_out"}
+    assert (report.num_seen, report.num_kept) == (12, 10)
+    assert report.numbers["pools"][0]["workers"] == 2
+
+
+def test_a_mistake_of_a_stage_is_raised_here_and_leaves_no_process(catalog):
+    workers = local.LocalWorkers()
+    with Meter(Console(quiet=True), PhaseReport("test"), 4, "rows") as meter:
+        made = make_flow(catalog, ["raise", "hang", "good"], meter)
+        started = time.monotonic()
+        with pytest.raises(ValueError, match="a mistake of the stage") as raised:
+            workers.run(made)
+    assert "deadly.py" in "".join(raised.value.__notes__), "where it happened, in the other process"
+    assert time.monotonic() - started < 30 and not workers._all

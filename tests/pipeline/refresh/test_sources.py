@@ -1,0 +1,80 @@
+"""Listing: everything is a row or counted, captions are found, the nearest one wins."""
+
+import json
+import os
+
+import pytest
+
+from tokenmill.pipeline.config import ConfigError, Source
+from tokenmill.pipeline.refresh.sources import list_sources, with_captions
+
+
+def make(folder, files: dict[str, str | bytes]):
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return folder
+
+
+def captions_of(folder, **options) -> dict[str, str | None]:
+    listing = list_sources([Source(uri=str(folder), **options)])
+    rows = with_captions(listing.rows).to_pylist()
+    return {os.path.relpath(row["uri"], folder): row["source_caption"] for row in rows}
+
+
+def test_every_file_is_listed_or_counted(tmp_path):
+    make(
+        tmp_path, {"a.jpg": "x", "deep/b.PNG": "y", "notes.md": "n", "a.txt": "cap", "lonely.txt": "t", ".hidden": "h"}
+    )
+    make(tmp_path, {"captions.jsonl": json.dumps({"file": "deep/b.PNG", "caption": "bee"})})
+    listing = list_sources([Source(uri=str(tmp_path))])
+    names = [os.path.relpath(uri, tmp_path) for uri in listing.rows["uri"].to_pylist()]
+    assert names == ["a.jpg", "deep/b.PNG", "lonely.txt", "notes.md"]
+    assert listing.ignored == {"caption file": 2, "hidden file": 1}
+    assert captions_of(tmp_path) == {"a.jpg": "cap", "deep/b.PNG": "bee", "lonely.txt": None, "notes.md": None}
+
+
+def test_sidecar_before_deep_jsonl_before_shallow_jsonl(tmp_path):
+    make(tmp_path, dict.fromkeys(("s/one.jpg", "s/two.jpg", "s/three.jpg"), "x"))
+    top = [{"file": f"s/{name}.jpg", "captions": [f"top {name}", "second"]} for name in ("one", "two", "three")]
+    make(tmp_path, {"captions.jsonl": "\n".join(json.dumps(row) for row in top)})
+    make(
+        tmp_path,
+        {"s/captions.jsonl": json.dumps({"file": "two.jpg", "caption": "deep two"}), "s/three.txt": "side three"},
+    )
+    assert captions_of(tmp_path) == {"s/one.jpg": "top one", "s/two.jpg": "deep two", "s/three.jpg": "side three"}
+
+
+def test_captions_file_elsewhere(tmp_path):
+    make(tmp_path, {"captions.jsonl": json.dumps({"file": "images/a.jpg", "captions": ["far"]}), "images/a.jpg": "x"})
+    assert captions_of(tmp_path / "images", captions=str(tmp_path / "captions.jsonl")) == {"a.jpg": "far"}
+
+
+def test_state_changes_with_content_and_with_caption(tmp_path):
+    make(tmp_path, {"a.jpg": "x", "b.jpg": "y", "b.txt": "old"})
+    before = {row["uri"]: row for row in list_sources([Source(uri=str(tmp_path))]).rows.to_pylist()}
+    make(tmp_path, {"a.jpg": "xx", "b.txt": "newer"})
+    after = {row["uri"]: row for row in list_sources([Source(uri=str(tmp_path))]).rows.to_pylist()}
+    a, b = (str(tmp_path / name) for name in ("a.jpg", "b.jpg"))
+    assert before[a]["etag"] != after[a]["etag"]
+    assert before[b]["etag"] == after[b]["etag"]
+    assert before[b]["caption_etag"] != after[b]["caption_etag"]
+
+
+def test_two_sources_that_overlap_list_a_file_once(tmp_path):
+    make(tmp_path, {"deep/a.jpg": "x"})
+    listing = list_sources([Source(uri=str(tmp_path)), Source(uri=str(tmp_path / "deep"))])
+    assert listing.rows.num_rows == 1
+
+
+@pytest.mark.parametrize("line", ["not json", '{"caption": "no file"}', "[1]", '{"file": "a", "captions": 3}'])
+def test_a_wrong_captions_line_is_named(tmp_path, line):
+    make(tmp_path, {"a.jpg": "x", "captions.jsonl": f'{{"file": "a.jpg", "caption": "fine"}}\n{line}'})
+    with pytest.raises(ConfigError, match=r"captions.jsonl, line 2"):
+        list_sources([Source(uri=str(tmp_path))])
+
+
+def test_a_missing_source_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"sources.0.uri.*nowhere"):
+        list_sources([Source(uri=str(tmp_path / "nowhere"))])

@@ -1,0 +1,57 @@
+"""Live progress: how far at once, rate and time left only once they mean something."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from tokenmill.pipeline.reports import terminal
+from tokenmill.pipeline.reports.terminal import Meter, PhaseReport
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands until it is told to go on."""
+    now = [100.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(terminal, "_PLAIN_EVERY_S", 0.0)
+    return now
+
+
+def lines(console: Console) -> list[str]:
+    return [line.strip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+
+
+def test_the_start_of_workers_is_no_rate(clock):
+    console = Console(file=io.StringIO(), width=200)
+    with Meter(console, PhaseReport("train"), 1000, "steps") as meter:
+        clock[0] += 60  # workers start, the first step warms up
+        meter.at(1, "loss 8.5")
+        clock[0] += 1
+        meter.at(3, "loss 8.4")
+        clock[0] += 9
+        meter.at(21, "loss 8.3")
+    assert lines(console) == [
+        "train: 1/1000 steps  loss 8.5",
+        "train: 3/1000 steps  loss 8.4",
+        "train: 21/1000 steps  2.0/s  loss 8.3  left 490 s",
+    ]
+
+
+def test_files_of_many_media_are_counted_as_files(clock):
+    console = Console(file=io.StringIO(), width=200)
+    with Meter(console, PhaseReport("curate"), 4, "files") as meter:
+        clock[0] += 10
+        meter.unpacked(100, 0)
+        meter.at(100, "kept 90")
+        clock[0] += 10
+        meter.unpacked(200, 0)
+        meter.at(300, "kept 280")
+        clock[0] += 10
+        meter.unpacked(100, 2)
+        meter.at(400, "kept 370")
+    assert lines(console) == [
+        "curate: 100 media of 0/4 files  kept 90",
+        "curate: 300 media of 0/4 files  20.0/s  kept 280",
+        "curate: 400 media of 2/4 files  15.0/s  kept 370  left 30 s",
+    ]

@@ -1,0 +1,199 @@
+"""Changing one thing redoes only what follows from it, the plan says so before, and what is not named is not opened."""
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from rich.console import Console
+
+from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
+from tokenmill.pipeline.commands.forget import forget
+from tokenmill.pipeline.config import load
+from tokenmill.pipeline.reports.versions import runs
+from tokenmill.pipeline.run.line import redecide, run_phases
+from tokenmill.pipeline.run.phases import Run
+from tokenmill.pipeline.run.preview import changed_keys
+from tokenmill.pipeline.run.workers import Workers
+
+QUIET = Console(quiet=True)
+PHASES = ("curate", "caption", "tokenize")
+SIDES_PX = {"a": 64, "b": 64, "c": 80, "d": 40, "e": 24}
+
+
+class World:
+    """A folder of pictures, and a config over it that a test changes key by key."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.photos, self.sets = folder, folder / "photos", list[str]()
+        self.photos.mkdir()
+        for seed, (name, side_px) in enumerate(SIDES_PX.items()):
+            self.draw(name, side_px, seed)
+            (self.photos / f"{name}.txt").write_text(f"words of {name}")
+        self.path = folder / "config.yaml"
+        part = {"decide": {"image_rules": {"large": "width_px >= 32"}}}
+        document = {"root": str(folder / "root"), "sources": [{"uri": str(self.photos)}], "curate": part}
+        document |= {"caption": {}, "tokenize": {"frames": {"area_px": 4096}}}
+        for phase in PHASES:
+            document[phase] |= {"resources": {"workers": 1}}
+        self.path.write_text(yaml.safe_dump(document))
+
+    def draw(self, name: str, side_px: int, seed: int) -> None:
+        small = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((side_px, side_px)).save(self.photos / f"{name}.png")
+
+    def spoil(self, *names: str) -> None:
+        """What opens these files from now on finds zeros; their sizes and times stay."""
+        for path in (self.photos / f"{name}.png" for name in names):
+            state = path.stat()
+            path.write_bytes(bytes(state.st_size))
+            os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+    def run(self, *sets: str, phases: tuple[str, ...] = PHASES) -> Run:
+        """Run with some more of the config changed. What its plan foretold to read, it read."""
+        self.sets += sets
+        config = load(self.path, self.sets)
+        before = {str(path): path.stat().st_mtime_ns for path in self.folder.rglob("*")}
+        planned = run_phases(config, phases, "run", QUIET, plan_only=True).steps
+        assert {str(path): path.stat().st_mtime_ns for path in self.folder.rglob("*")} == before, "a plan wrote"
+        run = run_phases(config, phases, "run", QUIET)
+        assert run.steps == planned
+        foretold, unknown = Counter[str](), set()
+        for step in run.steps:
+            foretold[step.phase] += step.num_read or 0
+            unknown |= {step.phase} if step.num_read is None else set()
+        for report in run.reports:
+            exact = report.phase not in unknown
+            assert foretold[report.phase] == report.num_read if exact else foretold[report.phase] <= report.num_read
+        return run
+
+    def tokens(self) -> dict[str, dict]:
+        """Rows of `tokens` by the name of the picture."""
+        catalog = Catalog(str(self.folder / "root"))
+        names = {row["media_id"]: Path(row["uri"]).stem for row in catalog.media.scan(["media_id", "uri"]).to_pylist()}
+        return {names[row["media_id"]]: row for row in catalog.tokens.scan().to_pylist()}
+
+
+def told(run: Run) -> list[tuple[str, str, int | None]]:
+    return [(step.phase, step.why, step.num_read) for step in run.steps if not step.why.startswith("nothing")]
+
+
+def num_read(run: Run) -> list[int]:
+    return [report.num_read for report in run.reports]
+
+
+@pytest.fixture
+def world(tmp_path) -> World:
+    return World(tmp_path)
+
+
+def test_captions_thresholds_tokenizer(world, monkeypatch):
+    first = world.run()
+    assert told(first) == [
+        ("curate", "new", 5),
+        ("caption", "what curate keeps of 5 files", None),
+        ("tokenize", "what curate keeps of 5 files", None),
+    ]
+    with monkeypatch.context() as without:
+        without.setattr(Workers, "run", None)  # a run that opens nothing starts no workers
+        again = world.run()
+    assert told(again) == [] and len(again.steps) == 3
+    before = world.tokens()
+    assert before.keys() == {"a", "b", "c", "d"}
+
+    # Another captioner: no pixel is read, the rows of tokens get its captions.
+    world.spoil(*SIDES_PX)
+    captioned = world.run("caption.caption.captioner=none")
+    assert told(captioned) == [
+        ("caption", "caption.caption.captioner source -> none", 4),
+        ("tokenize", "captions changed; codes stay", 0),
+    ]
+    assert num_read(captioned) == [0, 4, 0]
+    after = world.tokens()
+    assert [row["caption"] for row in after.values()] == [None] * 4
+    assert {name: row["codes"] for name, row in after.items()} == {name: row["codes"] for name, row in before.items()}
+    assert captioned.catalog.captions.count() == 4
+    # A threshold: stored scores are judged anew, and no file is opened.
+    with monkeypatch.context() as without:
+        without.setattr(Workers, "run", None)
+        stricter = world.run('curate.decide.image_rules.large="width_px >= 50"')
+    assert told(stricter) == [("curate", "curate.decide.image_rules.large width_px >= 32 -> width_px >= 50", 0)]
+    assert stricter.steps[0].writes == "verdicts of 2 media, -1 captions, -1 tokens"  # e keeps its verdict, reworded
+    assert num_read(stricter) == [0, 0, 0] and world.tokens().keys() == {"a", "b", "c"}
+
+    # Another tokenizer: exactly the kept media are encoded anew; d and e, which are rejected, stay spoiled.
+    for seed, name in enumerate("abc"):
+        state = (world.photos / f"{name}.png").stat()
+        world.draw(name, SIDES_PX[name], seed)
+        os.utime(world.photos / f"{name}.png", ns=(state.st_atime_ns, state.st_mtime_ns))
+    encoded = world.run("tokenize.frames.area_px=1024")
+    assert told(encoded) == [("tokenize", "tokenize.frames.area_px 4096 -> 1024", 3)]
+    assert num_read(encoded) == [0, 0, 3]
+    rows = world.tokens()
+    assert {row["grid_h"] for row in rows.values()} == {4} and {row["fingerprint"] for row in rows.values()}.isdisjoint(
+        row["fingerprint"] for row in before.values()
+    )
+    assert {row["caption"] for row in rows.values()} == {None}
+
+
+def test_files_measurements_takedowns(world):
+    world.run()
+    world.draw("new", 64, seed=9)
+    world.draw("b", 64, seed=8)
+    for path in world.photos.glob("a.*"):
+        path.unlink()
+    (world.photos / "c.txt").write_text("other words")
+    mixed = world.run()
+    assert told(mixed) == [
+        ("curate", "new", 1),
+        ("curate", "changed", 1),
+        ("curate", "source captions changed", 0),
+        ("curate", "1 file gone", 0),
+        ("caption", "source captions changed", 1),
+        ("caption", "what curate keeps of 2 files", None),
+        ("tokenize", "what curate keeps of 2 files", None),
+        ("tokenize", "captions changed; codes stay", 0),
+    ]
+    assert mixed.steps[3].writes == "-1 media, -1 captions, -1 tokens, unless a file to read holds the same"
+    assert num_read(mixed) == [2, 3, 2]
+    assert world.tokens()["c"]["caption"] == "other words"
+
+    measured = world.run("curate.score.max_pixels=5000")
+    assert told(measured)[0] == ("curate", "curate.score.max_pixels 100000000 -> 5000", 5)
+    assert num_read(measured) == [5, 0, 0] and world.tokens().keys() == {"b", "d", "new"}, "c has 6400 pixels"
+
+    # What redecide and forget did stands in the log, and the next plan counts from there.
+    config = load(world.path, [*world.sets, 'curate.decide.image_rules.large="width_px >= 60"'])
+    redecide(config, QUIET)
+    world.sets.append('curate.decide.image_rules.large="width_px >= 70"')
+    planned = run_phases(load(world.path, world.sets), ("curate",), "curate", QUIET, plan_only=True)
+    assert told(planned) == [("curate", "curate.decide.image_rules.large width_px >= 60 -> width_px >= 70", 0)]
+    version = planned.catalog.tokens.version
+    forget(config, [str(world.photos / "b.png")], QUIET)
+    assert [run["command"] for run in runs(planned.catalog)] == ["run", "run", "run", "redecide", "forget"]
+    with pytest.raises(CatalogError, match=rf"tokens: version {version} cannot be read .*forgotten.* newest version"):
+        run_phases(load(world.path, [f"version={version}"]), ("train",), "train", QUIET, plan_only=True)
+    assert not (world.folder / "root" / "training").exists()
+
+
+def test_a_plan_for_a_new_root_makes_nothing(tmp_path, capfd):
+    world = World(tmp_path)
+    console = Console(width=120)
+    run_phases(load(world.path), (*PHASES, "train"), "run", console, plan_only=True)
+    lines = capfd.readouterr().out.splitlines()
+    assert any("new" in line and "5 files" in line for line in lines)
+    assert any("the tokens change" in line for line in lines)
+    assert not (tmp_path / "root").exists()
+
+
+def test_keys_that_changed_are_named():
+    before = {"curate": {"split": {"a": 1, "b": [1]}, "read": {}}, "train": {"x": 1}}
+    after = {"curate": {"split": {"a": 2.5, "b": [1], "c": None}, "read": {}}, "train": {"x": 2}}
+    assert changed_keys(before, after, ("curate.split", "curate.read")) == [
+        "curate.split.a 1 -> 2.5",
+        "curate.split.c (unset) -> null",
+    ]
+    assert changed_keys(before, after, ("curate.spl",)) == []

@@ -1,0 +1,101 @@
+"""Ray Train around the worker: two workers compute what one does, reports arrive, a killed worker is replaced."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tokenmill.storage.errors import TrainingError
+from tokenmill.storage.run_log import read_log
+from tokenmill.training.config import TrainResources
+from tokenmill.training.job import DONE
+from tokenmill.training.run.loop import fit
+from tokenmill.training.run.worker import train_worker
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+def losses(job):
+    return [record["loss"] for record in read_log(job.run_uri)]
+
+
+def own_train_workers():
+    """Process ids of this test's Ray Train workers: no other cluster's."""
+
+    def parent(pid):
+        return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and b"RayTrainWorker" in (entry / "cmdline").read_bytes():
+                ancestor = int(entry.name)
+                while ancestor > 1 and ancestor != os.getpid():
+                    ancestor = parent(ancestor)
+                found += [int(entry.name)] if ancestor == os.getpid() else []
+        except FileNotFoundError:
+            continue
+    assert found
+    return found
+
+
+def test_two_workers_train_like_one_and_report(make_job, small_config):
+    """Three packs a step: one worker has two, the other one and must not stall."""
+    config = small_config(muon_lr=0.02)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"batch_packs": 3})})
+    alone, pair = make_job("alone", config), make_job("pair", config, tokens_version=4)
+    train_worker(alone)
+    reports = []
+    resources = TrainResources(num_workers=2, cpus_per_worker=0.5, threads=1)
+    result = fit(pair, resources, lambda *report: reports.append(report))
+    assert losses(pair) == pytest.approx(losses(alone), rel=1e-4)
+    assert [(step, total) for step, total, _, _ in reports] == [(step, 8) for step in range(1, 9)]
+    assert {"loss", "text", "image"} <= reports[0][2].keys() and reports[0][3] > 0
+    assert (result.num_steps, result.tokens_version, result.resumed_from) == (8, 4, 0)
+    assert Path(result.model_uri, "model.safetensors").is_file()
+    before = time.monotonic()
+    assert fit(pair) == result
+    assert time.monotonic() - before < 1, "a finished run starts no workers"
+
+
+def test_spread_weights_train_like_whole_ones(make_job, small_config):
+    """FSDP2 on two workers; its checkpoint is read by one worker that holds all."""
+    alone, spread = (make_job(name, small_config(muon_lr=0.02)) for name in ("alone", "spread"))
+    train_worker(alone)
+    fit(spread, TrainResources(num_workers=2, cpus_per_worker=0.5, threads=1, spread_model=True))
+    assert losses(spread) == pytest.approx(losses(alone), rel=1e-4)
+    Path(spread.run_uri, DONE).unlink()
+    train_worker(spread)
+    one, other = (load_file(Path(job.run_uri, "model", "model.safetensors")) for job in (alone, spread))
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_replaced_and_goes_on(make_job, small_config):
+    job, quiet = (make_job(name, config=small_config(steps=400)) for name in ("job", "quiet"))
+    resources = TrainResources(checkpoint_every_steps=20, max_failures=1, cpus_per_worker=0.5, threads=1)
+
+    def kill_one():
+        while len(read_log(job.run_uri)) < 50:
+            time.sleep(0.05)
+        for pid in own_train_workers():
+            os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    result = fit(job, resources)
+    killer.join()
+    assert result.resumed_from >= 20
+    train_worker(quiet, resources)
+    assert losses(job) == pytest.approx(losses(quiet), rel=1e-6)
+
+
+def test_errors_arrive_as_they_were_raised(make_job):
+    with pytest.raises(TrainingError, match="tokenize first"):
+        fit(make_job(tokens_fingerprint="nobody"))

@@ -1,0 +1,267 @@
+"""The token shard as a tar, the form in which webdataset and wids exchange samples, and the way back to codes.
+
+A sample is `KEY.codes.npy` (uint16, (grid_t, grid_h, grid_w)), `KEY.json` and, with a caption, `KEY.txt`; KEY is the
+media_id. A text document is `KEY.json`, with its kind, and `KEY.txt`: it has no codes. Every byte follows from the
+rows: all members have time, owner and group 0, so sizes and offsets are known before any code is read, and equal rows
+give equal files anywhere. tarfile needs 25 us for a header, a template 1 us.
+
+Beside `shard-000000.tar` stands `shard-000000.parquet`, its members: a token shard without codes, whose row groups are
+stretches of at most 16 MiB of the tar. Training reads rows there and codes by range. `tokenmill.json` says which
+shards make the export, and which of their samples are no longer part of it; it is written last.
+
+Source: POSIX.1-1988 ustar; NumPy's format version 1.0.
+"""
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tokenmill import storage
+from tokenmill.storage.errors import UserError
+from tokenmill.storage.identity import fingerprint
+
+DOCUMENT = "tokenmill.json"
+FORMAT = "tokenmill-webdataset-1"
+MEMBERS = pa.schema(
+    [
+        pa.field("media_id", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("grid_t", pa.int32(), nullable=False),
+        pa.field("grid_h", pa.int32(), nullable=False),
+        pa.field("grid_w", pa.int32(), nullable=False),
+        pa.field("fps", pa.float64()),
+        pa.field("frames_trimmed", pa.int32()),
+        pa.field("caption", pa.string()),
+        pa.field("fingerprint", pa.string(), nullable=False),
+        pa.field(
+            "digest", pa.uint64(), nullable=False
+        ),  # of KEY.json, which determines the sample; of text KEY.txt too
+        pa.field("offset", pa.int64(), nullable=False),  # of the sample's first header in the tar
+        pa.field("num_bytes", pa.int64(), nullable=False),  # of the sample with its headers
+        pa.field(
+            "codes_offset", pa.int64(), nullable=False
+        ),  # of the first code in the tar; little-endian uint16; of text `offset`
+    ]
+)
+ROW = MEMBERS.names[: MEMBERS.get_field_index("fingerprint") + 1]  # those of a token shard
+CODES_PLACE = ["grid_t", "grid_h", "grid_w", "codes_offset"]  # what read_codes needs
+_BLOCK = 512
+_RECORD = 20 * _BLOCK  # tars end with zeros up to a multiple of this
+_GROUP_BYTES = 16 << 20
+_HEADER = np.zeros(_BLOCK, np.uint8)
+for _at, _text in (
+    (100, b"0000644\0"),  # mode
+    (108, b"0000000\0"),  # user
+    (116, b"0000000\0"),  # group
+    (136, b"00000000000\0"),  # time
+    (148, b"        "),  # checksum, counted as spaces
+    (156, b"0"),  # a plain file
+    (257, b"ustar\x0000"),
+):
+    _HEADER[_at : _at + len(_text)] = np.frombuffer(_text, np.uint8)
+_TEMPLATE = _HEADER.tobytes()
+_TEMPLATE_SUM = sum(_TEMPLATE)
+
+
+class ExportError(UserError, ValueError):
+    """A folder is no finished export; the message says what to do."""
+
+
+class ExportStoppedError(ExportError):
+    """An export that was begun and is not finished."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row as the members of a tar, without its codes."""
+
+    key: str
+    grid: tuple[int, int, int] | None  # None for a text document, which has no codes
+    metadata: bytes  # KEY.json
+    caption: bytes | None  # KEY.txt
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> "Sample":
+        """From a row with the columns ROW."""
+        grid = None if row["kind"] == "text" else (row["grid_t"], row["grid_h"], row["grid_w"])
+        document: dict[str, Any] = {name: row[name] for name in ("media_id", "kind", "fingerprint")}
+        if grid is not None:
+            document |= {name: row[name] for name in ("fps", "caption", "frames_trimmed")} | {"grid": grid}
+        metadata = json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+        caption = None if row["caption"] is None else row["caption"].encode()
+        return cls(row["media_id"], grid, metadata, caption)
+
+    @property
+    def digest(self) -> int:
+        """64 bits of BLAKE2b over the metadata, which with the tokenizer's fingerprint determines the codes too.
+
+        A text document stands in its `KEY.txt` alone, so that is hashed as well.
+        """
+        content = self.metadata if self.grid is not None else self.metadata + (self.caption or b"")
+        return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+    @property
+    def num_codes(self) -> int:
+        """Codes of the grid."""
+        return 0 if self.grid is None else prod(self.grid)
+
+    @property
+    def num_bytes(self) -> int:
+        """What the sample takes in a tar."""
+        sizes = [len(text) for text in (self.metadata, self.caption) if text is not None]
+        if self.grid is not None:
+            sizes.append(len(_npy_header(self.grid)) + 2 * self.num_codes)
+        return sum(_BLOCK + _padded(size) for size in sizes)
+
+    def codes_offset(self, offset: int) -> int:
+        """Where the first code stands in a tar that holds the sample at `offset`; `offset` itself without codes."""
+        if self.grid is None:
+            return offset
+        return offset + _BLOCK + len(_npy_header(self.grid))
+
+    def write(self, tar: bytearray, offset: int, codes: np.ndarray) -> None:
+        """Put the sample into a zeroed tar; `codes` is uint16, flat, in row-major order."""
+        at = offset
+        if self.grid is not None:
+            start = _npy_header(self.grid)
+            at = self.codes_offset(offset)
+            tar[offset:at] = _header(f"{self.key}.codes.npy", len(start) + codes.nbytes) + start
+            tar[at : at + codes.nbytes] = np.ascontiguousarray(codes, "<u2").data.cast("B")
+            at = offset + _BLOCK + _padded(len(start) + codes.nbytes)
+        for extension, text in (("json", self.metadata), ("txt", self.caption)):
+            if text is not None:
+                tar[at : at + _BLOCK + len(text)] = _header(f"{self.key}.{extension}", len(text)) + text
+                at += _BLOCK + _padded(len(text))
+
+
+def tar_bytes(samples_bytes: int) -> int:
+    """Size of a tar whose samples take that many bytes: two empty blocks end it."""
+    return -(-(samples_bytes + 2 * _BLOCK) // _RECORD) * _RECORD
+
+
+def _padded(size: int) -> int:
+    return -(-size // _BLOCK) * _BLOCK
+
+
+@lru_cache(maxsize=4096)
+def _npy_header(grid: tuple[int, int, int]) -> bytes:
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, {"descr": "<u2", "fortran_order": False, "shape": grid})
+    return stream.getvalue()
+
+
+def _header(name: str, size: int) -> bytes:
+    encoded = name.encode()
+    assert len(encoded) <= 100, name
+    size_text = b"%011o" % size
+    checksum = b"%06o\0 " % (_TEMPLATE_SUM + sum(encoded) + sum(size_text))
+    return b"".join(
+        (
+            encoded.ljust(100, b"\0"),
+            _TEMPLATE[100:124],
+            size_text,
+            _TEMPLATE[135:148],
+            checksum,
+            _TEMPLATE[156:],
+        )
+    )
+
+
+def is_tar(uri: str) -> bool:
+    """True for a tar, false for a Parquet shard."""
+    return uri.endswith(".tar")
+
+
+def members_uri(tar_uri: str) -> str:
+    """The Parquet file that lists the members of a tar."""
+    return f"{tar_uri.removesuffix('.tar')}.parquet"
+
+
+def write_members(members: pa.Table, tar_uri: str, md5sum: str) -> None:
+    """Write the members of a tar, whole or not at all; the tar's MD5 goes into the file's metadata."""
+    schema = MEMBERS.with_metadata({"md5sum": md5sum})
+    starts = np.flatnonzero(np.diff(members["offset"].to_numpy() // _GROUP_BYTES, prepend=-1))
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        for start, end in zip(starts, [*starts[1:], len(members)], strict=True):
+            writer.write_table(members.slice(start, end - start).cast(schema))
+    storage.write_bytes(members_uri(tar_uri), sink.getvalue())
+
+
+def read_members(tar_uri: str, columns: list[str] | None = None) -> tuple[pa.Table, str]:
+    """The members of a tar and its MD5. Raises FileNotFoundError."""
+    table = pq.read_table(pa.BufferReader(storage.read_bytes(members_uri(tar_uri))), columns=columns)
+    return table, table.schema.metadata[b"md5sum"].decode()
+
+
+def read_codes(tar_uri: str, members: pa.Table) -> pa.ListArray:
+    """Codes of neighbouring members (columns CODES_PLACE), list<uint16>, by one ranged read; none for text.
+
+    Raises OSError when the tar is gone.
+    """
+    counts = np.prod([members[name].to_numpy() for name in ("grid_t", "grid_h", "grid_w")], axis=0, dtype=np.int64)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    codes = np.empty(offsets[-1], np.uint16)
+    some = counts > 0
+    first, counts, places = members["codes_offset"].to_numpy()[some], counts[some], offsets[:-1][some]
+    data = b""
+    if len(first):
+        filesystem, path = storage.filesystem(tar_uri)
+        with filesystem.open_input_file(path) as stream:
+            data = stream.read_at(int((first + 2 * counts).max() - first.min()), int(first.min()))
+        first = first - first.min()
+    for start, count, at in zip(first.tolist(), counts.tolist(), places.tolist(), strict=True):
+        codes[at : at + count] = np.frombuffer(data, "<u2", count, start)
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(codes))
+
+
+@dataclass(frozen=True)
+class Export:
+    """A finished export: the samples of its tars, less the removed ones, are the kept rows of one tokens version."""
+
+    uri: str
+    document: dict[str, Any]  # tokenmill.json
+
+    @property
+    def tokens_version(self) -> int:
+        """The version of the `tokens` table."""
+        return self.document["tokens_version"]
+
+    @property
+    def shard_uris(self) -> list[str]:
+        """Where the tars stand, by name."""
+        return [storage.join(self.uri, shard["name"]) for shard in self.document["shards"]]
+
+    @property
+    def removed(self) -> dict[str, list[str]]:
+        """By name of a tar, the keys of those of its samples that are no part of the export."""
+        return self.document["removed"]
+
+    @property
+    def id(self) -> str:
+        """16 hex digits that change with any sample and its place."""
+        return fingerprint([shard["md5sum"] for shard in self.document["shards"]], self.removed)
+
+
+def read_export(uri: str) -> Export:
+    """The export at `uri`, a folder or s3:// prefix. Raises ExportError when there is none, or it is not finished."""
+    uri = storage.absolute(uri)
+    place = storage.join(uri, DOCUMENT)
+    if not storage.exists(place):
+        raise ExportError(f"{place}: not there; write an export with `tokenmill export webdataset CONFIG --out {uri}`")
+    document = storage.read_json(place)
+    if document.get("format") != FORMAT:
+        raise ExportError(f"{place}: not an export that this version reads (format {FORMAT}); export into a new folder")
+    if document["tokens_version"] is None:
+        raise ExportStoppedError(
+            f"{place}: the export was stopped; run the same `tokenmill export webdataset` to complete it"
+        )
+    return Export(uri, document)

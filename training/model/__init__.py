@@ -1,0 +1,9 @@
+"""Packs -> a loss, and the update that lowers it.
+
+In: ids, kinds, positions and documents of packs. Out: the weighted loss, its sums by kind, optimizers.
+
+    model.py      Emu3ForCausalLM and the loss of a pack
+    attention.py  documents in a pack are blind to each other
+    loss.py       linear + cross-entropy in chunks
+    optimizer.py  AdamW, and Muon for matrices
+"""

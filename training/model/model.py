@@ -1,0 +1,82 @@
+"""`Emu3ForCausalLM` of any size, and one forward pass over a pack that ends in its loss.
+
+The model stays the class of `transformers`, so what is trained loads in the ecosystem as it is. Dropout falls on the
+embeddings, as in Emu3's code (the class of transformers leaves that out), and on both residual branches.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import Emu3ForCausalLM, Emu3TextConfig
+from transformers.utils import logging
+
+from tokenmill.storage.errors import TrainingError
+from tokenmill.tokenizer.vocabulary import Vocabulary
+from tokenmill.training.config import ModelConfig
+from tokenmill.training.model import attention
+from tokenmill.training.model.loss import linear_cross_entropy, next_tokens, sums_by_kind
+
+logging.disable_progress_bar()  # loading and saving take a moment; the training has a progress of its own
+
+
+def build_model(config: ModelConfig, vocabulary: Vocabulary, context_tokens: int, seed: int) -> Emu3ForCausalLM:
+    """A model in float32 with seeded random weights, or the one of `config.init_from`.
+
+    Raises TrainingError when that model has no room for the vocabulary.
+    """
+    if config.init_from is not None:
+        model = Emu3ForCausalLM.from_pretrained(
+            config.init_from, dtype=torch.float32, attention_dropout=config.dropout, attn_implementation=attention.NAME
+        )
+        if model.config.vocab_size < vocabulary.size:
+            raise TrainingError(
+                f"init_from = {config.init_from!r} has {model.config.vocab_size} ids, text and codes take "
+                f"{vocabulary.size}; give its own text_tokenizer and vision tokenizer"
+            )
+        return model
+    torch.manual_seed(seed)
+    model = Emu3ForCausalLM(
+        Emu3TextConfig(
+            vocab_size=vocabulary.size,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_kv_heads,
+            max_position_embeddings=context_tokens,
+            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+            attention_dropout=config.dropout,
+            pad_token_id=vocabulary.pad,
+            bos_token_id=vocabulary.bos,
+            eos_token_id=vocabulary.eos,
+        )
+    )
+    model.set_attn_implementation(attention.NAME)
+    return model
+
+
+class PackLoss(nn.Module):
+    """The forward pass that data parallelism wraps: packs in, weighted loss out."""
+
+    def __init__(self, lm: Emu3ForCausalLM, vision_weight: float):
+        super().__init__()
+        self.lm = lm
+        self.vision_weight = vision_weight
+
+    def forward(
+        self, ids_BT: torch.Tensor, kinds_BT: torch.Tensor, positions_BT: torch.Tensor, documents_BT: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weighted sum of the loss (float32 scalar), and `sums_by_kind` (float32 (2, number of kinds))."""
+        embedded_BTD = self.lm.model.embed_tokens(ids_BT)
+        embedded_BTD = functional.dropout(embedded_BTD, self.lm.config.attention_dropout, self.training)
+        hidden_BTD = self.lm.model(
+            inputs_embeds=embedded_BTD,
+            position_ids=positions_BT,
+            documents=attention.attend_mask(documents_BT),
+            use_cache=False,
+        ).last_hidden_state
+        targets, kinds, weights = next_tokens(ids_BT, kinds_BT, documents_BT, self.vision_weight)
+        loss, nll = linear_cross_entropy(
+            hidden_BTD.flatten(0, 1), self.lm.lm_head.weight, targets.flatten(), weights.flatten()
+        )
+        return loss, sums_by_kind(nll, kinds.flatten(), weights.flatten())

@@ -1,0 +1,30 @@
+"""log.jsonl of a run -> a picture of its loss curves, one for captions, images, videos and text documents each."""
+
+import io
+
+from matplotlib.figure import Figure
+
+from tokenmill import storage
+from tokenmill.storage.errors import TrainingError
+from tokenmill.storage.run_log import read_log
+
+_NAMES = {"text": "captions", "image": "images", "video": "videos", "document": "text documents"}
+
+
+def draw_curves(run_uri: str, png_uri: str) -> None:
+    """Write the loss (nats per token) over the steps as PNG. Raises TrainingError for a run that logged nothing."""
+    records = read_log(run_uri)
+    if not records:
+        raise TrainingError(f"{run_uri}: no log.jsonl yet; train first")
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, label in _NAMES.items():
+        points = [(record["step"], record[name]) for record in records if name in record]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, linewidth=1)
+    axes.set(xlabel="step", ylabel="loss, nats per token", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=120)
+    storage.write_bytes(png_uri, png.getvalue())

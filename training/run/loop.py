@@ -1,0 +1,71 @@
+"""A job -> a trained model: Ray Train starts the workers, the driver watches their log.
+
+Everything lives under the run's folder, a path or an s3:// prefix, so the next call of `fit` completes what a Ctrl-C, a
+crash or a killed machine left behind. Ray Train only places and restarts workers: checkpoints go straight to storage
+(training/run/checkpoint.py), because Ray's own beside them would be a second truth.
+
+Torch and transformers are imported in the workers, or while they prepare: together they take 10 s of CPU.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from tokenmill import storage
+from tokenmill.storage.run_log import Record
+from tokenmill.training.config import TrainResources
+from tokenmill.training.job import DONE, TrainJob, TrainResult
+from tokenmill.training.run.launch import run_on_workers, unwrapped
+
+OnReport = Callable[[int, int, dict[str, float], float], None]
+
+_NOT_LOSSES = {"step", "lr", "tokens", "tokens_per_s", "seconds"}
+
+
+def fit(job: TrainJob, resources: TrainResources | None = None, on_report: OnReport | None = None) -> TrainResult:
+    """Train, from the newest checkpoint if there is one; a finished run only returns its result. Ray must be up.
+
+    `on_report` is called here, on the driver, for every logged step: (steps done, steps in all, losses by name,
+    tokens per second). Raises TrainingError for a job that cannot be trained, KeyboardInterrupt when stopped.
+    """
+    resources = resources or TrainResources()
+    if (summary := job.read_summary()) is None or not storage.exists(job.at(DONE)):
+        preparing = ray.remote(num_cpus=1)(_prepare).remote(job)
+        from ray.train import torch as _  # noqa: F401
+
+        summary = unwrapped(lambda: ray.get(preparing))
+
+        def report(record: Record) -> None:
+            losses = {name: value for name, value in record.items() if name not in _NOT_LOSSES}
+            if on_report:
+                on_report(record["step"], summary["num_steps"], losses, record["tokens_per_s"])
+
+        run_on_workers(_worker, {"job": job, "resources": resources}, resources, job.run_uri, report)
+        if not storage.exists(job.at(DONE)):
+            raise KeyboardInterrupt(
+                f"{job.run_uri}: training stopped; run it again to go on from the newest checkpoint"
+            )
+    return TrainResult(**storage.read_json(job.at(DONE)))
+
+
+def _prepare(job: TrainJob) -> dict[str, Any]:
+    from tokenmill.training.run.prepare import prepare
+
+    return prepare(job)
+
+
+def _worker(arguments: dict[str, Any]) -> None:
+    from ray.train import get_context
+    from ray.train.torch import get_device
+
+    from tokenmill.training.run.worker import train_worker
+
+    context = get_context()
+    train_worker(
+        arguments["job"],
+        arguments["resources"],
+        context.get_world_rank(),
+        context.get_world_size(),
+        get_device() if arguments["resources"].use_gpu else None,
+    )

@@ -1,0 +1,48 @@
+"""One model on several workers: whole copies that average gradients (DDP), or weights spread over all of them (FSDP2).
+
+Both take the mean of gradients over workers and need as many forward passes on each. 8.5 billion weights with
+gradients and AdamW state are 136 GB in float32: spread over eight GPUs that is 17 GB each, copied it fits none.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from tokenmill.training.model.model import PackLoss
+
+
+class Workers:
+    """This worker's place among `world`, and the model as it stands there."""
+
+    def __init__(self, model: PackLoss, rank: int, world: int, device: torch.device, is_spread: bool):
+        self.rank, self.world, self.device = rank, world, device
+        self.forward: nn.Module = model
+        if world == 1:
+            return
+        if is_spread:
+            mesh = init_device_mesh(device.type, (world,))
+            for layer in model.lm.model.layers:
+                fully_shard(layer, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+        else:
+            device_ids = [device] if device.type == "cuda" else None
+            self.forward = DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
+
+    def synchronized(self, is_last: bool) -> AbstractContextManager[None]:
+        """Around a forward and backward pass: gradients cross between workers in the last one of a step only."""
+        if isinstance(self.forward, FSDPModule):
+            self.forward.set_requires_gradient_sync(is_last)
+        elif isinstance(self.forward, DistributedDataParallel) and not is_last:
+            return self.forward.no_sync()
+        return nullcontext()
+
+    def sum(self, value: torch.Tensor) -> torch.Tensor:
+        """`value` summed over all workers, in place."""
+        if self.world > 1:
+            dist.all_reduce(value)
+        return value

@@ -1,0 +1,114 @@
+"""A job -> what every worker shares: text tokenizer, vocabulary, index and plan, made once under the run's folder.
+
+    run/text/           tokenizer files and vocabulary.json
+    run/index.parquet   one row per document; per piece of a text document
+    run/plan.parquet    one row per placed document
+    run/plan.json       hashes, counts; written last, so its presence says that the rest is whole
+
+All of it is a pure function of the job, so a crash in the middle is cured by doing it again.
+"""
+
+import io
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from transformers import PreTrainedTokenizerBase
+
+from tokenmill import storage
+from tokenmill.storage.errors import TrainingError
+from tokenmill.tokenizer.sequence import SequenceLayout
+from tokenmill.tokenizer.text import load_text_tokenizer, train_text_tokenizer
+from tokenmill.tokenizer.vocabulary import Vocabulary
+from tokenmill.training.data.index import Index, build_index, captions
+from tokenmill.training.data.plan import Plan, make_plan, sequence_tokens
+from tokenmill.training.job import TrainJob
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What every worker of a job starts from."""
+
+    layout: SequenceLayout
+    index: Index
+    plan: Plan
+    summary: dict[str, Any]  # plan.json
+
+
+def prepare(job: TrainJob) -> dict[str, Any]:
+    """Make what is missing of the run's folder; return plan.json.
+
+    Raises TrainingError when the folder belongs to another job, or when there is nothing to train on.
+    """
+    if (summary := job.read_summary()) is not None:
+        return summary
+    data, optimizer = job.config.data, job.config.optimizer
+    tokenizer = _text_tokenizer(job)
+    vocabulary = Vocabulary.of(tokenizer, job.codebook_size)
+    layout = SequenceLayout(tokenizer, vocabulary)
+    index, excluded = build_index(job.shard_uris, job.rows_used, layout, data.context_tokens, job.removed)
+    plan = make_plan(index, data, job.config.seed, optimizer.steps, optimizer.epochs)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        vocabulary.save(Path(folder))
+        storage.upload_folder(Path(folder), job.at("text"))
+    _write_table(index.to_table(), job.at("index.parquet"))
+    _write_table(plan.to_table(), job.at("plan.parquet"))
+    num_tokens = sequence_tokens(index, plan.documents, plan.is_null_caption)
+    total_tokens = int(num_tokens.sum())
+    summary = {
+        "job": job.fingerprint,
+        "plan": plan.hash(index),
+        "config": job.config.model_dump(),
+        "tokens_version": job.tokens_version,
+        "tokens_fingerprint": job.tokens_fingerprint,
+        "codebook_size": job.codebook_size,
+        "num_documents": len(index),
+        "num_videos": int(index.is_video.sum()),
+        "num_texts": index.num_texts,
+        "num_text_pieces": int(index.is_text.sum()),
+        "excluded": dict(+excluded),
+        "num_steps": plan.num_steps,
+        "num_packs": plan.num_packs,
+        "num_tokens": total_tokens,
+        "num_text_tokens": int(num_tokens[index.is_text[plan.documents]].sum()),
+        "fill": total_tokens / (plan.num_packs * data.pack_tokens),
+    }
+    storage.write_json(job.at("plan.json"), summary)
+    return summary
+
+
+def load_prepared(job: TrainJob) -> Prepared:
+    """What `prepare` made. Raises FileNotFoundError before it."""
+    summary = job.read_summary()
+    if summary is None:
+        raise FileNotFoundError(f"{job.at('plan.json')}: not there; call prepare() first")
+    with storage.local_folder(job.at("text")) as folder:
+        layout = SequenceLayout(load_text_tokenizer(folder), Vocabulary.load(folder))
+    index = Index.from_table(_read_table(job.at("index.parquet")))
+    plan = Plan.from_table(_read_table(job.at("plan.parquet")), summary["num_steps"], job.config.data.batch_packs)
+    if plan.hash(index) != summary["plan"]:
+        raise TrainingError(
+            f"{job.at('plan.parquet')}: damaged, its hash differs; delete {job.at('plan.json')} to redo"
+        )
+    return Prepared(layout, index, plan, summary)
+
+
+def _text_tokenizer(job: TrainJob) -> PreTrainedTokenizerBase:
+    if job.text_tokenizer is not None:
+        return load_text_tokenizer(job.text_tokenizer)
+    texts = captions(job.shard_uris, job.rows_used, job.removed)
+    return train_text_tokenizer(texts, job.config.data.text_vocab_size)
+
+
+def _write_table(table: pa.Table, uri: str) -> None:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", write_statistics=False)
+    storage.write_bytes(uri, sink.getvalue())
+
+
+def _read_table(uri: str) -> pa.Table:
+    return pq.read_table(pa.BufferReader(storage.read_bytes(uri)))

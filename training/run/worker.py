@@ -1,0 +1,201 @@
+"""One worker of a training: plan, shards and checkpoints in, checkpoints, log and model out. Runs with Ray or without.
+
+A step sums the gradients of its packs, one pack per forward pass, and divides by the loss weight of all packs on all
+workers. Dropout is seeded by pack. So a step computes the same whatever the number of workers, and a resumed run equals
+the uninterrupted one bit for bit (tests/training/run/test_worker.py).
+"""
+
+import hashlib
+import math
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tokenmill import storage
+from tokenmill.storage.errors import TrainingError
+from tokenmill.storage.run_log import Record, TrainLog, read_log
+from tokenmill.tokenizer.sequence import Kind
+from tokenmill.training.config import TrainResources
+from tokenmill.training.data.loader import Loader, Pack
+from tokenmill.training.job import DONE, TrainJob, TrainResult
+from tokenmill.training.model.model import PackLoss, build_model
+from tokenmill.training.model.optimizer import make_optimizers, schedule, set_learning_rate
+from tokenmill.training.run import checkpoint
+from tokenmill.training.run.parallel import Workers
+from tokenmill.training.run.prepare import Prepared, load_prepared, prepare
+
+_REPORTED_LINES = 20  # of the log: the final losses are their mean
+
+
+def train_worker(
+    job: TrainJob,
+    resources: TrainResources | None = None,
+    rank: int = 0,
+    world: int = 1,
+    device: torch.device | None = None,
+) -> None:
+    """Train from the newest checkpoint to the end. With `world` > 1 a process group must be up.
+
+    Raises TrainingError for a folder of another job, and when the loss is no longer finite.
+    """
+    resources = resources or TrainResources()
+    device = device or torch.device("cuda" if resources.use_gpu else "cpu")
+    torch.set_num_threads(resources.threads or max(1, round(resources.cpus_per_worker)))
+    prepare(job)
+    if storage.exists(job.at(DONE)):
+        return
+    trainer = _Trainer(job, resources, load_prepared(job), rank, world, device)
+    trainer.run()
+    weights = checkpoint.whole_weights(trainer.model)
+    if rank == 0:
+        _finish(job, trainer, weights)
+
+
+class _Trainer:
+    def __init__(
+        self, job: TrainJob, resources: TrainResources, ready: Prepared, rank: int, world: int, device: torch.device
+    ):
+        config = job.config
+        self.job, self.resources, self.ready = job, resources, ready
+        model_config = config.model.model_copy(update={"init_from": job.init_from})
+        self.lm = build_model(model_config, ready.layout.vocabulary, config.data.context_tokens, config.seed)
+        if resources.recompute:
+            self.lm.activation_checkpointing_enable({"use_reentrant": False})
+        self.model = PackLoss(self.lm, config.optimizer.vision_weight).to(device).train()
+        self.workers = Workers(self.model, rank, world, device, resources.spread_model)
+        dtype = getattr(torch, config.dtype)
+        self.optimizers = make_optimizers(self.model, config.optimizer, dtype, rank, world)
+        self.start = checkpoint.latest(job.run_uri, ready.summary["plan"])
+        if self.start:
+            checkpoint.load(job.run_uri, self.start, self.model, self.optimizers)
+        self.loader = Loader(
+            ready.plan, ready.index, job.shard_uris, ready.layout, config.data.pack_tokens, resources.cache_mb << 20
+        )
+
+    def run(self) -> None:
+        rank, world, device = self.workers.rank, self.workers.world, self.workers.device
+        log = TrainLog(self.job.run_uri, self.start) if rank == 0 else None
+        before = read_log(self.job.run_uri) if rank == 0 else []
+        clock = _Clock(before[-1]["seconds"] if before else 0.0)
+        num_steps, every = self.ready.plan.num_steps, self.resources.checkpoint_every_steps
+        window = torch.zeros(2 * len(Kind) + 3, dtype=torch.float64, device=device)
+        for step, packs in self.loader.steps(self.start, rank, world):
+            window += self.step(step, packs)
+            done = step + 1
+            is_saved = done % every == 0 or done == num_steps
+            if done % self.resources.log_every_steps == 0 or is_saved:
+                record = self.record(done, window, clock)
+                window.zero_()
+                if log is not None:
+                    log.append(record)
+            if is_saved:
+                if log is not None:
+                    log.flush()
+                meta = {"plan": self.ready.summary["plan"], "tokens_version": self.job.tokens_version}
+                keep = self.resources.keep_checkpoints
+                checkpoint.save(self.job.run_uri, done, self.model, self.optimizers, meta, keep, rank)
+
+    def step(self, step: int, packs: list[Pack]) -> torch.Tensor:
+        """One optimizer step. Returns this worker's sums: loss and count per kind, weighted loss, weight, tokens."""
+        config, workers, device = self.job.config, self.workers, self.workers.device
+        weight = sum(pack.loss_weight(self.model.vision_weight) for pack in packs)
+        total_weight = workers.sum(torch.tensor(weight, dtype=torch.float64, device=device))
+        numbers = self.ready.plan.step_packs(step, workers.rank, workers.world)
+        figures = torch.zeros(2 * len(Kind) + 3, dtype=torch.float64, device=device)
+        num_passes = -(-config.data.batch_packs // workers.world)  # the same on all workers; some may be empty
+        for i in range(num_passes):
+            pack = packs[i] if i < len(packs) else Pack.empty()
+            torch.manual_seed(_pack_seed(config.seed, numbers[i] if i < len(packs) else 0))
+            with workers.synchronized(i == num_passes - 1):
+                with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+                    loss, sums = workers.forward(*_tensors(pack, device))
+                # gradients become the mean over workers; the loss is a sum
+                (loss * (workers.world / total_weight).float()).backward()
+            parts = [sums.flatten().double(), loss.detach().double()[None]]
+            figures += torch.cat([*parts, figures.new_tensor([0.0, pack.num_tokens])])
+        figures[-2] = weight
+        nn.utils.clip_grad_norm_(self.model.parameters(), config.optimizer.clip_norm)
+        share = schedule(config.optimizer, step, self.ready.plan.num_steps)
+        set_learning_rate(self.optimizers, config.optimizer, share)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        return figures
+
+    def record(self, done: int, window: torch.Tensor, clock: "_Clock") -> Record:
+        """The log line of the steps in `window`, all workers together."""
+        values = self.workers.sum(window).tolist()
+        sums, counts = values[: len(Kind)], values[len(Kind) : 2 * len(Kind)]
+        loss, weight, num_tokens = values[-3:]
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"step {done}: the loss is {loss}; lower train.optimizer.lr, delete {self.job.at('plan.json')} "
+                "and the checkpoints, and train again"
+            )
+        record: Record = {"step": done, "loss": loss / weight}
+        record |= {kind.name.lower(): sums[kind] / counts[kind] for kind in Kind if counts[kind]}
+        optimizer = self.job.config.optimizer
+        record["lr"] = optimizer.lr * schedule(optimizer, done - 1, self.ready.plan.num_steps)
+        return record | {"tokens": int(num_tokens)} | clock.lap(num_tokens)
+
+
+class _Clock:
+    def __init__(self, seconds: float):
+        self._seconds, self._last_s = seconds, time.monotonic()
+
+    def lap(self, num_tokens: float) -> dict[str, float]:
+        now = time.monotonic()
+        lap_s = now - self._last_s
+        self._seconds, self._last_s = self._seconds + lap_s, now
+        return {"tokens_per_s": round(num_tokens / lap_s, 1), "seconds": round(self._seconds, 3)}
+
+
+def _pack_seed(seed: int, pack: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{pack}".encode(), digest_size=7).digest(), "little")
+
+
+def _tensors(pack: Pack, device: torch.device) -> list[torch.Tensor]:
+    """ids, kinds, positions, documents, each (1, T). FlexAttention wants one length; a CPU need not compute padding."""
+    used = len(pack.ids) if device.type == "cuda" else max(1, pack.num_tokens)
+    arrays = (pack.ids, pack.kinds, pack.positions, pack.documents)
+    return [torch.from_numpy(array[:used])[None].to(device, non_blocking=True) for array in arrays]
+
+
+def _finish(job: TrainJob, trainer: _Trainer, weights: dict[str, torch.Tensor]) -> None:
+    """Export the model, then say that the run is done."""
+    with tempfile.TemporaryDirectory() as name:
+        lm_weights = {key.removeprefix("lm."): tensor for key, tensor in weights.items()}
+        trainer.lm.save_pretrained(name, state_dict=lm_weights)
+        trainer.ready.layout.tokenizer.save_pretrained(name)
+        trainer.ready.layout.vocabulary.save(Path(name))
+        storage.upload_folder(Path(name), job.at("model"))
+    summary = trainer.ready.summary
+    log = read_log(job.run_uri)
+    result = TrainResult(
+        run_uri=job.run_uri,
+        model_uri=job.at("model"),
+        plan=summary["plan"],
+        tokens_version=job.tokens_version,
+        num_steps=summary["num_steps"],
+        num_documents=summary["num_documents"],
+        num_tokens=summary["num_tokens"],
+        excluded=summary["excluded"],
+        fill=summary["fill"],
+        dtype=job.config.dtype,
+        losses=_mean_losses(log[-_REPORTED_LINES:]),
+        seconds=log[-1]["seconds"],
+        resumed_from=trainer.start,
+        **{name: summary[name] for name in ("num_texts", "num_text_pieces", "num_text_tokens") if name in summary},
+    )
+    storage.write_json(job.at(DONE), asdict(result))
+
+
+def _mean_losses(records: list[Record]) -> dict[str, float]:
+    names = ("loss", *(kind.name.lower() for kind in Kind if kind is not Kind.STRUCTURE))
+    found: dict[str, Any] = {name: [record[name] for record in records if name in record] for name in names}
+    return {name: sum(values) / len(values) for name, values in found.items() if values}

@@ -11,6 +11,8 @@ import math
 import numpy as np
 from PIL import Image
 
+SSIM_WINDOW_PX = 11  # side of the windows that SSIM compares: smaller pictures have none
+
 
 class AspectError(ValueError):
     """The longer side is too many times the shorter one; the message says how many."""

@@ -1,8 +1,8 @@
 """A phase's flow in worker processes of this machine, for work that is done before Ray has started.
 
 The same stages in the same number of processes, the same shards and commits: tables are equal to those of a flow on Ray
-(tests/pipeline/test_local.py). Results stand in the driver's memory until they are written, and nothing streams between
-machines, so this is for `cluster.local_rows` rows at most (pipeline/run/workers.py).
+(tests/pipeline/flow/test_flow.py). Results stand in the driver's memory until they are written, and nothing streams
+between machines, so this is for `cluster.local_rows` rows at most (pipeline/run/workers.py).
 """
 
 import itertools

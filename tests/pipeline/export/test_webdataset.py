@@ -21,6 +21,7 @@ from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.export import webdataset as module
 from tokenmill.pipeline.run import phases
+from tokenmill.storage import uris
 from tokenmill.tokenizer import webdataset_shards
 from tokenmill.tokenizer.shards import TOKENS
 from tokenmill.training.job import TrainJob, TrainResult
@@ -264,11 +265,13 @@ def test_a_killed_export_is_completed_with_the_same_bytes(make, tmp_path, monkey
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr(module, "_THREADS", 1)
-        patch.setattr(storage, "write_bytes", write_and_die)
+        for module_of_it in (storage, uris):
+            patch.setattr(module_of_it, "write_bytes", write_and_die)
         with pytest.raises(KeyboardInterrupt):
             export(config, out)
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "write_bytes", lambda uri, data: (rewritten.append(uri), real(uri, data)))
+        for module_of_it in (storage, uris):
+            patch.setattr(module_of_it, "write_bytes", lambda uri, data: (rewritten.append(uri), real(uri, data)))
         export(config, out)
     assert contents(out) == contents(tmp_path / "whole")
     finished = {uri for uri in done if uri.endswith(".tar") and webdataset_shards.members_uri(uri) in done}

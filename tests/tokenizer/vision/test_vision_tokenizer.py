@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
 from tokenmill.storage.identity import weights_id
-from tokenmill.tokenizer.vision import emu3, weights
+from tokenmill.tokenizer.vision import emu3, published, weights
 from tokenmill.tokenizer.vision.evaluation.metrics import psnr
 from tokenmill.tokenizer.vision.nearest import nearest_codes
 from tokenmill.tokenizer.vision.vision_tokenizer import TokenizerLoadError, VisionTokenizer
@@ -212,22 +212,22 @@ def test_published_layout_gives_the_same_codes(tmp_path):
         (".k_proj.", ".k."),
         (".v_proj.", ".v."),
     ]
-    published = {}
+    tensors = {}
     for name, tensor in model.state_dict().items():
         theirs = name
         for ours, other in backwards:
             theirs = theirs.replace(ours, other)
         assert published.renamed(theirs) == name
         is_attention = tensor.ndim == 2 and ".attn" in name
-        published[theirs] = (tensor[:, :, None, None] if is_attention else tensor).contiguous()
-    save_file(published, tmp_path / "model.safetensors")
+        tensors[theirs] = (tensor[:, :, None, None] if is_attention else tensor).contiguous()
+    save_file(tensors, tmp_path / "model.safetensors")
     settings = {"ch": 32, "ch_mult": [1, 1, 2, 2], "num_res_blocks": 1, "codebook_size": 64, "z_channels": 4}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "Emu3VisionVQ", **settings}))
     frames = frames_of(1, 32, 32, 3)
     loaded = VisionTokenizer.load(str(tmp_path))
     np.testing.assert_array_equal(loaded.encode_images(frames), VisionTokenizer(model, "").encode_images(frames))
-    del published["encoder.conv_in.weight"]
-    save_file(published, tmp_path / "model.safetensors")
+    del tensors["encoder.conv_in.weight"]
+    save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(TokenizerLoadError, match=r"encoder\.conv_in\.weight"):
         VisionTokenizer.load(str(tmp_path))
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
-from tokenmill.tokenizer.vision.training.config import SSIM_WINDOW_PX
+from tokenmill.tokenizer.geometry import SSIM_WINDOW_PX
 
 LUMA = (0.299, 0.587, 0.114)
 _SIGMA_PX = 1.5

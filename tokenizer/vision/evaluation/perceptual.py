@@ -20,8 +20,8 @@ from torchmetrics.functional.image.lpips import _LPIPS
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from tokenmill.storage.errors import UserError
+from tokenmill.tokenizer.geometry import SSIM_WINDOW_PX
 from tokenmill.tokenizer.vision.evaluation.metrics import LUMA
-from tokenmill.tokenizer.vision.training.config import SSIM_WINDOW_PX
 from tokenmill.tokenizer.vision.vision_tokenizer import to_pixels
 
 _SLICES = {"0": "slice1.0", "3": "slice2.3", "6": "slice3.6", "8": "slice4.8", "10": "slice5.10"}

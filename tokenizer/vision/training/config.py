@@ -11,8 +11,8 @@ from pydantic import Field, model_validator
 from tokenmill import storage
 from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.identity import Config, fingerprint
+from tokenmill.tokenizer.geometry import SSIM_WINDOW_PX
 
-SSIM_WINDOW_PX = 11
 DONE = "done.json"  # written last: the folder holds a trained model
 
 

@@ -11,4 +11,16 @@ tokens.
     processor.py     what this CPU is, and the dtype it multiplies quickly in
 """
 
-from tokenmill.storage.uris import *  # noqa: F403  what all floors say as `storage.join(...)`
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenmill.storage.uris import *  # noqa: F403
+else:
+
+    def __getattr__(name: str) -> Any:
+        """`storage.join` and all the other names of uris.py, which imports pyarrow: not before one is used."""
+        uris = import_module("tokenmill.storage.uris")
+        if name not in uris.__all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return globals().setdefault(name, getattr(uris, name))

@@ -2,7 +2,13 @@
 
 In: arguments. Out: the calls of the rooms above, errors as one line.
 
-    cli.py     the command line; starts without torch
-    forget.py  media taken out of everything, for good
-    vacuum.py  files that no version needs
+    cli.py        which commands there are; errors as one line
+    options.py    what several commands take
+    phases.py     run, curate, caption, tokenize, train, redecide
+    look.py       status, show, log, diff, rules, sheet, sample
+    export.py     export images, clips, webdataset; convert-head
+    tokenizer.py  tokenizer train, eval, convert
+    takedown.py   forget, vacuum
+    forget.py     media taken out of everything, for good
+    vacuum.py     files that no version needs
 """

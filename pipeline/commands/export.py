@@ -1,0 +1,56 @@
+"""Commands that write files for others: export images, export clips, export webdataset, convert-head."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokenmill.pipeline.commands.options import ConfigPath, Sets, Version, console, load
+
+OutFolder = Annotated[str, typer.Option("--out", help="A folder or s3:// prefix.")]
+Prune = Annotated[bool, typer.Option("--prune", help="Delete files of media that are kept no more.")]
+
+
+def export_images(
+    config: ConfigPath, out: OutFolder, prune: Prune = False, sets: Sets = None, version: Version = None
+) -> None:
+    """Copy the kept images, byte for byte, with a captions.jsonl."""
+    from tokenmill.pipeline.export.files import export_media
+
+    export_media(load(config, sets, version), "image", out, prune, console)
+
+
+def export_clips(
+    config: ConfigPath, out: OutFolder, prune: Prune = False, sets: Sets = None, version: Version = None
+) -> None:
+    """Write the kept clips as mp4, cut at their frames and encoded anew, without sound, with a captions.jsonl."""
+    from tokenmill.pipeline.export.files import export_media
+
+    export_media(load(config, sets, version), "video", out, prune, console)
+
+
+def export_webdataset(
+    config: ConfigPath,
+    out: OutFolder,
+    version: Version = None,
+    shard_mb: Annotated[int, typer.Option("--shard-mb", min=1, help="Size of a tar, in units of 2^20 bytes.")] = 256,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Write shards that hold removed samples anew, without them.")
+    ] = False,
+    sets: Sets = None,
+) -> None:
+    """Write the kept token rows as tars that webdataset and wids open; again = what is new, changed or gone."""
+    from tokenmill.pipeline.export.webdataset import export_webdataset as export
+
+    export(load(config, sets), out, version, shard_mb, compact, console)
+
+
+def convert_head(
+    source: Annotated[Path, typer.Argument(metavar="PTH", help="LAION's published aesthetic predictor.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The safetensors file to write.")],
+) -> None:
+    """Turn LAION's published linear (or improved) aesthetic predictor into a head for curate.clip.aesthetic_head."""
+    from tokenmill.stages.embed.linear_heads import convert_head as convert
+
+    dim = convert(source, out)
+    console.print(f"{out}: a head on embeddings of {dim} numbers", highlight=False)

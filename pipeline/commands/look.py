@@ -1,0 +1,95 @@
+"""Commands that look at a catalog and change nothing: status, show, log, diff, rules, sheet, sample."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tokenmill.pipeline.commands.options import AsJson, ConfigPath, Sets, Version, console, load
+
+
+def rules(
+    config: ConfigPath,
+    sets: Sets = None,
+    out: Annotated[Path, typer.Option("--out", help="The PNG with histograms of the scores.")] = Path("rules.png"),
+    version: Version = None,
+) -> None:
+    """What each rule rejects alone and in sequence, and what moving its thresholds would do; from stored scores."""
+    from tokenmill.pipeline.reports.rules_report import print_rules
+
+    print_rules(load(config, sets, version), out, console)
+
+
+def sheet(
+    config: ConfigPath,
+    reason: Annotated[str, typer.Option("--reason", help="A reject_reason, near, semantic, or kept.")] = "kept",
+    kind: Annotated[str | None, typer.Option("--kind", help="image, video or unknown; default: all.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many media at most.")] = 48,
+    seed: Annotated[int, typer.Option("--seed", help="Chooses which.")] = 0,
+    out: Annotated[Path, typer.Option("--out", help="The PNG to write.")] = Path("sheet.png"),
+    sets: Sets = None,
+    version: Version = None,
+) -> None:
+    """Draw the media of one verdict with their scores."""
+    from tokenmill.pipeline.reports.verdict_sheet import draw_verdict
+
+    draw_verdict(load(config, sets, version), reason, kind, limit, seed, out, console)
+
+
+def status(
+    config: ConfigPath,
+    sets: Sets = None,
+    as_json: AsJson = False,
+    version: Version = None,
+) -> None:
+    """Counts of every table, rejections by reason, versions, fingerprints, and what the last run did."""
+    from tokenmill.pipeline.reports.status import print_status
+
+    print_status(load(config, sets, version), console, as_json)
+
+
+def log(config: ConfigPath, sets: Sets = None, as_json: AsJson = False) -> None:
+    """Versions of the dataset: which run made them, when, and how many rows of each table came and went."""
+    from tokenmill.pipeline.reports.versions import print_log
+
+    print_log(load(config, sets), as_json, console)
+
+
+def diff(
+    config: ConfigPath,
+    one: Annotated[int, typer.Argument(metavar="V1", min=0, help="The version before.")],
+    two: Annotated[int, typer.Argument(metavar="V2", min=0, help="The version after.")],
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Media added, removed, recaptioned and tokenized anew between two versions."""
+    from tokenmill.pipeline.reports.versions import print_difference
+
+    print_difference(load(config, sets), one, two, as_json, console)
+
+
+def show(
+    config: ConfigPath,
+    media_id: Annotated[str, typer.Argument(metavar="MEDIA_ID", help="Of a medium, or its first letters; or a uri.")],
+    sets: Sets = None,
+    version: Version = None,
+) -> None:
+    """Everything known of one medium."""
+    from tokenmill.pipeline.reports.status import print_medium
+
+    print_medium(load(config, sets, version), media_id, console)
+
+
+def sample(
+    config: ConfigPath,
+    prompt: Annotated[list[str], typer.Option("--prompt", help="What to draw; repeatable.")],
+    out: Annotated[Path, typer.Option("--out", help="The PNG to write.")] = Path("sample.png"),
+    seed: Annotated[
+        list[int] | None, typer.Option("--seed", help="Repeatable; every prompt is drawn with each.")
+    ] = None,
+    sets: Sets = None,
+) -> None:
+    """Draw pictures from the trained model; several prompts or seeds give a grid."""
+    from tokenmill.pipeline.reports.draw import sample_grid
+
+    sample_grid(load(config, sets), prompt, seed or [0], out, console)

@@ -1,0 +1,34 @@
+"""What several commands take and use: the config, overrides, a version, the console.
+
+The config's module imports every stage, so it is imported when a command runs: `tokenmill --help` starts at once.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from tokenmill.pipeline.config import RunConfig
+
+_PLAIN_WIDTH = 120
+console = Console(width=None if Console().is_terminal else _PLAIN_WIDTH)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the run.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the config: a.b=v; repeatable."),
+]
+Version = Annotated[
+    int | None,
+    typer.Option("--version", min=0, help="Of the dataset, as `tokenmill log` numbers them; default: newest."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+
+def load(config: Path, sets: list[str] | None, version: int | None = None) -> "RunConfig":
+    """The config, looking at `version` of the dataset. Raises ConfigError."""
+    from tokenmill.pipeline.config import load as load_config
+
+    return load_config(config, [*(sets or []), *([] if version is None else [f"version={version}"])])

@@ -1,0 +1,62 @@
+"""The phases as commands: run, curate, caption, tokenize, train, and redecide."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tokenmill.pipeline.commands.options import ConfigPath, Sets, Version, console, load
+
+if TYPE_CHECKING:
+    from tokenmill.pipeline.config import RunConfig
+
+PlanOnly = Annotated[
+    bool, typer.Option("--plan", "--dry-run", help="Say what would be read, computed and written, and why; do nothing.")
+]
+PHASES = ("curate", "caption", "tokenize", "train")
+
+
+def _run(config: "RunConfig", phases: tuple[str, ...], command: str, plan_only: bool) -> None:
+    from tokenmill.pipeline.run.line import run_phases
+
+    run_phases(config, phases, command, console, plan_only)
+
+
+def run(config: ConfigPath, sets: Sets = None, plan: PlanOnly = False) -> None:
+    """All phases: curate, caption, tokenize, train. Run it again to refresh: only what is new or changed is done."""
+    _run(load(config, sets), PHASES, "run", plan)
+
+
+def curate(
+    config: ConfigPath,
+    sets: Sets = None,
+    all_scores: Annotated[
+        bool, typer.Option("--all-scores", help="Compute expensive scores also where no verdict hangs on them.")
+    ] = False,
+    plan: PlanOnly = False,
+) -> None:
+    """Probe, score, cut and decide: files become media, each kept or rejected with a reason."""
+    _run(
+        load(config, [*(sets or []), *(["curate.all_scores=true"] if all_scores else [])]), ("curate",), "curate", plan
+    )
+
+
+def redecide(config: ConfigPath, sets: Sets = None) -> None:
+    """Apply the config's rules to stored scores. No file is opened; a run goes on with what is newly kept."""
+    from tokenmill.pipeline.run.line import redecide as redecide_stored
+
+    redecide_stored(load(config, sets), console)
+
+
+def caption(config: ConfigPath, sets: Sets = None, plan: PlanOnly = False) -> None:
+    """Give kept media a caption."""
+    _run(load(config, sets), ("caption",), "caption", plan)
+
+
+def tokenize(config: ConfigPath, sets: Sets = None, plan: PlanOnly = False) -> None:
+    """Turn kept media into rows of discrete codes."""
+    _run(load(config, sets), ("tokenize",), "tokenize", plan)
+
+
+def train(config: ConfigPath, sets: Sets = None, version: Version = None, plan: PlanOnly = False) -> None:
+    """Train one transformer on the token shards of one pinned version."""
+    _run(load(config, sets, version), ("train",), "train", plan)

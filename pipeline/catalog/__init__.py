@@ -3,6 +3,8 @@
 In: rows. Out: versions of Delta tables, records of runs, leases; what was trained, exported and forgotten.
 
     tables.py           the Delta tables: append, edit, scan, versions
+    dataset.py          the tables as others read them
+    versions.py         what each run changed, how two versions differ
     readable.py         columns of other releases, versions whose files are deleted
     join.py             what has no row elsewhere, by the driver or by the cluster
     records.py          what each run was

@@ -186,6 +186,10 @@ class Table:
     def _count(self, files: list[str], where: pc.Expression | None) -> int:
         return _asked(self.uri, lambda: self._dataset(files).count_rows(filter=where))
 
+    def arrow_dataset(self) -> pads.Dataset:
+        """The rows as an Arrow dataset, read when they are asked for."""
+        return self._dataset(self.files())
+
     def _dataset(self, files: list[str]) -> pads.Dataset:
         filesystem, _ = storage.filesystem(self.uri)
         paths = [storage.filesystem(file)[1] for file in files]

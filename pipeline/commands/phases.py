@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tokenmill import PHASES
 from tokenmill.pipeline.commands.options import ConfigPath, Sets, Version, console, load
 
 if TYPE_CHECKING:
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
 PlanOnly = Annotated[
     bool, typer.Option("--plan", "--dry-run", help="Say what would be read, computed and written, and why; do nothing.")
 ]
-PHASES = ("curate", "caption", "tokenize", "train")
 
 
 def _run(config: "RunConfig", phases: tuple[str, ...], command: str, plan_only: bool) -> None:

@@ -4,7 +4,7 @@ In: tables, records, models. Out: progress and tables on the terminal, contact s
 
     terminal.py       live progress, tables on the terminal
     status.py         what the catalog holds: status, show, closing accounts
-    versions.py       what each run changed, how two versions differ
+    versions.py       the log of runs and the difference of two versions, as tables
     rules_report.py   what each rule rejects, and what moving its thresholds would do
     rules_plot.py     histograms of the scores
     sheet.py          contact sheets and grids

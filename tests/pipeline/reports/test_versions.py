@@ -6,8 +6,9 @@ import pytest
 from rich.console import Console
 
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
+from tokenmill.pipeline.catalog.versions import difference, runs
 from tokenmill.pipeline.config import RunConfig
-from tokenmill.pipeline.reports.versions import difference, print_difference, print_log, runs
+from tokenmill.pipeline.reports.versions import print_difference, print_log
 from tokenmill.pipeline.run.line import run_phases
 from tokenmill.tokenizer.shards import TOKENS
 

@@ -11,9 +11,9 @@ from PIL import Image
 from rich.console import Console
 
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
+from tokenmill.pipeline.catalog.versions import runs
 from tokenmill.pipeline.commands.forget import forget
 from tokenmill.pipeline.config import load
-from tokenmill.pipeline.reports.versions import runs
 from tokenmill.pipeline.run.line import redecide, run_phases
 from tokenmill.pipeline.run.phases import Run
 from tokenmill.pipeline.run.preview import changed_keys

@@ -1,9 +1,9 @@
 """What a site asks of crawlers: robots.txt, and the headers that say no to the training of models.
 
-robots.txt is read by RFC 9309: the longest rule that matches wins, `*` and `$` are wildcards, groups of one agent are
-joined. Python's urllib.robotparser (3.11) takes the first rule that matches and knows no wildcards, so that
-`Disallow: /*.jpg$` forbids nothing there. Headers: X-Robots-Tag (noai, noimageai and the older words for "not in any
-index"), for all agents or for ours by name, and the TDM Reservation Protocol's tdm-reservation.
+robots.txt is read by protego, which follows RFC 9309: the longest rule that matches wins, `*` and `$` are wildcards,
+groups of one agent are joined. Python's urllib.robotparser takes the first rule that matches. Headers: X-Robots-Tag
+(noai, noimageai and the older words for "not in any index"), for all agents or for ours by name, and the TDM
+Reservation Protocol's tdm-reservation.
 """
 
 import math
@@ -12,9 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
-from urllib.parse import quote
 
+from protego import Protego
 from urllib3 import HTTPHeaderDict
 
 from tokenmill.stages.table.rows import RowError
@@ -26,7 +25,7 @@ _VALUED = frozenset({"unavailable_after", "max-snippet", "max-image-preview", "m
 _KEPT_S = 24 * 3600.0  # RFC 9309 2.4: no longer than a day
 _FAILURE_KEPT_S = 300.0
 _KEPT_HOSTS = 2048
-_UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
+_VERSIONED = re.compile(r"^(\s*user-agent\s*:\s*[a-z_-]+)/.*$", re.IGNORECASE | re.MULTILINE)
 
 
 def agent_token(user_agent: str) -> str:
@@ -35,85 +34,20 @@ def agent_token(user_agent: str) -> str:
     return found.group().lower() if found else ""
 
 
-def _normal(path: str) -> str:
-    """One spelling for paths that mean the same: percent signs only where needed, in capitals."""
-
-    def shorten(escape: re.Match) -> str:
-        character = chr(int(escape.group(1), 16))
-        return character if _UNRESERVED.fullmatch(character) else escape.group().upper()
-
-    return quote(re.sub(r"%([0-9A-Fa-f]{2})", shorten, path), safe="!\"#$%&'()*+,/:;<=>?@[\\]^`{|}~")
-
-
-def _matches(pattern: str, path: str) -> bool:
-    """Linear in both: a regular expression made of a hostile pattern would not be."""
-    anchored = pattern.endswith("$")
-    first, *others = pattern.removesuffix("$").split("*")
-    if not path.startswith(first):
-        return False
-    at = len(first)
-    if not others:
-        return not anchored or at == len(path)
-    *middle, last = others
-    for part in middle:
-        found = path.find(part, at)
-        if found < 0:
-            return False
-        at = found + len(part)
-    return path.endswith(last) and len(path) - len(last) >= at if anchored else path.find(last, at) >= 0
-
-
-@dataclass(frozen=True)
 class Rules:
-    """What a robots.txt says to one agent: (pattern, allowed) pairs, and the seconds between requests it asks for."""
+    """What a robots.txt, `text`, says to one agent, a token in lower case; an empty one forbids nothing.
 
-    patterns: tuple[tuple[str, bool], ...] = ()
-    delay_s: float = 0.0
+    `delay_s`: the seconds between requests that it asks for. A version behind an agent's name, which RFC 9309 knows
+    not, names that agent all the same.
+    """
+
+    def __init__(self, text: str = "", agent: str = ""):
+        self._parsed, self._agent = Protego.parse(_VERSIONED.sub(r"\1", text)), agent
+        self.delay_s = self._parsed.crawl_delay(agent) or 0.0
 
     def allows(self, path: str) -> bool:
         """Whether `path` (with its query) may be fetched: the longest pattern decides, of equals the kinder one."""
-        path = _normal(path)
-        found = [(len(pattern), allowed) for pattern, allowed in self.patterns if _matches(pattern, path)]
-        return max(found)[1] if found else True
-
-
-def parse(text: str, agent: str) -> Rules:
-    """The rules of `text`, a robots.txt, for `agent` (a token in lower case), else for all agents."""
-    patterns: dict[str, list[tuple[str, bool]]] = {}
-    delays: dict[str, float] = {}
-    current: list[str] = []
-    naming = False
-    for line in text.splitlines():
-        key, colon, value = (part.strip() for part in line.partition("#")[0].partition(":"))
-        if not colon:
-            continue
-        key = key.lower()
-        if key == "user-agent":
-            current = [*current, _agent(value)] if naming else [_agent(value)]
-            patterns.setdefault(current[-1], [])
-            naming = True
-        elif key in ("allow", "disallow"):
-            naming = False
-            if value:
-                for name in current:
-                    patterns[name].append((_normal(value), key == "allow"))
-        elif key == "crawl-delay":
-            for name in current:
-                delays[name] = _seconds(value)
-    mine = agent if agent in patterns else "*"
-    return Rules(tuple(patterns.get(mine, ())), delays.get(mine, 0.0))
-
-
-def _agent(value: str) -> str:
-    return "*" if value.startswith("*") else agent_token(value)
-
-
-def _seconds(value: str) -> float:
-    try:
-        delay_s = float(value)
-    except ValueError:
-        return 0.0
-    return delay_s if 0 <= delay_s < math.inf else 0.0
+        return self._parsed.can_fetch(f"http://site{path}", self._agent)
 
 
 def opted_out(headers: HTTPHeaderDict, agent: str) -> str | None:

@@ -36,7 +36,7 @@ from tokenmill.stages.fetch.config import FetchConfig, FetchPace
 from tokenmill.stages.fetch.connections import Budget, TransientError, pools
 from tokenmill.stages.fetch.host_queue import Turns
 from tokenmill.stages.fetch.response import REDIRECTS, Response, failures, refusal
-from tokenmill.stages.fetch.robots import MAX_ROBOTS_BYTES, RobotsCache, Rules, agent_token, opted_out, parse
+from tokenmill.stages.fetch.robots import MAX_ROBOTS_BYTES, RobotsCache, Rules, agent_token, opted_out
 from tokenmill.stages.table.rows import RowError
 
 # Reasons that may not stand tomorrow.
@@ -151,7 +151,7 @@ class Fetcher:
                 text += chunk
                 if len(text) >= MAX_ROBOTS_BYTES:
                     break
-            return parse(text.decode("utf-8-sig", "replace"), self._agent)
+            return Rules(text.decode("utf-8-sig", "replace"), self._agent)
 
         budget = Budget(min(_ROBOTS_S, self._pace.total_s))
         try:

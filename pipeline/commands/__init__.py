@@ -9,6 +9,7 @@ In: arguments. Out: the calls of the rooms above, errors as one line.
     export.py     export images, clips, webdataset; convert-head
     tokenizer.py  tokenizer train, eval, convert
     takedown.py   forget, vacuum
+    reference.py  config and command line as docs/reference.md
     forget.py     media taken out of everything, for good
     vacuum.py     files that no version needs
 """

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from tokenmill.stages.image.measures import SCORING_PX, measure
+from tokenmill.stages.image.measures import SCORING_PX, PictureScores, measure
 from tokenmill.stages.image.pixels import Picture
 from tokenmill.stages.image.text_area import TextConfig, TextDetector
 from tokenmill.stages.image.views import make_view
@@ -50,9 +50,8 @@ class ScoreImages:
         [
             *pick(
                 MEDIA,
-                *("width_px", "height_px", "num_frames"),
-                *("aspect", "sharpness", "luminance", "contrast", "colourfulness", "chroma", "noise", "border"),
-                *("jpeg_quality", "phash", "text_area", "text_boxes", "scored", "reject_reason", "reject_detail"),
+                *("width_px", "height_px", "num_frames", "aspect", "jpeg_quality", *PictureScores._fields),
+                *("text_area", "text_boxes", "scored", "reject_reason", "reject_detail"),
             ),
             pa.field("views", pa.large_binary()),
         ]

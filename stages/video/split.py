@@ -20,6 +20,7 @@ from scenedetect.common import FrameTimecode
 from scenedetect.detector import FlashFilter
 from scenedetect.detectors import ThresholdDetector
 
+from tokenmill.stages.image.measures import PictureScores
 from tokenmill.stages.image.text_area import TextConfig, TextDetector
 from tokenmill.stages.image.views import make_view
 from tokenmill.stages.select.lazy import Lazy, add_scored
@@ -36,7 +37,7 @@ _MAX_MISSING_S = 1.0  # headers are wrong by less than this without a frame miss
 _MAX_MISSING_SHARE = 0.05
 _VARIABLE_RATIO = 1.5
 _NUM_VIEWS = 3  # Emu3 2.1: aesthetics of three frames
-_MEANS = ("sharpness", "luminance", "contrast", "colourfulness", "chroma", "noise", "border")  # over a clip's samples
+_MEANS = tuple(name for name in PictureScores._fields if name != "phash")  # over a clip's samples
 
 
 class SplitVideosConfig(Config):

@@ -12,6 +12,7 @@ from tokenmill.pipeline.commands import cli
 from tokenmill.pipeline.commands.cli import app
 from tokenmill.storage.errors import TrainingError
 
+PROJECT = Path(__file__).resolve().parents[3]
 COMMANDS = {
     "run": ["CONFIG", "--set", "--plan"],
     "curate": ["CONFIG", "--set", "--all-scores", "--plan"],
@@ -57,9 +58,29 @@ def test_the_command_line_is_this():
 
 
 def test_every_command_is_in_the_readme():
-    readme = (Path(__file__).resolve().parents[3] / "README.md").read_text()
+    readme = (PROJECT / "README.md").read_text()
     missing = [name for name in COMMANDS if f"tokenmill {name}" not in readme]
     assert not missing
+
+
+PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *(PROJECT / "docs").glob("*.md")]
+
+
+def shown_commands() -> list[tuple[str, list[str]]]:
+    """(page, words) of every `tokenmill ...` that a page shows as a line of a console."""
+    lines = ((page.name, line) for page in PAGES for line in page.read_text().splitlines())
+    found = [(page, line.removeprefix("$ ").split("#")[0].split()) for page, line in lines if line.startswith("$ ")]
+    return [(page, words[1:]) for page, words in found if words[0] == "tokenmill"]
+
+
+@pytest.mark.parametrize(("page", "words"), shown_commands())
+def test_commands_that_pages_show_exist(page, words):
+    name = words[0] if words[0] in COMMANDS else " ".join(words[:2])
+    assert name in COMMANDS
+    options = {word.split("=")[0] for word in words if word.startswith("--")}
+    assert options <= {*COMMANDS[name], "--help"}
+    for config in (word for word in words if word.startswith("configs/")):
+        assert (PROJECT / config).is_file()
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess:

@@ -57,7 +57,7 @@ def plan(config: "RunConfig", phases: Sequence[str] = PHASES) -> "list[Step]":
     """What a run of these phases would read, compute and write, and why. Changes nothing. Raises as `run` does."""
     from rich.console import Console
 
-    from tokenmill.pipeline.run.line import run_phases
+    from tokenmill.pipeline.run.runner import run_phases
 
     return run_phases(config, tuple(phases), "plan", Console(quiet=True), plan_only=True).steps
 
@@ -69,7 +69,7 @@ def run(config: "RunConfig", phases: Sequence[str] = PHASES, quiet: bool = False
     """
     from rich.console import Console
 
-    from tokenmill.pipeline.run.line import run_phases
+    from tokenmill.pipeline.run.runner import run_phases
 
     return run_phases(config, tuple(phases), "run", Console(quiet=quiet)).reports
 

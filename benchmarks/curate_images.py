@@ -23,7 +23,7 @@ from PIL import Image
 from rich.console import Console
 
 from tokenmill.pipeline.config import RunConfig
-from tokenmill.pipeline.run.line import run_phases
+from tokenmill.pipeline.run.runner import run_phases
 from tokenmill.stages.image.score import ScoreImages, ScoreImagesConfig
 from tokenmill.stages.read.read import Read, ReadConfig
 from tokenmill.stages.select.decide import Decide, DecideConfig

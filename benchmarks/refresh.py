@@ -38,8 +38,8 @@ from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.flow.on_ray import cluster
 from tokenmill.pipeline.refresh import refresh, sources
 from tokenmill.pipeline.reports.terminal import table
-from tokenmill.pipeline.run.line import run_phases
 from tokenmill.pipeline.run.phases import tokens_fingerprints
+from tokenmill.pipeline.run.runner import run_phases
 from tokenmill.stages.select.duplicates import DUPLICATES
 from tokenmill.stages.table.columns import CAPTIONS, MEDIA, SOURCES
 from tokenmill.storage import processor
@@ -198,7 +198,7 @@ def main() -> None:
 
     with (
         tempfile.TemporaryDirectory(prefix="tokenmill-bench-") as name,
-        mock.patch("tokenmill.pipeline.run.line.check_sources"),
+        mock.patch("tokenmill.pipeline.run.runner.check_sources"),
     ):
         folder = Path(name)
         photos(folder / "new", options.media // 100)

@@ -26,7 +26,7 @@ from tokenmill.stages.tokenize.load_frames import LoadFramesConfig
 from tokenmill.stages.tokenize.tokenize import TokenizeConfig
 from tokenmill.stages.video.split import SplitVideosConfig
 from tokenmill.storage.errors import UserError
-from tokenmill.storage.identity import Config, Resources, fingerprint
+from tokenmill.storage.identity import Config, Resources, fingerprint_of
 from tokenmill.storage.processor import quick_dtype
 from tokenmill.tokenizer.vision.training.config import VqTrainConfig
 from tokenmill.training.config import TrainConfig, TrainResources, WorkerResources
@@ -98,7 +98,7 @@ class Curate(Config):
     @property
     def scorers(self) -> tuple[str, ...]:
         """The expensive scorers in use, cheapest first, each with the identity of its config and weights."""
-        found = [] if self.text is None else [f"text:{fingerprint(self.text)[:8]}"]
+        found = [] if self.text is None else [f"text:{fingerprint_of(self.text)[:8]}"]
         if self.clip.model is not None:
             found.append(f"clip:{clip_identity(self.clip)[:8]}")
         return tuple(found)

@@ -52,7 +52,7 @@ def _canonical(value: Any) -> Any:
     raise TypeError(f"cannot fingerprint a {type(value).__name__}: {value!r}")
 
 
-def fingerprint(*parts: Any) -> str:
+def fingerprint_of(*parts: Any) -> str:
     """16 hex digits that change whenever one of `parts` (configs, texts, numbers, lists, dicts) changes.
 
     Raises TypeError for a value that has no canonical form.

@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 
 class StoreError(UserError):
-    """The store failed, and went on failing when asked again; says nothing about the object itself."""
+    """The store failed, and went on failing when retried; says nothing about the object itself."""
 
 
 def endpoint() -> str | None:
@@ -161,7 +161,7 @@ def explained(uri: str, error: Exception) -> str:
     return f"{uri}: {' '.join(str(error).split())}; check the address and the AWS_* variables"
 
 
-def asked_again(call: Callable[[], _T], errors: tuple[type[Exception], ...], final: tuple[type[Exception], ...]) -> _T:
+def with_retries(call: Callable[[], _T], errors: tuple[type[Exception], ...], final: tuple[type[Exception], ...]) -> _T:
     """What `call` returns, called again after growing pauses when it raises one of `errors` that is none of `final`.
 
     For what the clients do not repeat themselves: delta-rs an answer that broke off, pyarrow a refusal whose text is
@@ -192,7 +192,7 @@ def read(uri: str, call: Callable[[], _T]) -> _T:
             raise
 
     try:
-        return asked_again(told_apart, (OSError,), (FileNotFoundError, PermissionError))
+        return with_retries(told_apart, (OSError,), (FileNotFoundError, PermissionError))
     except (FileNotFoundError, PermissionError):
         raise
     except OSError as error:

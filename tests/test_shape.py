@@ -57,7 +57,7 @@ CROWDED = {
     "pipeline.export.files": 8,
     "pipeline.refresh.refresh": 7,
     "pipeline.reports.verdict_sheet": 7,
-    "pipeline.run.line": 8,
+    "pipeline.run.runner": 8,
     "pipeline.run.phases": 10,
     "pipeline.run.plan": 11,
     "pipeline.run.preview": 6,

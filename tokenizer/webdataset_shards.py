@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from tokenmill import storage
 from tokenmill.storage.errors import UserError
-from tokenmill.storage.identity import fingerprint
+from tokenmill.storage.identity import fingerprint_of
 
 DOCUMENT = "tokenmill.json"
 FORMAT = "tokenmill-webdataset-1"
@@ -248,7 +248,7 @@ class Export:
     @property
     def id(self) -> str:
         """16 hex digits that change with any sample and its place."""
-        return fingerprint([shard["md5sum"] for shard in self.document["shards"]], self.removed)
+        return fingerprint_of([shard["md5sum"] for shard in self.document["shards"]], self.removed)
 
 
 def read_export(uri: str) -> Export:

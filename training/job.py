@@ -6,7 +6,7 @@ from typing import Any
 
 from tokenmill import storage
 from tokenmill.storage.errors import TrainingError
-from tokenmill.storage.identity import fingerprint
+from tokenmill.storage.identity import fingerprint_of
 from tokenmill.training.config import TrainConfig
 
 PLAN = "plan.json"  # written when all is prepared: a folder with it has begun
@@ -56,7 +56,7 @@ class TrainJob:
     def fingerprint(self) -> str:
         """Changes with all that the result depends on."""
         names = [uri.rsplit("/", 1)[1] for uri in self.shard_uris]
-        return fingerprint(
+        return fingerprint_of(
             self.config, self.export_id or names, self.codebook_size, self.tokens_version, self.tokens_fingerprint
         )
 

@@ -32,11 +32,11 @@ def _place_field() -> pc.Expression:
 
 
 class Ledger:
-    """Records what was read of `todo`, rows of LISTING with `source_caption`; `print_` as in `source_changes`."""
+    """Records what was read of `todo`, rows of LISTING with `source_caption`; `fingerprint` as in `source_changes`."""
 
-    def __init__(self, catalog: Catalog, forgotten: Forgotten, todo: pa.Table, print_: str, run_id: str):
+    def __init__(self, catalog: Catalog, forgotten: Forgotten, todo: pa.Table, fingerprint: str, run_id: str):
         self._catalog, self._forgotten, self._todo = catalog, forgotten, todo
-        self._print, self._run_id = print_, run_id
+        self._fingerprint, self._run_id = fingerprint, run_id
         self._uris = todo["uri"].combine_chunks()
         there = catalog.sources.scan(["uri"], pc.field("uri").isin(self._uris))["uri"] if len(todo) else self._uris
         self._known_uris = pc.unique(there)
@@ -59,7 +59,7 @@ class Ledger:
         if not len(containers):
             return {}
         where = pc.field("uri").isin(containers) & pc.field("member").is_valid()
-        where = where & (pc.field("fingerprint") == self._print) & (pc.field("status") == "present")
+        where = where & (pc.field("fingerprint") == self._fingerprint) & (pc.field("status") == "present")
         rows = self._catalog.sources.scan(["uri", "member", "file_id"], where)
         failed = self._catalog.media.scan(["file_id"], pc.field("reject_reason").isin(list(TRANSIENT)))
         rows = rows.filter(pc.invert(pc.is_in(rows["file_id"], value_set=failed["file_id"].combine_chunks())))
@@ -96,7 +96,7 @@ class Ledger:
                 "caption": pc.if_else(is_member, places["source_caption"], listed["source_caption"]),
                 "caption_etag": pc.if_else(is_member, None, listed["caption_etag"]),
                 "metadata": places["metadata"],
-                "fingerprint": pa.array([self._print] * count),
+                "fingerprint": pa.array([self._fingerprint] * count),
                 "last_seen_run": pa.array([self._run_id] * count),
             }
         )

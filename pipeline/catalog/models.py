@@ -6,14 +6,14 @@ trained anew on another.
 """
 
 from tokenmill import storage
-from tokenmill.storage.identity import fingerprint
+from tokenmill.storage.identity import fingerprint_of
 from tokenmill.storage.processor import DTYPES, quick_dtype
 from tokenmill.training.config import TrainConfig
 from tokenmill.training.job import DONE, PLAN
 
 
 def _suffix(config: TrainConfig) -> str:
-    return fingerprint("train", config)[:8]
+    return fingerprint_of("train", config)[:8]
 
 
 def _as_each_dtype(config: TrainConfig) -> list[TrainConfig]:

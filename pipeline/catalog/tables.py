@@ -31,7 +31,7 @@ from tokenmill.pipeline.catalog.readable import delta_schema
 from tokenmill.stages.select.duplicates import DUPLICATES
 from tokenmill.stages.table.columns import CAPTIONS, MEDIA, SOURCES
 from tokenmill.storage.errors import UserError
-from tokenmill.storage.object_store import asked_again, delta_options
+from tokenmill.storage.object_store import delta_options, with_retries
 from tokenmill.tokenizer.shards import TOKENS, write_parquet
 
 SCHEMAS = {"sources": SOURCES, "media": MEDIA, "duplicates": DUPLICATES, "captions": CAPTIONS, "tokens": TOKENS}
@@ -63,7 +63,7 @@ def write_shard(root: str, table: str, rows: pa.Table) -> Shard:
 
 def _asked(uri: str, call: Callable[[], Any]) -> Any:
     """What a call of delta-rs returns; one to a store is made again when it fails."""
-    return asked_again(call, (DeltaError, OSError), (TableNotFoundError,)) if storage.is_remote(uri) else call()
+    return with_retries(call, (DeltaError, OSError), (TableNotFoundError,)) if storage.is_remote(uri) else call()
 
 
 class Table:

@@ -16,7 +16,7 @@ PlanOnly = Annotated[
 
 
 def _run(config: "RunConfig", phases: tuple[str, ...], command: str, plan_only: bool) -> None:
-    from tokenmill.pipeline.run.line import run_phases
+    from tokenmill.pipeline.run.runner import run_phases
 
     run_phases(config, phases, command, console, plan_only)
 
@@ -42,7 +42,7 @@ def curate(
 
 def redecide(config: ConfigPath, sets: Sets = None) -> None:
     """Apply the config's rules to stored scores. No file is opened; a run goes on with what is newly kept."""
-    from tokenmill.pipeline.run.line import redecide as redecide_stored
+    from tokenmill.pipeline.run.runner import redecide as redecide_stored
 
     redecide_stored(load(config, sets), console)
 

@@ -4,7 +4,7 @@ In: nothing. Out: a contact sheet.
 
     show.py        the demo from corpus to contact sheet
     scenes.py      scenes drawn from exact captions
-    spoiled.py     files spoiled on purpose
+    broken.py      files broken on purpose
     video_file.py  frames to an mp4
     judge.py       which colours, shapes and relations a picture shows
 """

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tokenmill.pipeline.demo.spoiled import write_spoiled
+from tokenmill.pipeline.demo.broken import write_broken
 from tokenmill.pipeline.demo.video_file import write_video
 
 RGB = tuple[int, int, int]
@@ -222,5 +222,5 @@ def write_corpus(
     (images / "captions.jsonl").write_text("".join(lines))
     _write_videos(folder / "videos", num_videos, rng)
     fresh = [draw(scene, size_px, rng) for scene in held_out[:6]]
-    bad = write_spoiled(folder / "bad", [images / "scene_0001.png", images / "scene_0002.png"], fresh, rng)
+    bad = write_broken(folder / "bad", [images / "scene_0001.png", images / "scene_0002.png"], fresh, rng)
     return Corpus(num_images, num_videos, tuple(held_out), bad)

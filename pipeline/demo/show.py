@@ -24,7 +24,7 @@ from tokenmill.pipeline.demo.scenes import Corpus, Scene, write_corpus
 from tokenmill.pipeline.reports.draw import draw
 from tokenmill.pipeline.reports.sheet import Picture, SheetSection, contact_sheet
 from tokenmill.pipeline.reports.terminal import table
-from tokenmill.pipeline.run.line import run_phases
+from tokenmill.pipeline.run.runner import run_phases
 from tokenmill.stages.table.columns import PLACES
 from tokenmill.stages.tokenize.load_frames import LoadFrames
 from tokenmill.tokenizer.vision.vision_tokenizer import VisionTokenizer
@@ -43,7 +43,7 @@ def run_demo(path: Path | None, sets: list[str], num_images: int, console: Conso
     config = load(path or CONFIG, sets)
     corpus = make_corpus(config, num_images)
     console.print(
-        f"Corpus: {corpus.num_images} drawn scenes, {corpus.num_videos} videos, {len(corpus.bad)} files spoiled on "
+        f"Corpus: {corpus.num_images} drawn scenes, {corpus.num_videos} videos, {len(corpus.bad)} files broken on "
         f"purpose, in {config.sources[0].uri}",
         highlight=False,
     )

@@ -20,7 +20,7 @@ from tokenmill.stages.select.duplicates import KEPT, DuplicatesConfig, duplicate
 from tokenmill.stages.select.lazy import parse_scored
 from tokenmill.stages.table.columns import PLACES, TO_CAPTION
 from tokenmill.stages.tokenize.load_frames import LoadFramesConfig, fitted_size
-from tokenmill.storage.identity import fingerprint
+from tokenmill.storage.identity import fingerprint_of
 from tokenmill.storage.processor import DTYPES
 from tokenmill.tokenizer.geometry import AspectError
 
@@ -29,12 +29,12 @@ def curate_fingerprint(config: RunConfig) -> str:
     """Of what is measured of every medium; rules are applied to stored scores, and a row says itself which of the
     expensive scorers it has seen (`scored`).
     """
-    return fingerprint("curate", config.curate.read, config.curate.score, config.curate.split)
+    return fingerprint_of("curate", config.curate.read, config.curate.score, config.curate.split)
 
 
 def caption_fingerprint(config: RunConfig) -> str:
     """Of the captioner."""
-    return fingerprint("caption", config.caption.caption)
+    return fingerprint_of("caption", config.caption.caption)
 
 
 def tokenize_fingerprints(config: RunConfig, model_identity: str) -> dict[str, str]:
@@ -46,7 +46,7 @@ def tokenize_fingerprints(config: RunConfig, model_identity: str) -> dict[str, s
     part = config.tokenize
     what = part.tokenize.model_dump(exclude={"model"})
     dtypes = DTYPES if part.tokenize.dtype == "auto" else (part.dtype,)
-    return {dtype: fingerprint("tokenize", part.frames, what | {"dtype": dtype}, model_identity) for dtype in dtypes}
+    return {dtype: fingerprint_of("tokenize", part.frames, what | {"dtype": dtype}, model_identity) for dtype in dtypes}
 
 
 REOPENED = "reopened"  # the fingerprint of rows whose files are to be measured anew
@@ -65,12 +65,12 @@ class SourceChanges:
     num_unchanged: int
 
 
-def source_changes(listing: Listing, catalog: Catalog, print_: str) -> SourceChanges:
-    """Compare a listing with the `sources` table; `print_` is the fingerprint that rows should have."""
+def source_changes(listing: Listing, catalog: Catalog, fingerprint: str) -> SourceChanges:
+    """Compare a listing with the `sources` table; `fingerprint` is the fingerprint that rows should have."""
     columns = ["uri", "member", "etag", "caption_etag", "fingerprint"]
     present = catalog.sources.scan(columns, pc.field("status") == "present")
     # One member to measure anew makes its container one to read; the others are known.
-    stale = pc.unique(present.filter(pc.not_equal(present["fingerprint"], print_))["uri"])
+    stale = pc.unique(present.filter(pc.not_equal(present["fingerprint"], fingerprint))["uri"])
     present = present.filter(pc.is_null(present["member"]))
     rows = listing.rows
     at = pc.index_in(rows["uri"], value_set=present["uri"].combine_chunks())
@@ -187,7 +187,7 @@ _PLACED = {name: name for name in ("uri", "member", "offset_bytes", "metadata")}
 
 
 def reconcile(
-    catalog: Catalog, print_: str, uses_source: bool, run_id: str, duplicates: DuplicatesConfig | None = None
+    catalog: Catalog, fingerprint: str, uses_source: bool, run_id: str, duplicates: DuplicatesConfig | None = None
 ) -> dict[str, int]:
     """Make the tables agree with the sources that are present; returns the rows moved and removed, by table.
 
@@ -204,12 +204,12 @@ def reconcile(
     note = {"run_id": run_id, "what": "reconciled with sources"}
     done = {"moved": 0, "recaptioned": 0, "media": 0, "captions": 0, "tokens": 0}
 
-    renewed = sources.filter(pc.equal(sources["fingerprint"], print_))["file_id"].combine_chunks()
-    is_stale = pc.and_(pc.not_equal(media["fingerprint"], print_), pc.is_in(media["file_id"], value_set=renewed))
+    renewed = sources.filter(pc.equal(sources["fingerprint"], fingerprint))["file_id"].combine_chunks()
+    is_stale = pc.and_(pc.not_equal(media["fingerprint"], fingerprint), pc.is_in(media["file_id"], value_set=renewed))
     is_lost = pc.invert(pc.is_in(media["file_id"], value_set=sources["file_id"].combine_chunks()))
     stale, lost = (media.filter(mask)["file_id"].combine_chunks().unique() for mask in (is_stale, is_lost))
     if len(stale) or len(lost):
-        old = pc.field("fingerprint") != print_
+        old = pc.field("fingerprint") != fingerprint
         done["media"] = catalog.media.edit(
             (old & pc.field("file_id").isin(stale)) | pc.field("file_id").isin(lost), None, note
         )
@@ -276,25 +276,25 @@ def _set(rows: pa.Table, **columns: pa.Array | pa.ChunkedArray) -> pa.Table:
     return rows
 
 
-def _to_do(catalog: Catalog, columns: list[str], done: Table, prints: list[str], config: Cluster) -> pa.Table:
+def _to_do(catalog: Catalog, columns: list[str], done: Table, fingerprints: list[str], config: Cluster) -> pa.Table:
     """Media that go on (not rejected, no duplicate of another) and have no row of these fingerprints in `done`."""
     kept = catalog.media, pc.field("reject_reason").is_null()
     aside = catalog.duplicates, pc.field("method") != KEPT
-    return unmatched(kept, columns, [aside, (done, pc.field("fingerprint").isin(prints))], config)
+    return unmatched(kept, columns, [aside, (done, pc.field("fingerprint").isin(fingerprints))], config)
 
 
-def without_caption(catalog: Catalog, print_: str, config: Cluster) -> pa.Table:
+def without_caption(catalog: Catalog, fingerprint: str, config: Cluster) -> pa.Table:
     """Kept media that have no caption of this fingerprint; the todo of the caption phase."""
-    return _to_do(catalog, TO_CAPTION.names, catalog.captions, [print_], config)
+    return _to_do(catalog, TO_CAPTION.names, catalog.captions, [fingerprint], config)
 
 
-def without_tokens(catalog: Catalog, prints: list[str], frames: LoadFramesConfig, config: Cluster) -> pa.Table:
+def without_tokens(catalog: Catalog, fingerprints: list[str], frames: LoadFramesConfig, config: Cluster) -> pa.Table:
     """Kept, captioned media that have no codes of these fingerprints; the todo of the tokenize phase.
 
     Media of one bucket stand together, so that the tokenizer's batches are full; so do the clips of one video.
     """
     columns = PLACES.names
-    media = _to_do(catalog, [*columns, "width_px", "height_px"], catalog.tokens, prints, config)
+    media = _to_do(catalog, [*columns, "width_px", "height_px"], catalog.tokens, fingerprints, config)
     captions = catalog.captions.scan(["media_id", "caption"], pc.field("media_id").isin(media["media_id"].unique()))
     at = pc.index_in(media["media_id"], value_set=captions["media_id"].combine_chunks())
     rows = media.append_column("caption", captions["caption"].take(at)).filter(pc.is_valid(at))
@@ -317,16 +317,16 @@ def _buckets(rows: pa.Table, frames: LoadFramesConfig) -> pa.Array:
     return pa.array(found, pa.string())
 
 
-def drop_stale(catalog: Catalog, name: str, prints: list[str], run_id: str) -> int:
-    """Remove rows from `captions` or `tokens` whose media have one of a fingerprint that comes earlier in `prints`; a
-    fingerprint that is not among them comes last.
+def drop_stale(catalog: Catalog, name: str, fingerprints: list[str], run_id: str) -> int:
+    """Remove rows from `captions` or `tokens` whose media have one of a fingerprint that comes earlier in
+    `fingerprints`; a fingerprint that is not among them comes last.
     """
     table = catalog.captions if name == "captions" else catalog.tokens
     rows = table.scan(["media_id", "fingerprint"])
     num_dropped = 0
-    for number, print_ in enumerate(prints):
-        better = pa.array(prints[: number + 1], pa.string())
-        current = rows.filter(pc.equal(rows["fingerprint"], print_))["media_id"].combine_chunks()
+    for number, fingerprint in enumerate(fingerprints):
+        better = pa.array(fingerprints[: number + 1], pa.string())
+        current = rows.filter(pc.equal(rows["fingerprint"], fingerprint))["media_id"].combine_chunks()
         old = rows.filter(pc.invert(pc.is_in(rows["fingerprint"], value_set=better)))["media_id"].combine_chunks()
         if pc.any(pc.is_in(old, value_set=current)).as_py():
             where = ~pc.field("fingerprint").isin(better) & pc.field("media_id").isin(current)

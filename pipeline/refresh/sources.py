@@ -23,7 +23,7 @@ from tokenmill import storage
 from tokenmill.pipeline.config import ConfigError, Source
 from tokenmill.stages.table.columns import UNPACK
 from tokenmill.storage import object_store
-from tokenmill.storage.identity import fingerprint
+from tokenmill.storage.identity import fingerprint_of
 
 CAPTIONS_NAME = "captions.jsonl"
 _SIDECAR_READERS = 16
@@ -153,7 +153,7 @@ def _containers(objects: list[_Object], source: Source, ignored: Counter[str]) -
         ignored[f"no {source.kind} file"] += other
     # Another column is another content.
     columns = [source.column, source.caption_column]
-    state = f"#{fingerprint(columns)}" if any(columns) else ""
+    state = f"#{fingerprint_of(columns)}" if any(columns) else ""
     none = [None] * len(mine)
     return pa.table(
         [
@@ -184,7 +184,7 @@ def _files(objects: list[_Object], source: Source, ignored: Counter[str]) -> pa.
             sidecars.append(beside.get(_stem(item.uri)))
     captions = [None if side else texts.get(item.uri) for item, side in zip(rows, sidecars, strict=True)]
     states = [
-        side.etag if side else None if text is None else fingerprint(text)
+        side.etag if side else None if text is None else fingerprint_of(text)
         for side, text in zip(sidecars, captions, strict=True)
     ]
     none = [None] * len(rows)

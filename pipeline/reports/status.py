@@ -107,9 +107,9 @@ def _print_accounts(catalog: Catalog, console: Console) -> None:
 def _tables(catalog: Catalog) -> list[dict[str, Any]]:
     found = []
     for each in catalog:
-        prints = each.scan(["fingerprint"])["fingerprint"]
-        counts = {item["values"]: item["counts"] for item in pc.value_counts(prints).to_pylist()}
-        found.append({"table": each.name, "version": each.version, "rows": len(prints), "fingerprints": counts})
+        fingerprints = each.scan(["fingerprint"])["fingerprint"]
+        counts = {item["values"]: item["counts"] for item in pc.value_counts(fingerprints).to_pylist()}
+        found.append({"table": each.name, "version": each.version, "rows": len(fingerprints), "fingerprints": counts})
     return found
 
 
@@ -139,8 +139,8 @@ def print_status(config: RunConfig, console: Console, as_json: bool) -> None:
         return
     made = table(state["root"], "table", "version#", "rows#", "fingerprints")
     for row in state["tables"]:
-        prints = ", ".join(f"{name} ({count})" for name, count in row["fingerprints"].items())
-        made.add_row(row["table"], str(row["version"]), str(row["rows"]), prints or "-")
+        fingerprints = ", ".join(f"{name} ({count})" for name, count in row["fingerprints"].items())
+        made.add_row(row["table"], str(row["version"]), str(row["rows"]), fingerprints or "-")
     console.print(made)
     _print_accounts(Catalog(config.root, config.version), console)
     if run := state["at_work"]:

@@ -2,7 +2,7 @@
 
 In: a config and the names of phases. Out: tables, a model, a record and a report of the run.
 
-    line.py     plan, phases in order, closing tables
+    runner.py   plan, phases in order, closing tables
     phases.py   curate, caption, tokenize, train over one catalog
     preview.py  what a run will read, compute and write, and why
     plan.py     do the stages' columns fit, does the cluster hold the pools

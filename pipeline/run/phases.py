@@ -80,7 +80,7 @@ def _rejected(schema: pa.Schema, values: dict[str, Any]) -> pa.Table:
 def curate(run: Run) -> None:
     """Files of the sources become rows of `media`. Raises ConfigError, PlanError, CatalogError."""
     config, catalog = run.config, run.catalog
-    print_ = refresh.curate_fingerprint(config)
+    fingerprint = refresh.curate_fingerprint(config)
     listing = run.listing
     catalog.create()
     forgotten = Forgotten.load(catalog.root)
@@ -88,9 +88,9 @@ def curate(run: Run) -> None:
     drop_forgotten(catalog, forgotten, run.run_id)
     num_redecided = refresh.redecide(catalog, config, run.run_id)
     num_reopened = refresh.reopen(catalog, config, run.run_id)
-    changes = refresh.source_changes(listing, catalog, print_)
+    changes = refresh.source_changes(listing, catalog, fingerprint)
     todo = changes.todo.append_column("source_caption", with_captions(changes.todo)["source_caption"])
-    ledger = Ledger(catalog, forgotten, todo, print_, run.run_id)
+    ledger = Ledger(catalog, forgotten, todo, fingerprint, run.run_id)
 
     def commit(shard: Shard | None, keys: pa.Table) -> None:
         if shard:
@@ -119,9 +119,9 @@ def curate(run: Run) -> None:
             "ignored": dict(listing.ignored),
         }
         if changes.todo.num_rows:
-            known = catalog.media.scan(["media_id"], pc.field("fingerprint") == print_)["media_id"]
+            known = catalog.media.scan(["media_id"], pc.field("fingerprint") == fingerprint)["media_id"]
             banned = forgotten.id_array()
-            sink = Sink(catalog.root, "media", _constants(print_, run), list(KEYS), commit, known, banned)
+            sink = Sink(catalog.root, "media", _constants(fingerprint, run), list(KEYS), commit, known, banned)
             run.workers.run(plan.curate_plan(config), ledger.listed(), "uri", sink, meter, reject, ledger)
         else:
             meter.note(f"all {listing.rows.num_rows} files are known and unchanged; none was read")
@@ -129,32 +129,38 @@ def curate(run: Run) -> None:
         uses_source = config.caption.caption.captioner == "source"
         refresh.recaption(catalog, changes.recaptioned, with_captions(changes.recaptioned), run.run_id)
         report.numbers["reconciled"] = refresh.reconcile(
-            catalog, print_, uses_source, run.run_id, config.curate.duplicates
+            catalog, fingerprint, uses_source, run.run_id, config.curate.duplicates
         )
 
 
 def caption(run: Run) -> None:
     """Kept media get a caption."""
     catalog = run.catalog
-    print_ = refresh.caption_fingerprint(run.config)
-    todo = refresh.without_caption(catalog, print_, run.config.cluster)
+    fingerprint = refresh.caption_fingerprint(run.config)
+    todo = refresh.without_caption(catalog, fingerprint, run.config.cluster)
     _simple_phase(
-        run, plan.caption_plan(run.config), catalog.captions, CAPTIONS, todo, [print_], ["media_id", "reject_reason"]
+        run,
+        plan.caption_plan(run.config),
+        catalog.captions,
+        CAPTIONS,
+        todo,
+        [fingerprint],
+        ["media_id", "reject_reason"],
     )
-    refresh.drop_stale(catalog, "captions", [print_], run.run_id)
+    refresh.drop_stale(catalog, "captions", [fingerprint], run.run_id)
 
 
 def tokenize(run: Run) -> None:
     """Kept, captioned media become rows of `tokens`."""
     catalog = run.catalog
-    prints = tokens_fingerprints(run.config)
-    todo = refresh.without_tokens(catalog, prints, run.config.tokenize.frames, run.config.cluster)
+    fingerprints = tokens_fingerprints(run.config)
+    todo = refresh.without_tokens(catalog, fingerprints, run.config.tokenize.frames, run.config.cluster)
     plan.check_clips(run.config, todo["kind"].to_pylist())
     keys = ["media_id", "reject_reason", "frames_trimmed"]
     dtype, on_gpu = run.config.tokenize.dtype, run.config.tokenize.resources.num_gpus > 0
     slow = emulation(dtype, on_gpu)
-    _simple_phase(run, plan.tokenize_plan(run.config), catalog.tokens, TOKENS, todo, prints, keys, slow)
-    refresh.drop_stale(catalog, "tokens", prints, run.run_id)
+    _simple_phase(run, plan.tokenize_plan(run.config), catalog.tokens, TOKENS, todo, fingerprints, keys, slow)
+    refresh.drop_stale(catalog, "tokens", fingerprints, run.run_id)
     run.reports[-1].numbers |= {"dtype": dtype, "captions_synced": refresh.sync_captions(catalog, run.run_id)}
 
 
@@ -172,7 +178,7 @@ def _simple_phase(
     table: Table,
     schema: pa.Schema,
     todo: pa.Table,
-    prints: list[str],
+    fingerprints: list[str],
     keys: list[str],
     note: str | None = None,
 ) -> None:
@@ -194,13 +200,13 @@ def _simple_phase(
             return
         if note is not None:
             meter.note(note)
-        known = table.scan(["media_id"], pc.field("fingerprint").isin(prints))["media_id"]
-        sink = Sink(run.catalog.root, table.name, _constants(prints[0], run), keys, commit, known)
+        known = table.scan(["media_id"], pc.field("fingerprint").isin(fingerprints))["media_id"]
+        sink = Sink(run.catalog.root, table.name, _constants(fingerprints[0], run), keys, commit, known)
         run.workers.run(phase, todo, "media_id", sink, meter, reject)
 
 
-def _constants(print_: str, run: Run) -> dict[str, str]:
-    return {"fingerprint": print_, "run_id": run.run_id}
+def _constants(fingerprint: str, run: Run) -> dict[str, str]:
+    return {"fingerprint": fingerprint, "run_id": run.run_id}
 
 
 def _export(uri: str, version: int | None) -> Export:

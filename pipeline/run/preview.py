@@ -26,7 +26,7 @@ from tokenmill.pipeline.refresh.sources import Listing
 from tokenmill.pipeline.reports.terminal import Step, counted
 from tokenmill.pipeline.run.phases import tokens_fingerprints, train_job
 from tokenmill.stages.select.decide import columns_read, decide
-from tokenmill.stages.select.duplicates import KEPT, duplicate_ids, duplicates_prints
+from tokenmill.stages.select.duplicates import KEPT, duplicate_ids, duplicates_fingerprints
 from tokenmill.training.job import DONE
 
 _UNSET = object()
@@ -102,9 +102,9 @@ class _View:
     def curate(self, listing: Listing) -> None:
         """New, changed, measured by another config, judged by other rules, gone."""
         config, catalog, first = self.config, self.catalog, len(self.steps)
-        print_ = refresh.curate_fingerprint(config)
+        fingerprint = refresh.curate_fingerprint(config)
         listing = replace(listing, rows=Forgotten.load(catalog.root).without(listing.rows))
-        changes = refresh.source_changes(listing, catalog, print_)
+        changes = refresh.source_changes(listing, catalog, fingerprint)
         media = catalog.media.scan(self._media_columns)
         decided = decide(media, config.curate.decide, config.curate.scorers)
         columns = ["uri", "etag", "file_id", "fingerprint", "last_seen_run"]
@@ -114,7 +114,7 @@ class _View:
             if count:
                 self._add("curate", why, count, "scores, verdicts", "their media")
         is_todo = _in(sources["uri"], changes.todo["uri"])
-        stale = sources.filter(pc.and_(is_todo, pc.not_equal(sources["fingerprint"], print_)))
+        stale = sources.filter(pc.and_(is_todo, pc.not_equal(sources["fingerprint"], fingerprint)))
         if changes.num_remeasured:
             why = self._why(stale, "last_seen_run", _MEASURED)
             self._add("curate", why, changes.num_remeasured, "scores, verdicts", "their media")
@@ -165,7 +165,7 @@ class _View:
         part = self.config.curate.duplicates
         kept = pc.unique(media.filter(pc.is_null(media["reject_reason"]))["media_id"])
         recorded = self.catalog.duplicates.scan(["media_id", "duplicate_of", "method", "fingerprint", "run_id"])
-        other = recorded.filter(pc.invert(_in(recorded["fingerprint"], pa.array(duplicates_prints(part)))))
+        other = recorded.filter(pc.invert(_in(recorded["fingerprint"], pa.array(duplicates_fingerprints(part)))))
         if part.near_radius is None and part.semantic_eps is None:
             other = recorded
         if other.num_rows:
@@ -179,10 +179,10 @@ class _View:
 
     def caption(self) -> None:
         """Kept media without a caption of this captioner."""
-        print_, first = refresh.caption_fingerprint(self.config), len(self.steps)
+        fingerprint, first = refresh.caption_fingerprint(self.config), len(self.steps)
         kept = self._kept_ids()
         rows = self.catalog.captions.scan(["media_id", "fingerprint", "run_id"])
-        done = rows.filter(pc.equal(rows["fingerprint"], print_))["media_id"]
+        done = rows.filter(pc.equal(rows["fingerprint"], fingerprint))["media_id"]
         again = pc.and_(_in(kept, self._recaptioned), _in(kept, done))
         if num_again := _count(again):
             self._add("caption", "source captions changed", num_again, "captions", f"{num_again} captions")
@@ -195,12 +195,12 @@ class _View:
 
     def tokenize(self) -> None:
         """Kept, captioned media without codes of this tokenizer; captions that changed."""
-        prints, first = pa.array(tokens_fingerprints(self.config)), len(self.steps)
+        fingerprints, first = pa.array(tokens_fingerprints(self.config)), len(self.steps)
         kept = self._kept_ids()
         if not any(step.phase == "caption" for step in self.steps):
             kept = kept.filter(_in(kept, self.catalog.captions.scan(["media_id"])["media_id"]))
         rows = self.catalog.tokens.scan(["media_id", "fingerprint", "run_id"])
-        done = rows.filter(_in(rows["fingerprint"], prints))["media_id"]
+        done = rows.filter(_in(rows["fingerprint"], fingerprints))["media_id"]
         todo = kept.filter(pc.invert(_in(kept, done)))
         self._by_reason("tokenize", todo, rows, ("tokenize.frames", "tokenize.tokenize"), "codes")
         stale = pa.concat_arrays([self._recaptioned, refresh.stale_captions(self.catalog)]).unique()

@@ -18,7 +18,7 @@ from rich.console import Console
 from tokenmill import storage
 from tokenmill.pipeline.catalog.tables import CatalogError
 from tokenmill.pipeline.config import ConfigError, RunConfig
-from tokenmill.pipeline.run.line import run_phases
+from tokenmill.pipeline.run.runner import run_phases
 from tokenmill.pipeline.vision.media import Medium, Squares, from_catalog, from_folder
 from tokenmill.pipeline.vision.report import NUM_EXAMPLES, Evaluation, show, write
 from tokenmill.pipeline.vision.train import kept_media

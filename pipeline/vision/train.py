@@ -18,10 +18,10 @@ from tokenmill import storage
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.config import RunConfig, TokenizerResources
 from tokenmill.pipeline.flow.on_ray import cluster
-from tokenmill.pipeline.run.line import run_phases
+from tokenmill.pipeline.run.runner import run_phases
 from tokenmill.stages.table.columns import PLACES
 from tokenmill.stages.tokenize.load_frames import LoadFrames
-from tokenmill.storage.identity import fingerprint
+from tokenmill.storage.identity import fingerprint_of
 from tokenmill.storage.processor import emulation
 from tokenmill.storage.run_log import Record
 from tokenmill.tokenizer.vision.training.config import VqTrainConfig
@@ -46,7 +46,7 @@ class _Job:
     @property
     def data_id(self) -> str:
         """What the training sees."""
-        return fingerprint(self.load, self.media["media_id"].to_pylist())
+        return fingerprint_of(self.load, self.media["media_id"].to_pylist())
 
 
 def train_tokenizer(config: RunConfig, out: str | None, console: Console) -> None:

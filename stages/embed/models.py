@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tokenmill.storage.errors import UserError
-from tokenmill.storage.identity import fingerprint, weights_id
+from tokenmill.storage.identity import fingerprint_of, weights_id
 
 _OPEN_CLIP_FILE = "open_clip_config.json"
 _MAX_BATCH = 256
@@ -37,7 +37,7 @@ def model_identity(name: str) -> str:
     """What the model's scores hang on: a digest of its files in a folder, else its name. Raises ClipLoadError."""
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        return fingerprint("clip", name)
+        return fingerprint_of("clip", name)
     try:
         return weights_id(folder)
     except FileNotFoundError:

@@ -14,7 +14,7 @@ from tokenmill.stages.image.views import stack_views
 from tokenmill.stages.select.lazy import add_scored
 from tokenmill.stages.table.columns import MEDIA
 from tokenmill.stages.table.rows import pick, replace, values_of
-from tokenmill.storage.identity import Config, content_id, fingerprint
+from tokenmill.storage.identity import Config, content_id, fingerprint_of
 
 _HEADS = {"aesthetic": False, "watermark": True, "nsfw": True}  # whether its score is a share
 
@@ -61,7 +61,7 @@ def clip_identity(config: ClipConfig) -> str:
     paths = [getattr(config, f"{name}_head") for name in _HEADS]
     digests = [None if path is None else content_id([Path(path).expanduser().read_bytes()]) for path in paths]
     model = None if config.model is None else model_identity(config.model)
-    return fingerprint("clip", model, digests, config.similarity, config.store_embedding, config.view_px)
+    return fingerprint_of("clip", model, digests, config.similarity, config.store_embedding, config.view_px)
 
 
 class ScoreClip:

@@ -75,7 +75,7 @@ class FetchPace(Resources):
         default=1.0,
         ge=0,
         description="before the first retry, doubled for each further one, give or take a half; too small: a host in "
-        "trouble is asked again before it recovers; too large: threads sleep",
+        "trouble is retried before it recovers; too large: threads sleep",
     )
     longest_pause_s: float = Field(
         default=60.0,
@@ -85,5 +85,5 @@ class FetchPace(Resources):
     )
     retry_failed: bool = Field(
         default=False,
-        description="true: every run asks again for urls whose server failed; false: only when their list changes",
+        description="true: every run retries urls whose server failed; false: only when their list changes",
     )

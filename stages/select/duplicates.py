@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from tokenmill.stages.select.near import MAX_RADIUS, hamming, near_duplicates, parse_hashes
-from tokenmill.storage.identity import Config, fingerprint
+from tokenmill.storage.identity import Config, fingerprint_of
 
 DUPLICATES = pa.schema(
     [
@@ -154,14 +154,14 @@ class _Media:
             self.compared_by[_numpy(pc.is_in(self.ids, value_set=embedded.combine_chunks()))] |= _EMBEDDING
         self.pixels = _numbers(table["width_px"]) * _numbers(table["height_px"])
         self.sharpness, self.aesthetic = _numbers(table["sharpness"]), _numbers(table["aesthetic"])
-        self.prints = duplicates_prints(config)
+        self.fingerprints = duplicates_fingerprints(config)
 
     def of_kind(self, kind: str) -> np.ndarray:
         """bool (N,)."""
         return _numpy(pc.equal(self.kinds, kind))
 
 
-def duplicates_prints(config: DuplicatesConfig) -> list[str]:
+def duplicates_fingerprints(config: DuplicatesConfig) -> list[str]:
     """Fingerprints by what a medium is compared by: a part of the config that does not concern it does not enter.
 
     So media without an embedding are decided again when they get one, and only then.
@@ -169,7 +169,7 @@ def duplicates_prints(config: DuplicatesConfig) -> list[str]:
     no_semantic = {"semantic_eps": None, "num_clusters": None}
     parts = [config.model_copy(update={"near_radius": None} | no_semantic), config.model_copy(update=no_semantic)]
     parts += [config.model_copy(update={"near_radius": None}), config]
-    return [fingerprint("duplicates", part) for part in parts]
+    return [fingerprint_of("duplicates", part) for part in parts]
 
 
 class _Verdicts:
@@ -183,7 +183,7 @@ class _Verdicts:
         self.distances = np.full(num, np.nan)
         self.is_new = media.compared_by > 0
         at, of = (_positions(recorded[name], media.ids) for name in ("media_id", "duplicate_of"))
-        compared_by = _positions(recorded["fingerprint"], pa.array(media.prints))
+        compared_by = _positions(recorded["fingerprint"], pa.array(media.fingerprints))
         methods = _positions(recorded["method"], _METHODS)
         holds = (at >= 0) & (of >= 0)
         holds[holds] = (compared_by[holds] == media.compared_by[at[holds]]) & (compared_by[holds] > 0)
@@ -210,7 +210,7 @@ class _Verdicts:
             self._media.ids.take(pa.array(self.stands[at])),
             _METHODS.take(pa.array(self.methods[at])),
             pa.array(self.distances[at], from_pandas=True),
-            pa.array(self._media.prints).take(pa.array(self._media.compared_by[at])),
+            pa.array(self._media.fingerprints).take(pa.array(self._media.compared_by[at])),
             pa.array([run_id]).take(pa.array(np.zeros(len(at), np.int8))),
         ]
         return pa.table(columns, schema=DUPLICATES)

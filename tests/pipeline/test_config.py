@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel
 
 from tokenmill.pipeline.config import ConfigError, RunConfig, Source, load
-from tokenmill.storage.identity import Config, Resources, fingerprint
+from tokenmill.storage.identity import Config, Resources, fingerprint_of
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 
@@ -135,12 +135,12 @@ def test_every_config_field_changes_the_fingerprint_and_no_resource_can():
     for part in PARTS:
         if isinstance(part, Resources):
             with pytest.raises(TypeError, match="how, not what"):
-                fingerprint(part)
+                fingerprint_of(part)
             continue
         assert isinstance(part, Config)
         for name in _plain(part):
             other = part.model_copy(update={name: changed(getattr(part, name))})
-            assert fingerprint(_plain(other)) != fingerprint(_plain(part)), f"{type(part).__name__}.{name}"
+            assert fingerprint_of(_plain(other)) != fingerprint_of(_plain(part)), f"{type(part).__name__}.{name}"
 
 
 def _plain(config: BaseModel) -> dict[str, Any]:
@@ -158,4 +158,4 @@ def test_configs_are_small():
 
 def test_the_fingerprint_refuses_what_it_does_not_know():
     with pytest.raises(TypeError, match="object"):
-        fingerprint(object())
+        fingerprint_of(object())

@@ -20,14 +20,14 @@ from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import load
 from tokenmill.pipeline.demo.scenes import write_corpus
 from tokenmill.pipeline.demo.show import CONFIG
-from tokenmill.pipeline.run.line import run_phases
+from tokenmill.pipeline.run.runner import run_phases
 
 PHASES = ("curate", "caption", "tokenize")
 _PER_RUN = {"run_id", "last_seen_run", "etag", "caption_etag"}
 
 
 def make_corpus(folder: Path) -> Path:
-    """Drawn scenes, clips and spoiled files in `folder`."""
+    """Drawn scenes, clips and broken files in `folder`."""
     write_corpus(folder, num_images=72, num_videos=4)
     return folder
 

@@ -15,7 +15,7 @@ from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.commands.vacuum import vacuum
 from tokenmill.pipeline.config import ConfigError, RunConfig, load
 from tokenmill.pipeline.reports.status import document
-from tokenmill.pipeline.run.line import run_phases
+from tokenmill.pipeline.run.runner import run_phases
 from tokenmill.storage import object_store
 
 QUIET = Console(quiet=True)

@@ -12,7 +12,7 @@ from small_run import contents, run, write_config
 from tokenmill import storage
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.config import ConfigError, RunConfig
-from tokenmill.pipeline.run.line import run_phases
+from tokenmill.pipeline.run.runner import run_phases
 from tokenmill.stages.read.read import Read, ReadConfig
 from tokenmill.stages.table.columns import LISTED
 from tokenmill.storage import object_store

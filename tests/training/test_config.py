@@ -2,7 +2,7 @@
 
 import pytest
 
-from tokenmill.storage.identity import fingerprint
+from tokenmill.storage.identity import fingerprint_of
 from tokenmill.training.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig, TrainResources
 
 
@@ -31,15 +31,15 @@ def test_impossible_values(config, values, words):
 
 
 def test_defaults_are_possible_and_have_a_fingerprint():
-    assert fingerprint(TrainConfig()) != fingerprint(TrainConfig(seed=1))
+    assert fingerprint_of(TrainConfig()) != fingerprint_of(TrainConfig(seed=1))
 
 
 def test_a_later_field_leaves_the_fingerprint_as_it_was():
     """Models trained before `text_share` was there are still found and resumed."""
-    assert fingerprint(DataConfig()) == fingerprint({
+    assert fingerprint_of(DataConfig()) == fingerprint_of({
         name: value for name, value in DataConfig().model_dump().items() if name != "text_share"
     })  # fmt: skip
-    shares = [fingerprint(DataConfig(text_share=share)) for share in (None, 0.0, 0.2)]
+    shares = [fingerprint_of(DataConfig(text_share=share)) for share in (None, 0.0, 0.2)]
     assert len(set(shares)) == 3
 
 

@@ -18,7 +18,7 @@ from tokenmill.pipeline.catalog import lease
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.reports.status import print_status
-from tokenmill.pipeline.run.line import run_phases
+from tokenmill.pipeline.run.runner import run_phases
 
 HOLD = """
 import sys, time

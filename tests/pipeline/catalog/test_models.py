@@ -43,10 +43,10 @@ def test_auto_goes_on_with_what_is_there(tmp_path, has_units):
 
 
 def test_token_rows_of_any_dtype_stand_for_auto(has_units):
-    def prints(dtype: str) -> list[str]:
+    def fingerprints(dtype: str) -> list[str]:
         part = {"tokenize": TokenizeConfig(dtype=dtype).model_dump()}
         return tokens_fingerprints(RunConfig.model_validate({"root": "r", "sources": [{"uri": "s"}], "tokenize": part}))
 
-    (fp32,), (bf16,), (fp16,) = prints("float32"), prints("bfloat16"), prints("float16")
-    auto = prints("auto")
+    (fp32,), (bf16,), (fp16,) = fingerprints("float32"), fingerprints("bfloat16"), fingerprints("float16")
+    auto = fingerprints("auto")
     assert auto[0] == (bf16 if has_units else fp32) and set(auto) == {fp32, bf16, fp16}

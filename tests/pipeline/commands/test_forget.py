@@ -16,7 +16,7 @@ from tokenmill.pipeline.commands.vacuum import vacuum
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.export.files import export_media
 from tokenmill.pipeline.export.webdataset import export_webdataset
-from tokenmill.pipeline.run.line import run_phases
+from tokenmill.pipeline.run.runner import run_phases
 from tokenmill.training.job import DONE
 
 QUIET = Console(quiet=True)

@@ -29,19 +29,21 @@ def listing(**etags: str) -> Listing:
     return Listing(rows(LISTING, uri=uris, etag=[etags[uri] for uri in uris], size_bytes=[1] * len(uris)))
 
 
-def fill(catalog: Catalog, places: dict[str, str], print_: str = PRINT, reject: dict[str, str] | None = None) -> None:
+def fill(
+    catalog: Catalog, places: dict[str, str], fingerprint: str = PRINT, reject: dict[str, str] | None = None
+) -> None:
     """A catalog in which file `uri` has content `file_id`; one medium for each content, captioned and tokenized."""
     uris, count = sorted(places), len(places)
     made = rows(
         SOURCES, uri=uris, etag=[f"etag {uri}" for uri in uris], size_bytes=[1] * count, status=["present"] * count,
-        file_id=[places[uri] for uri in uris], fingerprint=[print_] * count, last_seen_run=["r"] * count,
+        file_id=[places[uri] for uri in uris], fingerprint=[fingerprint] * count, last_seen_run=["r"] * count,
     )  # fmt: skip
     catalog.sources.append(made, {})
     homes: dict[str, str] = {}
     for uri in uris:
         homes.setdefault(places[uri], uri)
     ids = list(homes)
-    same = {"media_id": ids, "fingerprint": [print_] * len(ids), "run_id": ["r"] * len(ids)}
+    same = {"media_id": ids, "fingerprint": [fingerprint] * len(ids), "run_id": ["r"] * len(ids)}
     reasons = [(reject or {}).get(i) for i in ids]
     kinds = ["image"] * len(ids)
     media = rows(MEDIA, **same, file_id=ids, kind=kinds, uri=list(homes.values()), reject_reason=reasons)
@@ -63,7 +65,7 @@ def catalog(tmp_path: Path) -> Catalog:
 
 def test_changes_are_told_apart(catalog):
     fill(catalog, {"same": "A", "touched": "B", "deleted": "C"})
-    fill(catalog, {"old config": "D"}, print_="before")
+    fill(catalog, {"old config": "D"}, fingerprint="before")
     now = listing(same="etag same", touched="other", **{"old config": "etag old config"}, fresh="e")
     changes = refresh.source_changes(now, catalog, PRINT)
     assert changes.todo["uri"].to_pylist() == ["fresh", "old config", "touched"]
@@ -120,7 +122,7 @@ def with_caption(found: pa.Table, text: str) -> pa.Table:
 
 
 def test_rows_of_an_older_config_go_once_their_file_was_measured_anew(catalog):
-    fill(catalog, {"a": "A", "b": "B"}, print_="before")
+    fill(catalog, {"a": "A", "b": "B"}, fingerprint="before")
     again = rows(MEDIA, media_id=["A"], file_id=["A"], kind=["image"], uri=["a"], fingerprint=[PRINT], run_id=["r"])
     catalog.media.append(again, {})
     where = pc.field("uri") == "a"
@@ -187,7 +189,7 @@ def test_a_changed_source_caption_redoes_the_caption_and_keeps_the_codes(catalog
 
 
 def test_stale_tokens_go_only_when_replaced(catalog):
-    fill(catalog, {"a": "A", "b": "B"}, print_="before")
+    fill(catalog, {"a": "A", "b": "B"}, fingerprint="before")
     assert refresh.drop_stale(catalog, "tokens", [PRINT], "run") == 0
     made = rows(TOKENS, media_id=["A"], kind=["image"], codes=[[9]], fingerprint=[PRINT], run_id=["r"])
     catalog.tokens.append(made, {})
@@ -198,11 +200,11 @@ def test_stale_tokens_go_only_when_replaced(catalog):
 
 def test_codes_of_another_dtype_stand_until_a_dtype_is_named(catalog):
     """dtype auto: rows made with fp32, with bf16, and with another config; only what stands for none is done anew."""
-    fill(catalog, {"a": "A", "b": "B", "c": "C", "d": "D"}, print_="before")
+    fill(catalog, {"a": "A", "b": "B", "c": "C", "d": "D"}, fingerprint="before")
 
-    def tokens(media_id: str, print_: str) -> None:
+    def tokens(media_id: str, fingerprint: str) -> None:
         catalog.tokens.edit(pc.field("media_id") == media_id, None, {})
-        made = rows(TOKENS, media_id=[media_id], kind=["image"], codes=[[9]], fingerprint=[print_], run_id=["r"])
+        made = rows(TOKENS, media_id=[media_id], kind=["image"], codes=[[9]], fingerprint=[fingerprint], run_id=["r"])
         catalog.tokens.append(made, {})
 
     tokens("A", "fp32")

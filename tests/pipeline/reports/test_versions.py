@@ -9,13 +9,13 @@ from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.catalog.versions import difference, runs
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.reports.versions import print_difference, print_log
-from tokenmill.pipeline.run.line import run_phases
+from tokenmill.pipeline.run.runner import run_phases
 from tokenmill.tokenizer.shards import TOKENS
 
 
-def tokens(caption: str, *ids: str, print_: str = "f") -> pa.Table:
+def tokens(caption: str, *ids: str, fingerprint: str = "f") -> pa.Table:
     rows = [
-        {"media_id": i, "kind": "image", "codes": [1, 2], "caption": caption, "fingerprint": print_, "run_id": "r"}
+        {"media_id": i, "kind": "image", "codes": [1, 2], "caption": caption, "fingerprint": fingerprint, "run_id": "r"}
         for i in ids
     ]
     return pa.Table.from_pylist(rows, schema=TOKENS)
@@ -30,7 +30,7 @@ def catalog(tmp_path) -> Catalog:
     renamed = tokens("two", "b")
     made.tokens.edit(pc.field("media_id") == "b", lambda _: renamed, {"run_id": "run-2", "what": "captions changed"})
     made.tokens.append(tokens("one", "d"), {"run_id": "run-3", "phase": "tokenize"})
-    anew = tokens("one", "c", print_="g")
+    anew = tokens("one", "c", fingerprint="g")
     made.tokens.edit(pc.field("media_id") == "c", lambda _: anew, {"run_id": "run-3", "phase": "tokenize"})
     return made
 

@@ -19,8 +19,8 @@ from rich.console import Console
 from tokenmill.pipeline.commands.forget import forget
 from tokenmill.pipeline.commands.vacuum import vacuum
 from tokenmill.pipeline.config import RunConfig
-from tokenmill.pipeline.run.line import run_phases
 from tokenmill.pipeline.run.phases import Run
+from tokenmill.pipeline.run.runner import run_phases
 from tokenmill.stages.read import read
 from tokenmill.stages.read.read import Read, ReadConfig
 from tokenmill.stages.table.columns import LISTED, UNPACK

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.reports.verdict_sheet import draw_verdict
-from tokenmill.pipeline.run.line import run_phases
 from tokenmill.pipeline.run.phases import Run
+from tokenmill.pipeline.run.runner import run_phases
 
 
 def photo(path: Path, side_px: int, seed: int) -> None:

@@ -20,7 +20,7 @@ from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import load
 from tokenmill.pipeline.demo.scenes import write_corpus
 from tokenmill.pipeline.demo.show import CONFIG
-from tokenmill.pipeline.run.line import run_phases
+from tokenmill.pipeline.run.runner import run_phases
 
 pytestmark = pytest.mark.service
 NUM_IMAGES = 48
@@ -102,9 +102,9 @@ def test_every_file_is_accounted_for(undisturbed):
     corpus, root, config = undisturbed
     assert_accounts_hold(config)
     media = Catalog(str(root)).media.scan(["uri", "reject_reason"])
-    spoiled = {uri: reason for uri, reason in zip(*media.to_pydict().values(), strict=True) if "/bad/" in uri}
-    kept = [uri for uri, reason in spoiled.items() if reason is None and "duplicate" not in uri]
-    assert not kept, f"spoiled on purpose, and kept: {kept}"
+    broken = {uri: reason for uri, reason in zip(*media.to_pydict().values(), strict=True) if "/bad/" in uri}
+    kept = [uri for uri, reason in broken.items() if reason is None and "duplicate" not in uri]
+    assert not kept, f"broken on purpose, and kept: {kept}"
     clean = [reason for uri, reason in zip(*media.to_pydict().values(), strict=True) if "/images/" in uri]
     assert clean.count(None) >= 0.95 * NUM_IMAGES
 

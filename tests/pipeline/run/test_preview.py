@@ -14,9 +14,9 @@ from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.catalog.versions import runs
 from tokenmill.pipeline.commands.forget import forget
 from tokenmill.pipeline.config import load
-from tokenmill.pipeline.run.line import redecide, run_phases
 from tokenmill.pipeline.run.phases import Run
 from tokenmill.pipeline.run.preview import changed_keys
+from tokenmill.pipeline.run.runner import redecide, run_phases
 from tokenmill.pipeline.run.workers import Workers
 
 QUIET = Console(quiet=True)
@@ -45,7 +45,7 @@ class World:
         small = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(small).resize((side_px, side_px)).save(self.photos / f"{name}.png")
 
-    def spoil(self, *names: str) -> None:
+    def corrupt(self, *names: str) -> None:
         """What opens these files from now on finds zeros; their sizes and times stay."""
         for path in (self.photos / f"{name}.png" for name in names):
             state = path.stat()
@@ -105,7 +105,7 @@ def test_captions_thresholds_tokenizer(world, monkeypatch):
     assert before.keys() == {"a", "b", "c", "d"}
 
     # Another captioner: no pixel is read, the rows of tokens get its captions.
-    world.spoil(*SIDES_PX)
+    world.corrupt(*SIDES_PX)
     captioned = world.run("caption.caption.captioner=none")
     assert told(captioned) == [
         ("caption", "caption.caption.captioner source -> none", 4),
@@ -124,7 +124,7 @@ def test_captions_thresholds_tokenizer(world, monkeypatch):
     assert stricter.steps[0].writes == "verdicts of 2 media, -1 captions, -1 tokens"  # e keeps its verdict, reworded
     assert num_read(stricter) == [0, 0, 0] and world.tokens().keys() == {"a", "b", "c"}
 
-    # Another tokenizer: exactly the kept media are encoded anew; d and e, which are rejected, stay spoiled.
+    # Another tokenizer: exactly the kept media are encoded anew; d and e, which are rejected, stay corrupt.
     for seed, name in enumerate("abc"):
         state = (world.photos / f"{name}.png").stat()
         world.draw(name, SIDES_PX[name], seed)

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from tokenmill import storage
 from tokenmill.storage.errors import TrainingError
-from tokenmill.storage.identity import Config, fingerprint
+from tokenmill.storage.identity import Config, fingerprint_of
 from tokenmill.tokenizer.geometry import SSIM_WINDOW_PX
 
 DONE = "done.json"  # written last: the folder holds a trained model
@@ -171,7 +171,7 @@ class VqTrainConfig(Config):
     def identities(self, data_id: str) -> dict[str, str]:
         """What a training of this config on such data is known by, for each dtype that it may have been begun with."""
         dtypes = ("float32", "bfloat16") if self.dtype == "auto" else (self.dtype,)
-        return {dtype: fingerprint(self.model_copy(update={"dtype": dtype}), data_id) for dtype in dtypes}
+        return {dtype: fingerprint_of(self.model_copy(update={"dtype": dtype}), data_id) for dtype in dtypes}
 
     def is_trained(self, data_id: str, out: str) -> bool:
         """Whether the folder or s3:// prefix `out` holds the model of this config and data.

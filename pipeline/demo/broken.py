@@ -31,7 +31,7 @@ def _encoded(picture: Image.Image, image_format: str, **options) -> bytes:
     return buffer.getvalue()
 
 
-def write_spoiled(
+def write_broken(
     folder: Path, corpus: list[Path], fresh: list[Image.Image], rng: np.random.Generator
 ) -> dict[str, str]:
     """Write the bad files into `folder`; return {file name: reason}.

@@ -76,10 +76,10 @@ def redecide(config: RunConfig, console: Console) -> None:
         raise CatalogError(f"{run.catalog.root}: no catalog there yet; run `tokenmill curate CONFIG` first")
     before = reasons_with_kept(run.catalog)
     uses_source = config.caption.caption.captioner == "source"
-    print_ = refresh.curate_fingerprint(config)
+    fingerprint = refresh.curate_fingerprint(config)
     with held(run.catalog, run.run_id, "redecide"):
         refresh.redecide(run.catalog, config, run.run_id)
-        refresh.reconcile(run.catalog, print_, uses_source, run.run_id, config.curate.duplicates)
+        refresh.reconcile(run.catalog, fingerprint, uses_source, run.run_id, config.curate.duplicates)
         run.record()
     after = reasons_with_kept(run.catalog)
     made = terminal.table("Verdicts on stored scores", "verdict", "before#", "after#")

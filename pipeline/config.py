@@ -14,17 +14,21 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from tokenmill import storage
-from tokenmill.stages.caption import CaptionConfig
-from tokenmill.stages.embed.score_clip import ClipConfig, clip_identity
-from tokenmill.stages.fetch.config import FetchConfig, FetchPace
-from tokenmill.stages.image.score import ScoreImagesConfig
-from tokenmill.stages.image.text_area import TextConfig
-from tokenmill.stages.read.read import ReadConfig
-from tokenmill.stages.select.decide import DecideConfig
-from tokenmill.stages.select.duplicates import DuplicatesConfig
-from tokenmill.stages.tokenize.load_frames import LoadFramesConfig
-from tokenmill.stages.tokenize.tokenize import TokenizeConfig
-from tokenmill.stages.video.split import SplitVideosConfig
+from tokenmill.stages import (
+    CaptionConfig,
+    ClipConfig,
+    DecideConfig,
+    DuplicatesConfig,
+    FetchConfig,
+    FetchPace,
+    LoadFramesConfig,
+    ReadConfig,
+    ScoreImagesConfig,
+    SplitVideosConfig,
+    TextConfig,
+    TokenizeConfig,
+    clip_identity,
+)
 from tokenmill.storage.errors import UserError
 from tokenmill.storage.identity import Config, Resources, fingerprint_of
 from tokenmill.storage.processor import quick_dtype

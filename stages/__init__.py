@@ -5,3 +5,50 @@ Rooms in the order that a medium passes them: `table/` (what a stage is), `read/
 
     caption.py  media to captions
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tokenmill.stages.caption import Caption as Caption, CaptionConfig as CaptionConfig
+    from tokenmill.stages.embed.score_clip import (
+        ClipConfig as ClipConfig,
+        ScoreClip as ScoreClip,
+        clip_identity as clip_identity,
+        filled_columns as filled_columns,
+    )
+    from tokenmill.stages.fetch.config import FetchConfig as FetchConfig, FetchPace as FetchPace
+    from tokenmill.stages.image.score import ScoreImages as ScoreImages, ScoreImagesConfig as ScoreImagesConfig
+    from tokenmill.stages.image.text_area import TextConfig as TextConfig
+    from tokenmill.stages.read.read import Read as Read, ReadConfig as ReadConfig
+    from tokenmill.stages.select.decide import Decide as Decide, DecideConfig as DecideConfig
+    from tokenmill.stages.select.duplicates import DuplicatesConfig as DuplicatesConfig
+    from tokenmill.stages.select.lazy import Lazy as Lazy
+    from tokenmill.stages.table.chain import StageSpec as StageSpec
+    from tokenmill.stages.tokenize.load_frames import LoadFrames as LoadFrames, LoadFramesConfig as LoadFramesConfig
+    from tokenmill.stages.tokenize.tokenize import Tokenize as Tokenize, TokenizeConfig as TokenizeConfig
+    from tokenmill.stages.video.split import SplitVideos as SplitVideos, SplitVideosConfig as SplitVideosConfig
+
+# The stages and their configs, for the conductor; each is imported when it is asked for.
+_EXPORTED = {
+    "read.read": "Read ReadConfig",
+    "fetch.config": "FetchConfig FetchPace",
+    "image.score": "ScoreImages ScoreImagesConfig",
+    "image.text_area": "TextConfig",
+    "video.split": "SplitVideos SplitVideosConfig",
+    "embed.score_clip": "ScoreClip ClipConfig clip_identity filled_columns",
+    "select.decide": "Decide DecideConfig",
+    "select.lazy": "Lazy",
+    "select.duplicates": "DuplicatesConfig",
+    "caption": "Caption CaptionConfig",
+    "tokenize.load_frames": "LoadFrames LoadFramesConfig",
+    "tokenize.tokenize": "Tokenize TokenizeConfig",
+    "table.chain": "StageSpec",
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _EXPORTED.items():
+        if name in names.split():
+            return globals().setdefault(name, getattr(import_module(f"{__name__}.{module}"), name))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

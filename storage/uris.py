@@ -16,8 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pyarrow import NativeFile
-from pyarrow import fs as pafs
+from pyarrow import NativeFile, fs as pafs
 
 from tokenmill.storage import object_store
 

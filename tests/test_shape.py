@@ -24,7 +24,8 @@ ROOMS: dict[str, str] = {
     "tokenizer.vision": "",
     "tokenizer.vision.evaluation": "tokenizer tokenizer.vision",
     "tokenizer.vision.training": "tokenizer tokenizer.vision tokenizer.vision.evaluation",
-    "stages": "stages.table",
+    "stages": "stages.table stages.fetch stages.read stages.select stages.image stages.video stages.tokenize "
+    "stages.embed",
     "stages.table": "",
     "stages.fetch": "stages.table",
     "stages.read": "stages.table stages.fetch",
@@ -52,14 +53,13 @@ ROOMS: dict[str, str] = {
 MOST_ROOMS = 4
 # Modules that import from more rooms than that. The number may only fall.
 CROWDED = {
-    "pipeline.config": 10,
     "pipeline.demo.show": 7,
     "pipeline.export.files": 8,
     "pipeline.refresh.refresh": 7,
     "pipeline.reports.verdict_sheet": 7,
     "pipeline.run.runner": 8,
     "pipeline.run.phases": 10,
-    "pipeline.run.plan": 11,
+    "pipeline.run.plan": 5,
     "pipeline.run.preview": 6,
     "pipeline.vision.evaluate": 6,
     "pipeline.vision.media": 5,
@@ -108,7 +108,9 @@ def test_imports_follow_the_arrows(name):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_modules_know_few_rooms(name):
-    assert len(rooms(name)) <= CROWDED.get(name, MOST_ROOMS), sorted(rooms(name))
+    is_door = MODULES[name].name == "__init__.py"  # a house's front door exports from all its rooms
+    assert is_door or len(rooms(name)) == CROWDED.get(name, len(rooms(name))), "the number has changed: write it down"
+    assert is_door or len(rooms(name)) <= CROWDED.get(name, MOST_ROOMS), sorted(rooms(name))
 
 
 def assert_acyclic(graph: dict[str, set[str]]) -> None:

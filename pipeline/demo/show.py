@@ -25,8 +25,8 @@ from tokenmill.pipeline.reports.draw import draw
 from tokenmill.pipeline.reports.sheet import Picture, SheetSection, contact_sheet
 from tokenmill.pipeline.reports.terminal import table
 from tokenmill.pipeline.run.runner import run_phases
+from tokenmill.stages import LoadFrames
 from tokenmill.stages.table.columns import PLACES
-from tokenmill.stages.tokenize.load_frames import LoadFrames
 from tokenmill.tokenizer.vision.vision_tokenizer import VisionTokenizer
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"

@@ -13,17 +13,19 @@ import pyarrow as pa
 from tokenmill.pipeline.config import Pool, RunConfig
 from tokenmill.pipeline.flow.flow import Group
 from tokenmill.pipeline.flow.writer import NUM_CPUS as WRITER_CPUS
-from tokenmill.stages.caption import Caption
-from tokenmill.stages.embed.score_clip import ScoreClip
-from tokenmill.stages.image.score import ScoreImages
-from tokenmill.stages.read.read import Read
-from tokenmill.stages.select.decide import Decide
-from tokenmill.stages.select.lazy import Lazy
-from tokenmill.stages.table.chain import StageSpec
+from tokenmill.stages import (
+    Caption,
+    Decide,
+    Lazy,
+    LoadFrames,
+    Read,
+    ScoreClip,
+    ScoreImages,
+    SplitVideos,
+    StageSpec,
+    Tokenize,
+)
 from tokenmill.stages.table.columns import LISTED, TO_CAPTION, TO_TOKENIZE, UNPACK
-from tokenmill.stages.tokenize.load_frames import LoadFrames
-from tokenmill.stages.tokenize.tokenize import Tokenize
-from tokenmill.stages.video.split import SplitVideos
 from tokenmill.storage.errors import UserError
 from tokenmill.tokenizer.vision import weights
 

@@ -11,10 +11,9 @@ from tokenmill.pipeline.refresh import refresh
 from tokenmill.pipeline.refresh.sources import check_sources
 from tokenmill.pipeline.reports import terminal
 from tokenmill.pipeline.reports.status import closing, reasons_with_kept
-from tokenmill.pipeline.run import phases as phase_functions
-from tokenmill.pipeline.run import plan, preview
+from tokenmill.pipeline.run import phases as phase_functions, plan, preview
 from tokenmill.pipeline.run.phases import Run
-from tokenmill.stages.embed.score_clip import filled_columns
+from tokenmill.stages import filled_columns
 from tokenmill.stages.select.decide import NOT_SCORED
 from tokenmill.stages.select.lazy import SCORERS
 from tokenmill.stages.table.columns import CAPTIONS, MEDIA

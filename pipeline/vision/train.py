@@ -19,8 +19,8 @@ from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.config import RunConfig, TokenizerResources
 from tokenmill.pipeline.flow.on_ray import cluster
 from tokenmill.pipeline.run.runner import run_phases
+from tokenmill.stages import LoadFrames
 from tokenmill.stages.table.columns import PLACES
-from tokenmill.stages.tokenize.load_frames import LoadFrames
 from tokenmill.storage.identity import fingerprint_of
 from tokenmill.storage.processor import emulation
 from tokenmill.storage.run_log import Record

@@ -6,8 +6,7 @@ from contextlib import contextmanager
 from http.client import responses
 
 import urllib3
-from urllib3.exceptions import HTTPError, ProtocolError, SSLError
-from urllib3.exceptions import TimeoutError as Silence
+from urllib3.exceptions import HTTPError, ProtocolError, SSLError, TimeoutError as Silence
 from urllib3.util import Url
 
 from tokenmill.stages.fetch.connections import TransientError, is_late

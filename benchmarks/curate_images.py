@@ -29,7 +29,7 @@ from tokenmill.stages.read.read import Read, ReadConfig
 from tokenmill.stages.select.decide import Decide, DecideConfig
 from tokenmill.stages.table.chain import Chain
 from tokenmill.stages.table.columns import LISTED
-from tokenmill.storage import processor
+from tokenmill.storage import cpu
 
 BATCH = 32
 RULES = {"large_enough": "min(width_px, height_px) >= 64", "sharp": "sharpness >= 1", "in_colour": "chroma >= 0"}
@@ -89,7 +89,7 @@ def main() -> None:
     decode, bare = (sorted(column)[1] for column in zip(*rounds, strict=True))
     short, whole = pipeline(sample, options.work, options.workers), pipeline(paths, options.work, options.workers)
     steady = (len(paths) - len(sample)) / (whole - short)
-    print(processor.describe())
+    print(cpu.describe())
     print(f"{options.num} JPEGs of about {options.megapixels:g} megapixels, {options.workers} worker(s)")
     print(f"full decode            {decode:8.1f} images/s per core")
     print(f"bare loop, all scores  {bare:8.1f} images/s per core   {bare / decode:.2f} x the full decode")

@@ -22,7 +22,7 @@ from tokenmill.stages.select.decide import Decide, DecideConfig
 from tokenmill.stages.table.chain import Chain
 from tokenmill.stages.table.columns import LISTED
 from tokenmill.stages.video.split import SplitVideos, SplitVideosConfig
-from tokenmill.storage import processor
+from tokenmill.storage import cpu
 
 SUFFIXES = {".mp4", ".webm", ".mkv", ".avi", ".mov"}
 
@@ -60,7 +60,7 @@ def main() -> None:
     plain = sorted(round_[0][0] for round_ in rounds)[1]
     ours = sorted(round_[1][0] for round_ in rounds)[1]
     assert rounds[0][1][1] >= 0.98 * frames, "frames are missing"
-    print(processor.describe())
+    print(cpu.describe())
     print(f"{len(paths)} videos, {frames} frames, {clips} clips")
     print(f"bare decoding   {frames / plain:8.0f} frames/s per core")
     print(f"curate          {frames / ours:8.0f} frames/s per core   {plain / ours:.2f} of bare decoding")

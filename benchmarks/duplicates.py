@@ -16,7 +16,7 @@ import tracemalloc
 import numpy as np
 
 from tokenmill.stages.select.near import hamming, near_duplicates
-from tokenmill.storage import processor
+from tokenmill.storage import cpu
 
 BRUTE = 20_000
 
@@ -54,7 +54,7 @@ def main() -> None:
     hashes, originals = corpus(num, radius, seed=0)
 
     brute_s = all_pairs(hashes[:BRUTE], radius) * (num / BRUTE) ** 2
-    print(processor.describe())
+    print(cpu.describe())
     print(f"all pairs, scaled from {BRUTE:,}: {brute_s:,.0f} s")
 
     own = np.arange(num)

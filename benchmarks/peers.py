@@ -26,7 +26,7 @@ import av
 import corpus
 import numpy as np
 
-from tokenmill.storage import processor
+from tokenmill.storage import cpu
 
 HERE = Path(__file__).resolve().parent
 PEERS = {"Data-Juicer": ("run_data_juicer.py", []), "NeMo Curator": ("run_nemo_curator.py", [])}
@@ -147,7 +147,7 @@ def compare(kind: str, paths: list[Path], work: Path, with_ray_mode: bool) -> No
     others = PEERS | (FUSED if kind == "images" else {}) | (RAY_MODE if with_ray_mode else {})
     for name, (script, extra) in others.items():
         runs[name] = lambda script=script, extra=extra: peer(script, extra, kind, paths, work / script)
-    print(f"{len(paths)} {kind}; {processor.describe()}")
+    print(f"{len(paths)} {kind}; {cpu.describe()}")
     steady = {}
     for name, run in runs.items():
         seconds, steady[name], kept = run()

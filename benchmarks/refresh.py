@@ -42,7 +42,7 @@ from tokenmill.pipeline.run.phases import tokens_fingerprints
 from tokenmill.pipeline.run.runner import run_phases
 from tokenmill.stages.select.duplicates import DUPLICATES
 from tokenmill.stages.table.columns import CAPTIONS, MEDIA, SOURCES
-from tokenmill.storage import processor
+from tokenmill.storage import cpu
 from tokenmill.tokenizer.shards import TOKENS
 
 PHASES = ("curate", "caption", "tokenize")
@@ -217,7 +217,7 @@ def main() -> None:
             made.add_row("the same files added", f"{added_s:.1f}", f"{peak_mb():.0f}", str(read))
         whole_s = (first_s - idle_s) * 100  # what starts and ends a run is paid once
         console = Console(width=120)
-        console.print(processor.describe(), highlight=False)
+        console.print(cpu.describe(), highlight=False)
         console.print(made)
         allowed = 0.015 * whole_s + unchanged_s
         console.print(

@@ -31,7 +31,7 @@ from rich.table import Table
 
 from tokenmill import storage
 from tokenmill.pipeline.demo.scenes import draw, split
-from tokenmill.storage import processor
+from tokenmill.storage import cpu
 from tokenmill.tokenizer import webdataset_shards
 from tokenmill.tokenizer.shards import TOKENS, write_parquet
 from tokenmill.tokenizer.vision.vision_tokenizer import VisionTokenizer
@@ -208,7 +208,7 @@ def main() -> None:
     measure(made, f"random, {4 * options.samples} x 8x8", random_rows(4 * options.samples, 8))
     measure(made, f"scenes, {options.scenes} x 32x32", scene_rows(options.scenes, 32))
     console = Console(width=100)
-    console.print(processor.describe(), highlight=False)
+    console.print(cpu.describe(), highlight=False)
     console.print(made)
 
 

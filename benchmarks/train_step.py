@@ -21,7 +21,7 @@ import yaml
 from transformers import Emu3ForCausalLM
 
 from tokenmill.pipeline.demo.show import CONFIG
-from tokenmill.storage import processor
+from tokenmill.storage import cpu
 from tokenmill.storage.run_log import read_log
 from tokenmill.tokenizer.shards import TOKENS, write_parquet
 from tokenmill.training.config import TrainConfig, TrainResources
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=15, help="of each")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(processor.describe())
+    print(cpu.describe())
     given = TrainConfig.model_validate(yaml.safe_load(CONFIG.read_text())["train"]["train"])
     found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(prefix="tokenmill-bench-") as name:
@@ -117,7 +117,7 @@ def main() -> None:
             base = found[dtype]["plain"]
             shown = ", ".join(f"{title} {rate:,.0f} ({rate / base:.2f})" for title, rate in found[dtype].items())
             print(f"{dtype:8} tokens/s (times the plain loop): {shown}", flush=True)
-    chosen = processor.quick_dtype(on_gpu=False)
+    chosen = cpu.quick_dtype(on_gpu=False)
     other = "float32" if chosen == "bfloat16" else "bfloat16"
     ratio = found[chosen]["packed"] / found[other]["packed"]
     print(f"dtype auto is {chosen} here: {ratio:.2f} of {other} ({'met' if ratio >= 1 else 'MISSED'}: at least 1)")

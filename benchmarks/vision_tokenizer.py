@@ -31,8 +31,8 @@ from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
 from tokenmill.pipeline.reports.terminal import table
 from tokenmill.pipeline.vision.media import square
-from tokenmill.storage import processor
-from tokenmill.tokenizer.vision import passes
+from tokenmill.storage import cpu
+from tokenmill.tokenizer.vision import batching
 from tokenmill.tokenizer.vision.evaluation.metrics import psnr
 from tokenmill.tokenizer.vision.vision_tokenizer import VisionTokenizer, load_model, to_pixels
 from tokenmill.tokenizer.vision.weights import BUILTIN_FOLDER
@@ -178,7 +178,7 @@ def measure(
             made.add_row(name, f"{rate:.3g}", f"{rate / base:.2f}", f"{work / 1e12:.4f}", f"{share:.0%}")
         CONSOLE.print(made)
         if what == "encode_images":
-            auto = processor.quick_dtype(on_gpu=device == "cuda")
+            auto = cpu.quick_dtype(on_gpu=device == "cuda")
             start = "ours, bf16" if auto == "bfloat16" else "ours, fp32"
             rate, _, share = max(value for name, value in found.items() if name.startswith(start))
             reached = (rate / found[paths[0].name][0], rate / max(found[path.name][0] for path in paths[:2]), share)
@@ -221,10 +221,10 @@ def main() -> None:
     modes = ["default", "reduce-overhead"] if on_gpu else []
     parser.add_argument("--compile", nargs="*", default=modes, metavar="MODE", help="modes of torch.compile to measure")
     options = parser.parse_args()
-    passes.COMPILE_AFTER = 0
+    batching.COMPILE_AFTER = 0
     images, clips = pixels(options.photos, options.num, options.size)
     shown = f"{len(images)} images, {len(clips)} clips of {NUM_FRAMES} frames, {options.size} px"
-    CONSOLE.print(f"{shown}; {torch.get_num_threads()} thread(s); {processor.describe()}", highlight=False)
+    CONSOLE.print(f"{shown}; {torch.get_num_threads()} thread(s); {cpu.describe()}", highlight=False)
     batch, modes, title = options.batch, options.compile, f"{options.channels} channels, random"
     measure(title, lambda: small(options.channels), images, clips, batch, modes, is_trained=False)
 

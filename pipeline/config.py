@@ -29,9 +29,9 @@ from tokenmill.stages import (
     TokenizeConfig,
     clip_identity,
 )
+from tokenmill.storage.cpu import quick_dtype
 from tokenmill.storage.errors import UserError
 from tokenmill.storage.identity import Config, Resources, fingerprint_of
-from tokenmill.storage.processor import quick_dtype
 from tokenmill.tokenizer.vision.training.config import VqTrainConfig
 from tokenmill.training.config import TrainConfig, TrainResources, WorkerResources
 

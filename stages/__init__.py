@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tokenmill.stages.read.read import Read as Read, ReadConfig as ReadConfig
     from tokenmill.stages.select.decide import Decide as Decide, DecideConfig as DecideConfig
     from tokenmill.stages.select.duplicates import DuplicatesConfig as DuplicatesConfig
-    from tokenmill.stages.select.lazy import Lazy as Lazy
+    from tokenmill.stages.select.expensive import Lazy as Lazy
     from tokenmill.stages.table.chain import StageSpec as StageSpec
     from tokenmill.stages.tokenize.load_frames import LoadFrames as LoadFrames, LoadFramesConfig as LoadFramesConfig
     from tokenmill.stages.tokenize.tokenize import Tokenize as Tokenize, TokenizeConfig as TokenizeConfig
@@ -38,7 +38,7 @@ _EXPORTED = {
     "video.split": "SplitVideos SplitVideosConfig",
     "embed.score_clip": "ScoreClip ClipConfig clip_identity filled_columns",
     "select.decide": "Decide DecideConfig",
-    "select.lazy": "Lazy",
+    "select.expensive": "Lazy",
     "select.duplicates": "DuplicatesConfig",
     "caption": "Caption CaptionConfig",
     "tokenize.load_frames": "LoadFrames LoadFramesConfig",

@@ -8,7 +8,7 @@ tokens.
     identity.py      strict configs, fingerprints, content ids
     errors.py        errors that a person can mend; the command line prints them alone
     run_log.py       log.jsonl of a training
-    processor.py     what this CPU is, and the dtype it multiplies quickly in
+    cpu.py           what this CPU is, and the dtype it multiplies quickly in
 """
 
 from importlib import import_module

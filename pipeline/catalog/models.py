@@ -6,8 +6,8 @@ trained anew on another.
 """
 
 from tokenmill import storage
+from tokenmill.storage.cpu import DTYPES, quick_dtype
 from tokenmill.storage.identity import fingerprint_of
-from tokenmill.storage.processor import DTYPES, quick_dtype
 from tokenmill.training.config import TrainConfig
 from tokenmill.training.job import DONE, PLAN
 

@@ -2,9 +2,9 @@
 
 In: tables of rows to do, chains of stages. Out: Parquet shards, commits, rejected rows for what kills its worker.
 
-    flow.py    what any flow is: blocks, shards, commits, lost workers
-    local.py   a flow in worker processes of this machine
-    on_ray.py  a flow on Ray
-    writer.py  blocks to shards
-    busy.py    how busy the workers of each pool were
+    flow.py      what any flow is: blocks, shards, commits, lost workers
+    local.py     a flow in worker processes of this machine
+    on_ray.py    a flow on Ray
+    writer.py    blocks to shards
+    pool_use.py  how busy the workers of each pool were
 """

@@ -23,7 +23,7 @@ import pyarrow as pa
 from tokenmill.pipeline.catalog.tables import Shard
 from tokenmill.pipeline.flow.flow import LIVES, Collector, Flow
 from tokenmill.pipeline.flow.writer import ShardWriter
-from tokenmill.stages.table.serve import Job, packed, unpacked
+from tokenmill.stages.table.worker_process import Job, main, packed, unpacked
 
 _chains = itertools.count()
 
@@ -37,13 +37,13 @@ class _WorkerDied(Exception):  # noqa: N818
 
 
 class _Process:
-    """One worker process (stages/table/serve.py)."""
+    """One worker process (stages/table/worker_process.py)."""
 
     def __init__(self, threads: int):
         self._pipe: Connection
         self._pipe, theirs = Pipe()
         number = theirs.fileno()
-        code = f"import sys; sys.path[:] = {sys.path!r}; from tokenmill.stages.table.serve import main; main({number})"
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {main.__module__} import main; main({number})"
         self._process = subprocess.Popen(
             [sys.executable, "-c", code],
             pass_fds=[number],

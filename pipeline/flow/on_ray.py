@@ -23,8 +23,8 @@ from ray.util.annotations import RayDeprecationWarning
 from tokenmill.pipeline.catalog.tables import Shard
 from tokenmill.pipeline.config import Cluster
 from tokenmill.pipeline.flow import writer
-from tokenmill.pipeline.flow.busy import pools_used
 from tokenmill.pipeline.flow.flow import LIVES, START_S, Collector, Flow, Group, Sink
+from tokenmill.pipeline.flow.pool_use import pools_used
 from tokenmill.stages.table.chain import Chain
 
 _RETRIES = 1

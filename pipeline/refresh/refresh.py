@@ -17,11 +17,11 @@ from tokenmill.pipeline.refresh.sources import Listing
 from tokenmill.stages.fetch.urls import TRANSIENT
 from tokenmill.stages.select.decide import NOT_SCORED, RULE, columns_read, decide
 from tokenmill.stages.select.duplicates import KEPT, DuplicatesConfig, duplicate_ids, find_duplicates
-from tokenmill.stages.select.lazy import parse_scored
+from tokenmill.stages.select.expensive import parse_scored
 from tokenmill.stages.table.columns import PLACES, TO_CAPTION
 from tokenmill.stages.tokenize.load_frames import LoadFramesConfig, fitted_size
+from tokenmill.storage.cpu import DTYPES
 from tokenmill.storage.identity import fingerprint_of
-from tokenmill.storage.processor import DTYPES
 from tokenmill.tokenizer.geometry import AspectError
 
 

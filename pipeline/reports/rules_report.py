@@ -19,7 +19,7 @@ from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.reports.rules_plot import Histogram, draw_histograms
 from tokenmill.pipeline.reports.terminal import shown, table
 from tokenmill.stages.select.decide import RULE
-from tokenmill.stages.select.lazy import states
+from tokenmill.stages.select.expensive import states
 
 _FACTORS = (0.5, 0.8, 1.25, 2.0)
 

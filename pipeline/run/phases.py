@@ -30,7 +30,7 @@ from tokenmill.pipeline.reports.terminal import Meter, PhaseReport, Step
 from tokenmill.pipeline.run import plan
 from tokenmill.pipeline.run.workers import Workers
 from tokenmill.stages.table.columns import CAPTIONS, MEDIA
-from tokenmill.storage.processor import emulation
+from tokenmill.storage.cpu import emulation
 from tokenmill.tokenizer.shards import TOKENS
 from tokenmill.tokenizer.vision import weights
 from tokenmill.tokenizer.webdataset_shards import Export, ExportError, read_export

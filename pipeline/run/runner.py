@@ -15,7 +15,7 @@ from tokenmill.pipeline.run import phases as phase_functions, plan, preview
 from tokenmill.pipeline.run.phases import Run
 from tokenmill.stages import filled_columns
 from tokenmill.stages.select.decide import NOT_SCORED
-from tokenmill.stages.select.lazy import SCORERS
+from tokenmill.stages.select.expensive import SCORERS
 from tokenmill.stages.table.columns import CAPTIONS, MEDIA
 from tokenmill.tokenizer.shards import TOKENS
 

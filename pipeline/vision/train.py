@@ -21,8 +21,8 @@ from tokenmill.pipeline.flow.on_ray import cluster
 from tokenmill.pipeline.run.runner import run_phases
 from tokenmill.stages import LoadFrames
 from tokenmill.stages.table.columns import PLACES
+from tokenmill.storage.cpu import emulation
 from tokenmill.storage.identity import fingerprint_of
-from tokenmill.storage.processor import emulation
 from tokenmill.storage.run_log import Record
 from tokenmill.tokenizer.vision.training.config import VqTrainConfig
 from tokenmill.training.run.launch import run_on_workers

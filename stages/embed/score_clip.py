@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from tokenmill.stages.image.views import stack_views
-from tokenmill.stages.select.lazy import add_scored
+from tokenmill.stages.select.expensive import add_scored
 from tokenmill.stages.table.columns import MEDIA
 from tokenmill.stages.table.rows import pick, replace, values_of
 from tokenmill.storage.identity import Config, content_id, fingerprint_of

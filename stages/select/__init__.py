@@ -4,7 +4,7 @@ In: scores and rules. Out: a verdict with its reason; near-duplicates, and which
 
     decide.py      scores and rules to a verdict
     rules.py       the expressions that rules are written in
-    lazy.py        which expensive scores can still change a verdict
+    expensive.py   which expensive scores can still change a verdict
     near.py        near-duplicates by perceptual hash
     semantic.py    duplicates by embedding
     duplicates.py  who stands for whom, by hash and by embedding

@@ -10,7 +10,7 @@ import re
 import pyarrow as pa
 from pydantic import Field, field_validator
 
-from tokenmill.stages.select.lazy import states
+from tokenmill.stages.select.expensive import states
 from tokenmill.stages.select.rules import Rule
 from tokenmill.stages.table.columns import MEDIA
 from tokenmill.stages.table.rows import MAX_DETAIL_CHARS, pick, replace, without

@@ -23,7 +23,7 @@ from scenedetect.detectors import ThresholdDetector
 from tokenmill.stages.image.measures import PictureScores
 from tokenmill.stages.image.text_area import TextConfig, TextDetector
 from tokenmill.stages.image.views import make_view
-from tokenmill.stages.select.lazy import Lazy, add_scored
+from tokenmill.stages.select.expensive import Lazy, add_scored
 from tokenmill.stages.table import limits
 from tokenmill.stages.table.columns import MEDIA
 from tokenmill.stages.table.rows import RowError, pick, replace, values_of

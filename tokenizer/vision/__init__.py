@@ -7,7 +7,7 @@ weights, `evaluation/` measures them.
     emu3.py              Emu3's networks: exact, a quarter of the work on stills
     stills.py            Chameleon's and Janus' networks: images only
     nearest.py           the nearest code of every vector, without all distances
-    passes.py            how many items at a time; compiled, copied while it works
+    batching.py          how many items at a time; compiled, copied while it works
     weights.py           where its weights are, what identifies them
     published.py         BAAI's published layout to transformers'
     convert.py           the same as a folder of safetensors

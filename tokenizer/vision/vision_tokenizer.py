@@ -7,7 +7,7 @@
 | ChameleonVQVAE | images, encoding only | tokenizer/vision/stills.py |
 
 Codes are those of the reference class, in fp32 on a CPU, without its whole matrix of distances
-(tokenizer/vision/nearest.py). How many items go through a network at once is tokenizer/vision/passes.py's to say.
+(tokenizer/vision/nearest.py). How many items go through a network at once is tokenizer/vision/batching.py's to say.
 
 Shapes: B batch, N items of a pass, T frames, t groups, H W pixels, h w codes, D dimensions of a code, K codes.
 """
@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from transformers import ChameleonVQVAE, Emu3VQVAE, JanusVQVAE
 from transformers.utils import logging as transformers_logging
 
+from tokenmill.storage.cpu import quick_dtype
 from tokenmill.storage.identity import weights_id
-from tokenmill.storage.processor import quick_dtype
 from tokenmill.tokenizer.vision import published
+from tokenmill.tokenizer.vision.batching import DECODE_LAYERS, ENCODE_LAYERS, Passes, px_that_fit
 from tokenmill.tokenizer.vision.emu3 import Emu3Codec
 from tokenmill.tokenizer.vision.nearest import nearest_codes
-from tokenmill.tokenizer.vision.passes import DECODE_LAYERS, ENCODE_LAYERS, Passes, px_that_fit
 from tokenmill.tokenizer.vision.stills import StillCodec
 from tokenmill.tokenizer.vision.weights import CLIP_TOKENIZERS, TokenizerLoadError, config_of, folder_of
 

@@ -7,7 +7,7 @@ from tokenmill.pipeline.catalog import models
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.run.phases import tokens_fingerprints
 from tokenmill.stages.tokenize.tokenize import TokenizeConfig
-from tokenmill.storage import processor
+from tokenmill.storage import cpu
 from tokenmill.training.config import OptimizerConfig, TrainConfig
 from tokenmill.training.job import DONE, PLAN
 
@@ -20,7 +20,7 @@ def with_dtype(dtype: str) -> TrainConfig:
 
 @pytest.fixture(params=[True, False], ids=["bf16 units", "none"])
 def has_units(request, monkeypatch) -> bool:
-    monkeypatch.setattr(processor, "multiplies_bf16", lambda: request.param)
+    monkeypatch.setattr(cpu, "multiplies_bf16", lambda: request.param)
     return request.param
 
 

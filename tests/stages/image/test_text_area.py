@@ -11,7 +11,7 @@ from tokenmill.pipeline.demo.video_file import write_video
 from tokenmill.stages.image.score import ScoreImages, ScoreImagesConfig
 from tokenmill.stages.image.text_area import TextConfig, TextDetector, TextFound, _is_line
 from tokenmill.stages.read.read import Read, ReadConfig
-from tokenmill.stages.select.lazy import Lazy
+from tokenmill.stages.select.expensive import Lazy
 from tokenmill.stages.table.columns import LISTED, MEDIA
 from tokenmill.stages.table.rows import without
 from tokenmill.stages.video.split import SplitVideos, SplitVideosConfig

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from tokenmill import storage
+from tokenmill.storage.cpu import quick_dtype
 from tokenmill.storage.errors import TrainingError
-from tokenmill.storage.processor import quick_dtype
 from tokenmill.storage.run_log import TrainLog, read_log
 from tokenmill.tokenizer.vision import vision_tokenizer
 from tokenmill.tokenizer.vision.training.batches import clip_batch, image_batch, odds

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from torch import multiprocessing
 from transformers import Emu3VQVAE
 
-from tokenmill.storage import processor
+from tokenmill.storage import cpu
 from tokenmill.storage.errors import TrainingError
 from tokenmill.tokenizer.vision import emu3, vision_tokenizer
 from tokenmill.tokenizer.vision.evaluation.metrics import psnr
@@ -398,7 +398,7 @@ def test_images_alone_and_clips_alone(data, tmp_path):
 
 
 def test_auto_goes_on_in_the_dtype_of_the_checkpoint(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(processor, "multiplies_bf16", lambda: False)
+    monkeypatch.setattr(cpu, "multiplies_bf16", lambda: False)
     train(small_config(dtype="bfloat16", steps=3), *data, str(tmp_path))
     before = (tmp_path / "checkpoint.pt").stat().st_mtime_ns
     train(small_config(dtype="auto", steps=3), *data, str(tmp_path))

@@ -8,7 +8,7 @@ import ray
 from ray.data import ActorPoolStrategy
 from rich.console import Console
 
-from tokenmill.pipeline.flow.busy import pools_used
+from tokenmill.pipeline.flow.pool_use import pools_used
 from tokenmill.pipeline.reports.terminal import Meter, PhaseReport
 
 

@@ -20,10 +20,10 @@ from transformers import (
     JanusVQVAEConfig,
 )
 
-from tokenmill.tokenizer.vision import passes
+from tokenmill.tokenizer.vision import batching
+from tokenmill.tokenizer.vision.batching import DECODE_LAYERS, ENCODE_LAYERS, CompiledOften, Passes, px_that_fit
 from tokenmill.tokenizer.vision.emu3 import Emu3Codec
 from tokenmill.tokenizer.vision.nearest import nearest_codes
-from tokenmill.tokenizer.vision.passes import DECODE_LAYERS, ENCODE_LAYERS, CompiledOften, Passes, px_that_fit
 from tokenmill.tokenizer.vision.stills import StillCodec
 from tokenmill.tokenizer.vision.vision_tokenizer import VisionTokenizer
 
@@ -189,8 +189,8 @@ def test_one_item_that_does_not_fit_is_an_error() -> None:
 
 
 def test_only_shapes_that_come_often_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "COMPILE_AFTER", 2)
-    monkeypatch.setattr(passes, "_MOST_COMPILED", 10)  # torch.compile alone would stop at 8
+    monkeypatch.setattr(batching, "COMPILE_AFTER", 2)
+    monkeypatch.setattr(batching, "_MOST_COMPILED", 10)  # torch.compile alone would stop at 8
     compiled: Counter[int] = Counter()
 
     def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
@@ -225,7 +225,7 @@ def test_compiled_the_nearest_code_is_found_without_storing_distances(num_dims: 
 
 @needs_compiler
 def test_compiled_codes_are_those_of_the_plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "COMPILE_AFTER", 0)
+    monkeypatch.setattr(batching, "COMPILE_AFTER", 0)
     plain, compiled = VisionTokenizer.load("builtin"), VisionTokenizer.load("builtin", compile_mode="default")
     frames = np.random.default_rng(0).integers(0, 256, (3, 8, 6, 3), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
     codes = plain.encode_images(frames)

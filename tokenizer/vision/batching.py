@@ -1,7 +1,7 @@
 """A network over many items on its device: as many at a time as memory takes, copied while it works, compiled by shape.
 
 What a pass holds was counted, in units of one layer at full resolution (base_channels x pixels numbers): 4.0 of them to
-encode with Emu3, 4.3 with Chameleon and Janus, 10.2 to decode, at any size (tests/tokenizer/vision/test_passes.py).
+encode with Emu3, 4.3 with Chameleon and Janus, 10.2 to decode, at any size (tests/tokenizer/vision/test_batching.py).
 """
 
 import logging

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tokenmill.storage import processor
+from tokenmill.storage import cpu
 
 AVX512 = {"avx2", "avx512f", "avx512bw"}
 
@@ -25,15 +25,15 @@ AVX512 = {"avx2", "avx512f", "avx512bw"}
     ],
 )
 def test_auto_is_what_the_cpu_multiplies_in(monkeypatch, flags, environment, expected):
-    monkeypatch.setattr(processor, "cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(cpu, "cpu_flags", lambda: frozenset(flags))
     for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert processor.quick_dtype(on_gpu=False) == expected
-    assert (processor.emulation("bfloat16", on_gpu=False) is None) == (expected == "bfloat16")
-    assert processor.quick_dtype(on_gpu=True) == "bfloat16"
-    assert processor.emulation("bfloat16", on_gpu=True) is None
-    assert processor.emulation("float32", on_gpu=False) is None
+    assert cpu.quick_dtype(on_gpu=False) == expected
+    assert (cpu.emulation("bfloat16", on_gpu=False) is None) == (expected == "bfloat16")
+    assert cpu.quick_dtype(on_gpu=True) == "bfloat16"
+    assert cpu.emulation("bfloat16", on_gpu=True) is None
+    assert cpu.emulation("float32", on_gpu=False) is None
     for name, value in environment.items():
-        assert f"{name}={value}" in processor.describe()
+        assert f"{name}={value}" in cpu.describe()

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from tokenmill.stages.select.decide import NOT_SCORED, DecideConfig, decide
-from tokenmill.stages.select.lazy import Lazy, add_scored
+from tokenmill.stages.select.expensive import Lazy, add_scored
 from tokenmill.stages.table.columns import MEDIA
 
 TEXT, CLIP = "text:1", "clip:1"

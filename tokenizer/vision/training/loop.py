@@ -2,7 +2,7 @@
 
 No training code of Emu3's tokenizer was ever released. This one keeps its architecture and the part of its losses that
 needs no downloaded weights (L2 + 0.1 L1 + commitment; hinge PatchGAN and a perceptual loss on request), and trains the
-exact path that VisionTokenizer runs: trunk once per still, groups of four frames. FSQ by default (tokenizer/vq_losses).
+exact path that VisionTokenizer runs: trunk once per still, groups of four frames. FSQ by default (losses.py).
 The temporal BatchNorms stay in eval mode with identity statistics, so training and use do not differ.
 
 Everything of a step is a function of (config, data, step): a resumed run repeats the uninterrupted one exactly.

@@ -3,7 +3,7 @@
 Three quantizers, all exported as a plain nearest-neighbour codebook. FSQ (Mentzer et al. 2023) rounds each dimension to
 a fixed lattice: no codebook to learn, none to collapse. VQ learns its codebook by exponential averages and restarts
 dead codes; without that, 13 codes of 32,768 survived a small run. k-means fits one to the latents of given weights and
-leaves it there (tokenizer/vq_codebook). All must run in fp32: in bf16, FSQ [8]^5 moved 5 % of the codes.
+leaves it there (codebook.py). All must run in fp32: in bf16, FSQ [8]^5 moved 5 % of the codes.
 
 Shapes: B batch, D dimensions of a code, K codes, N vectors; `z` (B, D, ...) keeps its other axes.
 """

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import webdataset
+import wids
 from rich.console import Console
 
 from tokenmill import storage
@@ -130,6 +131,21 @@ def assert_same(found: dict[str, dict[str, Any]], rows: pa.Table) -> None:
         assert document == {name: row[name] for name in document}
         assert set(document) == {"media_id", "kind", "fps", "caption", "fingerprint", "frames_trimmed"}
         assert found[key].get("txt") == row["caption"]
+
+
+def test_wids_opens_the_index_at_any_position(make, tmp_path):
+    """Random access by number, through the index alone; in the order of media_id."""
+    rows = token_rows(range(150))
+    export(make(rows), tmp_path / "out")
+    index = str(tmp_path / "out" / module.WIDS_INDEX)
+    dataset = wids.ShardListDataset(index, cache_dir=str(tmp_path / "cache"), keep=True)
+    assert len(dataset) == 150 and len(json.loads(Path(index).read_text())["shardlist"]) > 1
+    expected = sorted(rows.to_pylist(), key=lambda row: row["media_id"])
+    for number in (149, 0, 77, 76, 148):
+        sample, row = dataset[number], expected[number]
+        assert sample["__key__"] == row["media_id"]
+        np.testing.assert_array_equal(sample[".codes.npy"].ravel(), row["codes"])
+        assert sample[".json"]["caption"] == row["caption"]
 
 
 def test_plain_webdataset_reads_every_kept_row(make, tmp_path):

@@ -94,6 +94,7 @@ class _View:
         self._kept: pa.Array | None = None
         self._recaptioned = pa.array([], pa.string())  # media whose caption row will be made anew
         self._num_open_files = 0  # files whose media are not known yet
+        self._open = pa.array([], pa.string())  # media of files that are read again: they may be rejected now
         self._tokens_change = False
 
     def _add(self, phase: str, why: str, num_read: int | None, computes: str = "", writes: str = "") -> None:
@@ -127,6 +128,10 @@ class _View:
                 "curate", self._why_rules("scores that rules ask for"), reopened.num_rows, "scores", "their media"
             )
         self._num_open_files = changes.todo.num_rows + reopened.num_rows
+        read_again = pa.chunked_array(
+            [*sources.filter(is_todo)["file_id"].chunks, *reopened["file_id"].chunks], pa.string()
+        )
+        self._open = media.filter(_in(media["file_id"], read_again))["media_id"].combine_chunks()
 
         judged = decided.filter(refresh.verdicts_differ(media, decided))
         if judged.num_rows:
@@ -184,7 +189,7 @@ class _View:
         rows = self.catalog.captions.scan(["media_id", "fingerprint", "run_id"])
         done = rows.filter(pc.equal(rows["fingerprint"], fingerprint))["media_id"]
         again = pc.and_(_in(kept, self._recaptioned), _in(kept, done))
-        if num_again := _count(again):
+        if num_again := _count(pc.and_(again, pc.invert(_in(kept, self._open)))):
             self._add("caption", "source captions changed", num_again, "captions", f"{num_again} captions")
         todo = kept.filter(pc.invert(_in(kept, done)))
         self._by_reason("caption", todo, rows, ("caption.caption",), "captions")
@@ -241,6 +246,7 @@ class _View:
 
     def _by_reason(self, phase: str, todo: pa.Array, rows: pa.Table, below: tuple[str, ...], what: str) -> None:
         """Steps for media of another config, for those without a row, and for those that curate may still keep."""
+        todo = todo.filter(pc.invert(_in(todo, self._open)))
         stale = rows.filter(_in(rows["media_id"], todo))
         num_stale = len(pc.unique(stale["media_id"]))
         if num_stale:

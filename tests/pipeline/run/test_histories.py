@@ -1,0 +1,107 @@
+"""Random histories of a corpus: whatever happens to files, captions and the config, a run does what its plan said.
+
+`World.run` compares each phase's reads with the plan, and that planning wrote nothing. Here the tables, too, are compared:
+after every step a second run has nothing to do, and after all steps they are those of one run from nothing.
+"""
+
+import json
+import random
+
+import pyarrow.compute as pc
+import pytest
+from world import PHASES, QUIET, World
+
+from tokenmill.pipeline.catalog.tables import Catalog
+from tokenmill.pipeline.config import load
+from tokenmill.pipeline.run.runner import run_phases
+
+NUM_STEPS = 6
+PER_RUN = ("run_id", "last_seen_run")
+
+
+class History:
+    """Random changes of a world, from a seed."""
+
+    def __init__(self, world: World, seed: int):
+        self.world, self.random, self.made = world, random.Random(seed), 0
+        self.changes = [self.add, self.change, self.touch, self.rename, self.delete, self.recaption, self.copy]
+        self.changes += [self.rule, self.measure, self.area, self.captioner]
+
+    def some(self):
+        return self.random.choice(sorted(self.world.photos.glob("*.png")))
+
+    def add(self) -> None:
+        self.made += 1
+        self.world.draw(f"new{self.made}", self.random.choice([24, 40, 64, 80]), seed=100 + self.made)
+
+    def change(self) -> None:
+        self.made += 1
+        self.world.draw(self.some().stem, self.random.choice([24, 40, 64, 80]), seed=100 + self.made)
+
+    def touch(self) -> None:
+        self.some().touch()
+
+    def rename(self) -> None:
+        self.made += 1
+        path = self.some()
+        path.rename(path.with_name(f"moved{self.made}.png"))
+
+    def copy(self) -> None:
+        self.made += 1
+        path = self.some()
+        path.with_name(f"copy{self.made}.png").write_bytes(path.read_bytes())
+
+    def delete(self) -> None:
+        if len(list(self.world.photos.glob("*.png"))) > 2:
+            self.some().unlink()
+
+    def recaption(self) -> None:
+        self.made += 1
+        self.some().with_suffix(".txt").write_text(f"words {self.made}")
+
+    def rule(self) -> None:
+        self.world.sets.append(f'curate.decide.image_rules.large="width_px >= {self.random.choice([20, 32, 50, 70])}"')
+
+    def measure(self) -> None:
+        self.world.sets.append(f"curate.score.max_pixels={self.random.choice([1000, 5000, 100_000])}")
+
+    def area(self) -> None:
+        self.world.sets.append(f"tokenize.frames.area_px={self.random.choice([1024, 4096])}")
+
+    def captioner(self) -> None:
+        self.world.sets.append(f"caption.caption.captioner={self.random.choice(['source', 'none'])}")
+
+
+def contents(root: str) -> dict[str, list[str]]:
+    """Rows that training reads, without what differs from run to run, and without media that stand at several places:
+    which of these gives the caption hangs on which was there first.
+    """
+    catalog = Catalog(root)
+    places = catalog.sources.scan(["file_id"], pc.field("status") == "present")["file_id"].value_counts().to_pylist()
+    single = {place["values"] for place in places if place["counts"] == 1}
+    return {
+        table.name: sorted(
+            json.dumps({name: value for name, value in row.items() if name not in PER_RUN}, sort_keys=True)
+            for row in table.scan().to_pylist()
+            if row["media_id"] in single
+        )
+        for table in (catalog.captions, catalog.tokens)
+    }
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_run_does_what_its_plan_said(tmp_path, seed):
+    world = World(tmp_path)
+    history, done = History(world, seed), []
+    world.run()
+    for _ in range(NUM_STEPS):
+        changes = [history.random.choice(history.changes) for _ in range(history.random.randint(1, 3))]
+        done.append([change.__name__ for change in changes])
+        for change in changes:
+            change()
+        world.run()
+        again = run_phases(load(world.path, world.sets), PHASES, "run", QUIET)
+        assert [report.num_read for report in again.reports] == [0, 0, 0], done
+    fresh = str(tmp_path / "fresh")
+    run_phases(load(world.path, [*world.sets, f"root={fresh}"]), PHASES, "run", QUIET)
+    assert contents(str(tmp_path / "root")) == contents(fresh), done

@@ -128,10 +128,9 @@ class _View:
                 "curate", self._why_rules("scores that rules ask for"), reopened.num_rows, "scores", "their media"
             )
         self._num_open_files = changes.todo.num_rows + reopened.num_rows
-        read_again = pa.chunked_array(
-            [*sources.filter(is_todo)["file_id"].chunks, *reopened["file_id"].chunks], pa.string()
-        )
-        self._open = media.filter(_in(media["file_id"], read_again))["media_id"].combine_chunks()
+        is_read = pc.or_(is_todo, _in(sources["uri"], reopened["uri"]))
+        is_open = _in(media["file_id"], sources.filter(is_read)["file_id"])
+        self._open = media.filter(is_open)["media_id"].combine_chunks()
 
         judged = decided.filter(refresh.verdicts_differ(media, decided))
         if judged.num_rows:

@@ -1,7 +1,7 @@
 """Random histories of a corpus: whatever happens to files, captions and the config, a run does what its plan said.
 
-`World.run` compares each phase's reads with the plan, and that planning wrote nothing. Here the tables, too, are compared:
-after every step a second run has nothing to do, and after all steps they are those of one run from nothing.
+`World.run` compares each phase's reads with the plan, and sees that planning writes nothing. Here the tables are compared,
+too: after every step a second run has nothing to do, and after all steps they are those of one run from nothing.
 """
 
 import json
@@ -89,7 +89,7 @@ def contents(root: str) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [1, 19])  # 19: what is measured anew, and then rejected, is not encoded
 def test_a_run_does_what_its_plan_said(tmp_path, seed):
     world = World(tmp_path)
     history, done = History(world, seed), []

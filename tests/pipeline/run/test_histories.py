@@ -1,7 +1,7 @@
 """Random histories of a corpus: whatever happens to files, captions and the config, a run does what its plan said.
 
-`World.run` compares each phase's reads with the plan, and sees that planning writes nothing. Here the tables are compared,
-too: after every step a second run has nothing to do, and after all steps they are those of one run from nothing.
+`World.run` compares the reads of each phase with the plan, and sees that planning writes nothing. Here the tables are
+compared, too: after every step a second run has nothing to do, and after all they are those of one run from nothing.
 """
 
 import json

@@ -87,9 +87,9 @@ def test_strangers_of_the_same_names_are_not_imported(config_path, tmp_path):
     for name in ("storage", "tokenizer", "stages", "training", "pipeline", "configs", "tests"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise ImportError('a stranger')\n")
-    code = f"import tokenmill; tokenmill.run(tokenmill.load_config({str(config_path)!r}), {CURATED}, quiet=True)"
     root = tmp_path / "root"
-    code = code.replace("), (", f", ['root={root}']), (")
+    config = f"tokenmill.load_config({str(config_path)!r}, ['root={root}'])"
+    code = f"import tokenmill; tokenmill.run({config}, {CURATED}, quiet=True)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert tokenmill.open(root).table("tokens").num_rows == 3

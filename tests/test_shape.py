@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tokenmill import stages
+
 PROJECT = Path(__file__).resolve().parent.parent
 PREFIX = "tokenmill."
 GROUND = "storage"  # all stand on it, and it on nothing
@@ -155,6 +157,14 @@ def test_every_folder_is_a_room_and_is_installed():
     assert {room_of(name) for name in MODULES} == set(ROOMS)
     packages = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     assert sorted(packages) == sorted(["tokenmill", "tokenmill.configs", *(PREFIX + room for room in ROOMS)])
+
+
+def test_what_the_front_door_of_stages_gives_is_what_types_say():
+    door = ast.parse(MODULES["stages"].read_text())
+    typed = {alias.name for node in ast.walk(door) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    given = {name for names in stages._EXPORTED.values() for name in names.split()}
+    assert given == typed - {"import_module", "TYPE_CHECKING", "Any"}
+    assert all(hasattr(stages, name) for name in given)
 
 
 def test_the_readme_names_every_room():

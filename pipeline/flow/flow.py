@@ -46,7 +46,7 @@ class Containers(Protocol):
 class Writer(Protocol):
     """Who turns finished blocks, in the form that its flow has them, into shards (pipeline/flow/writer.py)."""
 
-    def write(self, blocks: list[Any]) -> tuple[Shard, pa.Table]:
+    def write(self, *blocks: Any) -> tuple[Shard, pa.Table]:
         """One shard, and the key columns of its rows."""
         ...
 
@@ -78,7 +78,7 @@ class Sink:
 
     def take(self, writer: Writer, blocks: list[Any]) -> pa.Table:
         """Write `blocks` as a shard without the rows that are known, commit it, return all keys."""
-        shard, keys = writer.write(blocks)
+        shard, keys = writer.write(*blocks)
         ids = keys["media_id"].combine_chunks()
         first = pc.equal(pc.index_in(ids, value_set=ids), pa.array(range(len(ids)), pa.int32()))
         fresh = pc.and_(first, pc.invert(pc.is_in(ids, value_set=self.known.combine_chunks())))

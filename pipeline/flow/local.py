@@ -20,7 +20,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from tokenmill.pipeline.catalog.tables import Shard
 from tokenmill.pipeline.flow.flow import LIVES, Collector, Flow
 from tokenmill.pipeline.flow.writer import ShardWriter
 from tokenmill.stages.table.worker_process import Job, main, packed, unpacked
@@ -88,7 +87,8 @@ class LocalWorkers:
         blocks = flow.blocks()
         num_workers = min(group.workers, len(blocks))
         number, limit_s = next(_chains), flow.config.medium_timeout_s
-        collector = Collector(flow, _Writer(ShardWriter(*_places(flow))))
+        sink = flow.sink
+        collector = Collector(flow, ShardWriter(sink.root, sink.table, sink.constants, sink.keys))
         spent_s: list[float] = []
 
         def work(block: pa.Table) -> list[pa.Table]:
@@ -150,19 +150,6 @@ class LocalWorkers:
                 self._idle.append(process)
 
 
-class _Writer:
-    """Writes shards in the driver."""
-
-    def __init__(self, writer: ShardWriter):
-        self._writer = writer
-
-    def write(self, blocks: list[Any]) -> tuple[Shard, pa.Table]:
-        return self._writer.write(*blocks)
-
-    def rewrite(self, shard: Shard, keep: pa.BooleanArray) -> Shard:
-        return self._writer.rewrite(shard, keep)
-
-
 _open: LocalWorkers | None = None
 
 
@@ -184,11 +171,6 @@ def local_workers() -> Iterator[LocalWorkers]:
 def resources(num_cpus: int | None) -> dict[str, float]:
     """What workers of this machine may take; `num_cpus` of the config, null: all."""
     return {"CPU": float(num_cpus or os.cpu_count() or 1)}
-
-
-def _places(flow: Flow) -> tuple[str, str, dict[str, str], list[str]]:
-    sink = flow.sink
-    return sink.root, sink.table, sink.constants, sink.keys
 
 
 def _threads(flow: Flow) -> int:

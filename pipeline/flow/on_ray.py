@@ -52,7 +52,7 @@ class _Writer:
         )
         self._actor = actor.remote(sink.root, sink.table, sink.constants, sink.keys)
 
-    def write(self, blocks: list[Any]) -> tuple[Shard, pa.Table]:
+    def write(self, *blocks: Any) -> tuple[Shard, pa.Table]:
         return ray.get(self._actor.write.remote(*blocks))
 
     def rewrite(self, shard: Shard, keep: pa.BooleanArray) -> Shard:

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from published_layout import published_tensors, save_published
 from safetensors.torch import save_file
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
@@ -14,40 +15,19 @@ from tokenmill.tokenizer.vision.convert import NOTE, convert
 from tokenmill.tokenizer.vision.vision_tokenizer import VisionTokenizer
 from tokenmill.tokenizer.vision.weights import TokenizerLoadError
 
-BACKWARDS = [
-    (".down_block.down.", ".down."),
-    (".up_block.up.", ".up."),
-    (".middle_block.", ".mid."),
-    (".attn_norm.", ".attn_1.norm."),
-    (".attn_norms.0.", ".attn.0.norm."),
-    (".attn_norms.1.", ".attn.1.norm."),
-    (".out_proj.", ".proj_out."),
-    (".q_proj.", ".q."),
-    (".k_proj.", ".k."),
-    (".v_proj.", ".v."),
-]
-
 
 def published_weights():
     """The tensors of a small random model under their published names."""
     torch.manual_seed(0)
     settings = {"base_channels": 32, "channel_multiplier": [1, 1, 2, 2], "num_res_blocks": 1, "hidden_size": 64}
     model = Emu3VQVAE(Emu3VQVAEConfig(codebook_size=64, **settings))
-    published = {}
-    for name, tensor in model.state_dict().items():
-        is_attention = tensor.ndim == 2 and ".attn" in name
-        for ours, theirs in BACKWARDS:
-            name = name.replace(ours, theirs)
-        published[name] = (tensor[:, :, None, None] if is_attention else tensor).contiguous()
-    return published
+    return published_tensors(model)
 
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     folder = tmp_path_factory.mktemp("published")
-    save_file(published_weights(), folder / "model.safetensors")
-    settings = {"ch": 32, "ch_mult": [1, 1, 2, 2], "num_res_blocks": 1, "codebook_size": 64, "z_channels": 4}
-    (folder / "config.json").write_text(json.dumps({"model_type": "Emu3VisionVQ", **settings}))
+    save_published(published_weights(), folder)
     return folder
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from published_layout import published_tensors, save_published
 from safetensors.torch import save_file
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
@@ -200,29 +201,9 @@ def test_saved_folder_loads_with_its_identity(tmp_path):
 
 def test_published_layout_gives_the_same_codes(tmp_path):
     model = small_model(64)
-    backwards = [
-        (".down_block.down.", ".down."),
-        (".up_block.up.", ".up."),
-        (".middle_block.", ".mid."),
-        (".attn_norm.", ".attn_1.norm."),
-        (".attn_norms.0.", ".attn.0.norm."),
-        (".attn_norms.1.", ".attn.1.norm."),
-        (".out_proj.", ".proj_out."),
-        (".q_proj.", ".q."),
-        (".k_proj.", ".k."),
-        (".v_proj.", ".v."),
-    ]
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        theirs = name
-        for ours, other in backwards:
-            theirs = theirs.replace(ours, other)
-        assert published.renamed(theirs) == name
-        is_attention = tensor.ndim == 2 and ".attn" in name
-        tensors[theirs] = (tensor[:, :, None, None] if is_attention else tensor).contiguous()
-    save_file(tensors, tmp_path / "model.safetensors")
-    settings = {"ch": 32, "ch_mult": [1, 1, 2, 2], "num_res_blocks": 1, "codebook_size": 64, "z_channels": 4}
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "Emu3VisionVQ", **settings}))
+    tensors = published_tensors(model)
+    assert [published.renamed(theirs) for theirs in tensors] == list(model.state_dict())
+    save_published(tensors, tmp_path)
     frames = frames_of(1, 32, 32, 3)
     loaded = VisionTokenizer.load(str(tmp_path))
     np.testing.assert_array_equal(loaded.encode_images(frames), VisionTokenizer(model, "").encode_images(frames))

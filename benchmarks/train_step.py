@@ -17,14 +17,14 @@ from statistics import median
 import numpy as np
 import pyarrow as pa
 import torch
-import yaml
 from transformers import Emu3ForCausalLM
 
+from tokenmill.pipeline.config import load
 from tokenmill.pipeline.demo.show import CONFIG
 from tokenmill.storage import cpu
 from tokenmill.storage.run_log import read_log
 from tokenmill.tokenizer.shards import TOKENS, write_parquet
-from tokenmill.training.config import TrainConfig, TrainResources
+from tokenmill.training.config import TrainResources
 from tokenmill.training.data.loader import Loader
 from tokenmill.training.job import TrainJob
 from tokenmill.training.model.model import build_model
@@ -98,7 +98,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(cpu.describe())
-    given = TrainConfig.model_validate(yaml.safe_load(CONFIG.read_text())["train"]["train"])
+    given = load(CONFIG).train.what
     found: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory(prefix="tokenmill-bench-") as name:
         uri = shard(Path(name) / "part-0.parquet", 1200)

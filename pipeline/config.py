@@ -8,7 +8,7 @@ fingerprint.
 import difflib
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -32,8 +32,13 @@ from tokenmill.stages import (
 from tokenmill.storage.cpu import quick_dtype
 from tokenmill.storage.errors import UserError
 from tokenmill.storage.identity import Config, Resources, fingerprint_of
-from tokenmill.tokenizer.vision.training.config import VqTrainConfig
+from tokenmill.tokenizer.vision.training.config import VisionTrainConfig
 from tokenmill.training.config import TrainConfig, TrainResources, WorkerResources
+
+_Part = TypeVar("_Part", bound=Config)
+
+# Keys that said a thing twice, and what they are now.
+_MOVED = {("caption", "caption"): "caption", ("tokenize", "tokenize"): "tokenize", ("train", "train"): "train"}
 
 
 class ConfigError(UserError):
@@ -83,6 +88,11 @@ class Pool(Resources):
     batch_rows: int = Field(32, description="Small costs calls, large loses more work when a worker dies.", gt=0)
 
 
+def _part(whole: Config, of: type[_Part]) -> _Part:
+    """The fields of `whole` that `of` has: what is computed, without how."""
+    return cast(_Part, of.model_construct(**{name: getattr(whole, name) for name in of.model_fields}))
+
+
 class Curate(Config):
     """Phase one: files become rows of `media`, each kept or rejected with a reason."""
 
@@ -108,11 +118,15 @@ class Curate(Config):
         return tuple(found)
 
 
-class Caption(Config):
+class Caption(CaptionConfig):
     """Phase two: kept media get a caption."""
 
-    caption: CaptionConfig = CaptionConfig()
     resources: Pool = Pool(batch_rows=256)
+
+    @property
+    def what(self) -> CaptionConfig:
+        """The captioner."""
+        return _part(self, CaptionConfig)
 
 
 class TokenizePool(Pool):
@@ -131,31 +145,40 @@ class TokenizePool(Pool):
     )
 
 
-class Tokenize(Config):
+class Tokenize(TokenizeConfig):
     """Phase three: kept media become rows of `tokens`."""
 
     frames: LoadFramesConfig = LoadFramesConfig()
-    tokenize: TokenizeConfig = TokenizeConfig()
     frames_resources: Pool = Pool()
     resources: TokenizePool = TokenizePool()
 
     @property
-    def dtype(self) -> str:
+    def new_dtype(self) -> str:
         """That of new codes: `auto` is what the device multiplies in."""
-        asked = self.tokenize.dtype
-        return quick_dtype(self.resources.num_gpus > 0) if asked == "auto" else asked
+        return quick_dtype(self.resources.num_gpus > 0) if self.dtype == "auto" else self.dtype
+
+    @property
+    def what(self) -> TokenizeConfig:
+        """The tokenizer of new codes. Its dtype is said: rows are known by it, and workers could be of another kind
+        than the driver.
+        """
+        return _part(self, TokenizeConfig).model_copy(update={"dtype": self.new_dtype})
 
 
-class Train(Config):
+class Train(TrainConfig):
     """Phase four: one transformer over the token shards of one pinned version."""
 
-    train: TrainConfig = TrainConfig()
     shards: str | None = Field(
         None,
         description="Folder or s3:// prefix that `tokenmill export webdataset` wrote; null reads the tokens table.",
         min_length=1,
     )
     resources: TrainResources = TrainResources()
+
+    @property
+    def what(self) -> TrainConfig:
+        """What is trained, on whatever shards and machines."""
+        return _part(self, TrainConfig)
 
 
 class TokenizerResources(WorkerResources):
@@ -171,7 +194,7 @@ class TokenizerResources(WorkerResources):
 class Tokenizer(Config):
     """What `tokenmill tokenizer train` makes."""
 
-    train: VqTrainConfig = VqTrainConfig()
+    train: VisionTrainConfig = VisionTrainConfig()
     resources: TokenizerResources = TokenizerResources()
 
 
@@ -268,6 +291,16 @@ def load(path: str | Path, sets: list[str] | None = None) -> RunConfig:
         raise ConfigError("\n".join(_explain(path, item) for item in error.errors())) from None
 
 
+def with_keys_of_today(document: dict[str, Any]) -> dict[str, Any]:
+    """A config as an older release dumped it into a record, under the keys that it has now."""
+    made = dict(document)
+    for outer, inner in _MOVED:
+        part = made.get(outer)
+        if isinstance(part, dict) and isinstance(part.get(inner), dict):
+            made[outer] = part[inner] | {name: value for name, value in part.items() if name != inner}
+    return made
+
+
 def _override(document: Any, item: str) -> None:
     key, separator, text = item.partition("=")
     if not separator or not key:
@@ -306,6 +339,10 @@ def _index(item: str, node: list[Any], part: str) -> int:
 def _explain(path: Path, error: Any) -> str:
     location = list(error["loc"])
     key = ".".join(str(part) for part in location)
+    if error["type"] == "extra_forbidden" and (now := _MOVED.get(tuple(location))) is not None:
+        given = error["input"]
+        keys = [f"{key}.{name} is now {now}.{name}" for name in given] if isinstance(given, dict) else []
+        return f"{path}: {key}: this level is gone: {', '.join(keys) or f'write what it held under {now}'}"
     if error["type"] == "extra_forbidden":
         known = _keys_at(RunConfig, location[:-1])
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.0)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenmill import storage
 from tokenmill.pipeline.catalog.tables import Catalog
-from tokenmill.pipeline.config import RunConfig
+from tokenmill.pipeline.config import RunConfig, with_keys_of_today
 
 _CODE = ("tokenmill", "torch", "transformers", "av", "pillow", "opencv-python", "scenedetect")
 
@@ -32,14 +32,19 @@ def write_record(catalog: Catalog, config: RunConfig, run_id: str, command: str,
 def read_record(root: str, run_id: str) -> Record | None:
     """The record of a run; null for one that was killed."""
     uri = _uri(root, run_id)
-    return storage.read_json(uri) if storage.exists(uri) else None
+    return _read(uri) if storage.exists(uri) else None
 
 
 def newest_first(root: str) -> Iterator[Record]:
     """All records, read one by one."""
     for name in reversed(storage.list_names(storage.join(root, "runs"))):
         if name.endswith(".json"):
-            yield storage.read_json(storage.join(root, "runs", name))
+            yield _read(storage.join(root, "runs", name))
+
+
+def _read(uri: str) -> Record:
+    record = storage.read_json(uri)
+    return record | {"config": with_keys_of_today(record["config"])}
 
 
 def _uri(root: str, run_id: str) -> str:

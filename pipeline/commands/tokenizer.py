@@ -35,7 +35,7 @@ def tokenizer_eval(
     ] = None,
     sets: Sets = None,
 ) -> None:
-    """Judge the config's vision tokenizer (tokenize.tokenize.model) on kept media, beside JPEG at equal bits."""
+    """Judge the config's vision tokenizer (tokenize.model) on kept media, beside JPEG at equal bits."""
     from tokenmill.pipeline.config import ConfigError
     from tokenmill.pipeline.vision.evaluate import EvalOptions, evaluate
 
@@ -50,8 +50,8 @@ def tokenizer_convert(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="A folder or hub name in BAAI's published layout.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write, new or an earlier result.")],
 ) -> None:
-    """Turn the published Emu3 vision tokenizer into a folder that transformers loads, for tokenize.tokenize.model."""
+    """Turn the published Emu3 vision tokenizer into a folder that transformers loads, for tokenize.model."""
     from tokenmill.tokenizer.vision.convert import convert
 
     identity = convert(source, out)
-    console.print(f"{out}: weights {identity[:12]}; use it with --set tokenize.tokenize.model={out}", highlight=False)
+    console.print(f"{out}: weights {identity[:12]}; use it with --set tokenize.model={out}", highlight=False)

@@ -54,7 +54,7 @@ def run_demo(path: Path | None, sets: list[str], num_images: int, console: Conso
     _print_score(console, right, by_chance)
     sections = [*_corpus_sections(config), _sample_section(samples, corpus.held_out)]
     sheet = _keep(config.root, "contact_sheet.png", lambda out: contact_sheet(sections, out))
-    model = newest(config.root, config.train.train)
+    model = newest(config.root, config.train.what)
     curve = storage.join(model, "loss.png") if model else "no loss curve"
     console.print(f"Look at {sheet}\n    and {curve}\n{time.monotonic() - start:.0f} s in all.", highlight=False)
 
@@ -87,7 +87,7 @@ def _corpus_sections(config: RunConfig) -> list[SheetSection]:
     catalog = Catalog(config.root)
     tokens = catalog.tokens.scan(where=pc.field("reject_reason").is_null()).sort_by("media_id")
     media = catalog.media.scan(PLACES.names)
-    vision = VisionTokenizer.load(config.tokenize.tokenize.model)
+    vision = VisionTokenizer.load(config.tokenize.model)
     images = tokens.filter(pc.equal(tokens["kind"], "image")).slice(0, _SHOWN_PER_ROW)
     clips = tokens.filter(pc.equal(tokens["kind"], "video")).slice(0, _SHOWN_PER_ROW // 2)
     originals, captions = _frames(config, media, images), images["caption"].to_pylist()
@@ -113,7 +113,7 @@ def _frames(config: RunConfig, media: pa.Table, tokens: pa.Table) -> list[np.nda
     """uint8 (T, H, W, 3) of each row, as the tokenizer got them."""
     at = pc.index_in(tokens["media_id"], value_set=media["media_id"].combine_chunks())
     rows = media.take(at).append_column("caption", tokens["caption"])
-    loaded = LoadFrames(config.tokenize.frames, config.tokenize.tokenize.model, config.fetched)(rows).to_pylist()
+    loaded = LoadFrames(config.tokenize.frames, config.tokenize.model, config.fetched)(rows).to_pylist()
     shapes = [(row["frames_t"], row["frames_h"], row["frames_w"], 3) for row in loaded]
     return [np.frombuffer(row["frames"], np.uint8).reshape(shape) for row, shape in zip(loaded, shapes, strict=True)]
 

@@ -34,18 +34,18 @@ def curate_fingerprint(config: RunConfig) -> str:
 
 def caption_fingerprint(config: RunConfig) -> str:
     """Of the captioner."""
-    return fingerprint_of("caption", config.caption.caption)
+    return fingerprint_of("caption", config.caption.what)
 
 
 def tokenize_fingerprints(config: RunConfig, model_identity: str) -> dict[str, str]:
     """Of the tokenizer's weights (by content, wherever they lie), the geometry of frames and a dtype; by dtype.
 
     Rows of all of them stand: with dtype auto of any dtype, so that a refresh on another machine computes nothing anew.
-    New rows have that of `config.tokenize.dtype`.
+    New rows have that of `config.tokenize.new_dtype`.
     """
     part = config.tokenize
-    what = part.tokenize.model_dump(exclude={"model"})
-    dtypes = DTYPES if part.tokenize.dtype == "auto" else (part.dtype,)
+    what = part.what.model_dump(exclude={"model"})
+    dtypes = DTYPES if part.dtype == "auto" else (part.dtype,)
     return {dtype: fingerprint_of("tokenize", part.frames, what | {"dtype": dtype}, model_identity) for dtype in dtypes}
 
 

@@ -15,7 +15,7 @@ from tokenmill.training.sample import Sampler
 
 def draw(config: RunConfig, prompts: list[str], seeds: list[int]) -> np.ndarray:
     """Pictures for `prompts`, each with its seed: uint8 (B, H, W, 3). Raises CatalogError."""
-    model = newest(config.root, config.train.train)
+    model = newest(config.root, config.train.what)
     if model is None:
         raise CatalogError(f"{config.root}: no trained model yet; run `tokenmill train CONFIG` first")
     how = config.sample
@@ -29,7 +29,7 @@ def draw(config: RunConfig, prompts: list[str], seeds: list[int]) -> np.ndarray:
         guidance=how.guidance,
         seeds=seeds,
     )
-    return VisionTokenizer.load(config.tokenize.tokenize.model).decode_images(codes)
+    return VisionTokenizer.load(config.tokenize.model).decode_images(codes)
 
 
 def sample_grid(config: RunConfig, prompts: list[str], seeds: list[int], out: Path, console: Console) -> None:

@@ -126,7 +126,7 @@ def curate(run: Run) -> None:
         else:
             meter.note(f"all {listing.rows.num_rows} files are known and unchanged; none was read")
         refresh.forget_gone(catalog, changes.gone, run.run_id)
-        uses_source = config.caption.caption.captioner == "source"
+        uses_source = config.caption.captioner == "source"
         refresh.recaption(catalog, changes.recaptioned, with_captions(changes.recaptioned), run.run_id)
         report.numbers["reconciled"] = refresh.reconcile(
             catalog, fingerprint, uses_source, run.run_id, config.curate.duplicates
@@ -157,7 +157,7 @@ def tokenize(run: Run) -> None:
     todo = refresh.without_tokens(catalog, fingerprints, run.config.tokenize.frames, run.config.cluster)
     plan.check_clips(run.config, todo["kind"].to_pylist())
     keys = ["media_id", "reject_reason", "frames_trimmed"]
-    dtype, on_gpu = run.config.tokenize.dtype, run.config.tokenize.resources.num_gpus > 0
+    dtype, on_gpu = run.config.tokenize.new_dtype, run.config.tokenize.resources.num_gpus > 0
     slow = emulation(dtype, on_gpu)
     _simple_phase(run, plan.tokenize_plan(run.config), catalog.tokens, TOKENS, todo, fingerprints, keys, slow)
     refresh.drop_stale(catalog, "tokens", fingerprints, run.run_id)
@@ -168,8 +168,8 @@ def tokens_fingerprints(config: RunConfig) -> list[str]:
     """Fingerprints of token rows that stand for this config and the weights that its model name stands for now; new
     rows have the first.
     """
-    by_dtype = refresh.tokenize_fingerprints(config, weights.identity(config.tokenize.tokenize.model))
-    return [by_dtype.pop(config.tokenize.dtype), *by_dtype.values()]
+    by_dtype = refresh.tokenize_fingerprints(config, weights.identity(config.tokenize.model))
+    return [by_dtype.pop(config.tokenize.new_dtype), *by_dtype.values()]
 
 
 def _simple_phase(
@@ -232,15 +232,15 @@ def train_job(config: RunConfig, catalog: Catalog) -> TrainJob:
     export = None if part.shards is None else _export(part.shards, config.version)
     version = tokens.version if export is None else export.tokens_version
     export_id = None if export is None else export.id
-    what = models.with_dtype(catalog.root, part.train, version, export_id, part.resources.use_gpu)
+    what = models.with_dtype(catalog.root, part.what, version, export_id, part.resources.use_gpu)
     uri = models.run_uri(catalog.root, what, version, export_id)
     is_done = storage.exists(storage.join(uri, DONE))
-    by_dtype = refresh.tokenize_fingerprints(config, weights.identity(config.tokenize.tokenize.model))
+    by_dtype = refresh.tokenize_fingerprints(config, weights.identity(config.tokenize.model))
     first, *others = by_dtype.values()  # in one order on all machines
     return TrainJob(
         config=what,
         shard_uris=tokens.files(version, must_exist=not is_done) if export is None else export.shard_uris,
-        codebook_size=weights.codebook_size(config.tokenize.tokenize.model),
+        codebook_size=weights.codebook_size(config.tokenize.model),
         run_uri=uri,
         tokens_version=version,
         tokens_fingerprint=first,
@@ -287,7 +287,7 @@ def train(run: Run) -> None:
         if result.num_texts:
             meter.note(
                 f"text: {result.num_texts} documents in {result.num_text_pieces} pieces of at most "
-                f"{part.train.data.context_tokens} tokens, {result.num_text_tokens / result.num_tokens:.1%} of the "
+                f"{part.data.context_tokens} tokens, {result.num_text_tokens / result.num_tokens:.1%} of the "
                 "tokens trained on"
             )
         if unused := {reason: count for reason, count in result.excluded.items() if count}:

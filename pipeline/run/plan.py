@@ -72,16 +72,14 @@ def curate_plan(config: RunConfig) -> PhasePlan:
 def caption_plan(config: RunConfig) -> PhasePlan:
     """caption."""
     part = config.caption
-    return PhasePlan("caption", TO_CAPTION, ((((Caption, (part.caption,)),), part.resources),))
+    return PhasePlan("caption", TO_CAPTION, ((((Caption, (part.what,)),), part.resources),))
 
 
 def tokenize_plan(config: RunConfig) -> PhasePlan:
     """Load frames, tokenize: one pool on CPUs; on GPUs the frames come from a CPU pool of their own."""
     part = config.tokenize
-    load: StageSpec = (LoadFrames, (part.frames, part.tokenize.model, config.fetched))
-    # Told the dtype: rows are known by it, and workers could be of another kind than the driver.
-    tokenizer = part.tokenize.model_copy(update={"dtype": part.dtype})
-    encode: StageSpec = (Tokenize, (tokenizer, part.resources.batch_px, part.resources.compile))
+    load: StageSpec = (LoadFrames, (part.frames, part.model, config.fetched))
+    encode: StageSpec = (Tokenize, (part.what, part.resources.batch_px, part.resources.compile))
     if part.resources.num_gpus == 0:
         return PhasePlan("tokenize", TO_TOKENIZE, (((load, encode), part.resources),))
     return PhasePlan("tokenize", TO_TOKENIZE, (((load,), part.frames_resources), ((encode,), part.resources)))
@@ -89,10 +87,10 @@ def tokenize_plan(config: RunConfig) -> PhasePlan:
 
 def check_clips(config: RunConfig, kinds: Iterable[str]) -> None:
     """The tokenizer codes every kind of medium that waits for it. Raises PlanError."""
-    model, num_clips = config.tokenize.tokenize.model, sum(kind == "video" for kind in kinds)
+    model, num_clips = config.tokenize.model, sum(kind == "video" for kind in kinds)
     if num_clips and not weights.codes_clips(model):
         raise PlanError(
-            f"tokenize: {num_clips} kept clips, and {model} codes images only; set tokenize.tokenize.model to one that "
+            f"tokenize: {num_clips} kept clips, and {model} codes images only; set tokenize.model to one that "
             f"codes clips ({weights.CLIP_TOKENIZERS}), or keep no clip: add `no_clips: duration_s < 0` to "
             "curate.decide.video_rules"
         )

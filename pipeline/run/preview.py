@@ -54,7 +54,7 @@ def foresee(config: RunConfig, catalog: Catalog, phases: Iterable[str], listing:
 
 
 def changed_keys(before: Record, after: Record, below: tuple[str, ...]) -> list[str]:
-    """`key old -> new` for each key of two configs that differs below one of `below`."""
+    """`key old -> new` for each key of two configs that differs below one of `below` and changes results."""
     old, new = _flat(before), _flat(after)
     names = [name for name in sorted(old | new) if any(name == top or name.startswith(f"{top}.") for top in below)]
     return [
@@ -67,7 +67,8 @@ def changed_keys(before: Record, after: Record, below: tuple[str, ...]) -> list[
 def _flat(document: Record, above: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in document.items():
-        found |= _flat(value, f"{above}{name}.") if isinstance(value, dict) and value else {f"{above}{name}": value}
+        if not name.endswith("resources"):
+            found |= _flat(value, f"{above}{name}.") if isinstance(value, dict) and value else {f"{above}{name}": value}
     return found
 
 
@@ -141,7 +142,7 @@ class _View:
 
         if num_texts := changes.recaptioned.num_rows:
             of_media = _in(decided["uri"], changes.recaptioned["uri"])
-            if config.caption.caption.captioner == "source":
+            if config.caption.captioner == "source":
                 self._recaptioned = decided.filter(of_media)["media_id"].combine_chunks()
             self._add("curate", "source captions changed", 0, "", counted(num_texts, "caption"))
 
@@ -191,7 +192,7 @@ class _View:
         if num_again := _count(pc.and_(again, pc.invert(_in(kept, self._open)))):
             self._add("caption", "source captions changed", num_again, "captions", f"{num_again} captions")
         todo = kept.filter(pc.invert(_in(kept, done)))
-        self._by_reason("caption", todo, rows, ("caption.caption",), "captions")
+        self._by_reason("caption", todo, rows, ("caption",), "captions")
         stale = rows.filter(_in(rows["media_id"], todo))["media_id"].combine_chunks()
         self._recaptioned = pa.concat_arrays([kept.filter(again), stale])
         if len(self.steps) == first:
@@ -206,7 +207,7 @@ class _View:
         rows = self.catalog.tokens.scan(["media_id", "fingerprint", "run_id"])
         done = rows.filter(_in(rows["fingerprint"], fingerprints))["media_id"]
         todo = kept.filter(pc.invert(_in(kept, done)))
-        self._by_reason("tokenize", todo, rows, ("tokenize.frames", "tokenize.tokenize"), "codes")
+        self._by_reason("tokenize", todo, rows, ("tokenize",), "codes")
         stale = pa.concat_arrays([self._recaptioned, refresh.stale_captions(self.catalog)]).unique()
         stale = stale.filter(pc.and_(_in(stale, done), _in(stale, kept)))
         if len(stale):
@@ -232,7 +233,7 @@ class _View:
         keys: list[str] = []
         for record in self._records("train"):
             if any(phase.get("tokens_version") == version for phase in record["phases"]):
-                keys = changed_keys(record["config"], self._document, ("train.train", "train.shards"))
+                keys = changed_keys(record["config"], self._document, ("train",))
                 break
         why = _joined(keys) or f"tokens version {version}, not trained on with this config"
         self._add("train", why, num_rows, f"a model on version {version}", "checkpoints, model")

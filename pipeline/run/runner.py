@@ -74,7 +74,7 @@ def redecide(config: RunConfig, console: Console) -> None:
     if not run.catalog.exists():
         raise CatalogError(f"{run.catalog.root}: no catalog there yet; run `tokenmill curate CONFIG` first")
     before = reasons_with_kept(run.catalog)
-    uses_source = config.caption.caption.captioner == "source"
+    uses_source = config.caption.captioner == "source"
     fingerprint = refresh.curate_fingerprint(config)
     with held(run.catalog, run.run_id, "redecide"):
         refresh.redecide(run.catalog, config, run.run_id)
@@ -111,7 +111,7 @@ def print_stages(run: Run, phases: tuple[str, ...]) -> None:
     plans = {"curate": plan.curate_plan, "caption": plan.caption_plan, "tokenize": plan.tokenize_plan}
     for name in phases:
         if name not in plans:
-            model = config.train.train.model
+            model = config.train.model
             made.add_row(name, str(model), "checkpoints, model", str(config.train.resources.num_workers))
             continue
         phase = plans[name](config)

@@ -1,6 +1,6 @@
 """The vision tokenizer, trained and judged on the media of a catalog.
 
-In: kept media or a folder. Out: weights for `tokenize.tokenize.model`; a table, pictures and figures of how good they
+In: kept media or a folder. Out: weights for `tokenize.model`; a table, pictures and figures of how good they
 are.
 
     train.py     a vision tokenizer trained on the catalog's kept media

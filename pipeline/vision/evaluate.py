@@ -47,18 +47,18 @@ class EvalOptions:
 
 
 def evaluate(config: RunConfig, options: EvalOptions, console: Console) -> dict[str, Any]:
-    """Judge `tokenize.tokenize.model`; returns what eval.json holds.
+    """Judge `tokenize.model`; returns what eval.json holds.
 
     Raises ConfigError for sizes that do not fit the codes, CatalogError without media to judge on, TokenizerLoadError.
     """
-    name = config.tokenize.tokenize.model
+    name = config.tokenize.model
     factor = weights.spatial_factor(name)
     if wrong := [side for side in options.sides_px if side % factor or side < 16]:
         raise ConfigError(f"--sizes {wrong[0]}: {name} codes {factor} x {factor} px; give multiples of it, 16 or more")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = VisionTokenizer.load(name, device, config.tokenize.tokenize.dtype)
+    tokenizer = VisionTokenizer.load(name, device, config.tokenize.dtype)
     if not tokenizer.decodes:
-        raise ConfigError(f"tokenize.tokenize.model={name}: encodes only, there are no reconstructions to judge")
+        raise ConfigError(f"tokenize.model={name}: encodes only, there are no reconstructions to judge")
     perceptual = _perceptual(options, device)
     media = _media(config, options, console)
     squares = Squares(list(options.sides_px), Places(config.fetched))

@@ -24,7 +24,7 @@ from tokenmill.stages.table.columns import PLACES
 from tokenmill.storage.cpu import emulation
 from tokenmill.storage.identity import fingerprint_of
 from tokenmill.storage.run_log import Record
-from tokenmill.tokenizer.vision.training.config import VqTrainConfig
+from tokenmill.tokenizer.vision.training.config import VisionTrainConfig
 from tokenmill.training.run.launch import run_on_workers
 
 _ROWS_AT_ONCE = 64
@@ -36,7 +36,7 @@ _MIN_FRAMES = 4
 class _Job:
     """What a worker needs to know."""
 
-    config: VqTrainConfig
+    config: VisionTrainConfig
     resources: TokenizerResources
     load: Any  # LoadFramesConfig
     media: pa.Table
@@ -73,7 +73,7 @@ def train_tokenizer(config: RunConfig, out: str | None, console: Console) -> Non
     with cluster(config.cluster):
         run_on_workers(_worker, {"job": job}, part.resources, uri, _Progress(console, part.train.steps))
     console.print(
-        f"Model in {uri}/model; use it with --set tokenize.tokenize.model={uri}/model\n"
+        f"Model in {uri}/model; use it with --set tokenize.model={uri}/model\n"
         f"Look at {uri}/reconstructions.png and {uri}/loss.png",
         highlight=False,
     )

@@ -9,7 +9,8 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from tokenmill.pipeline.config import ConfigError, RunConfig, Source, load
+from tokenmill.pipeline.config import ConfigError, RunConfig, Source, load, with_keys_of_today
+from tokenmill.pipeline.refresh import refresh
 from tokenmill.storage.identity import Config, Resources, fingerprint_of
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
@@ -57,6 +58,34 @@ def test_mistakes_are_named(tmp_path, changes, expected):
     with pytest.raises(ConfigError, match=expected) as caught:
         load(write(tmp_path, **changes))
     assert "mine.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"caption": {"caption": {"captioner": "none"}}}, "caption.caption.captioner is now caption.captioner"),
+        ({"tokenize": {"tokenize": {"model": "m"}}}, "tokenize.tokenize.model is now tokenize.model"),
+        ({"train": {"train": {"data": {}, "seed": 1}}}, "train.train.data is now train.data, train.train.seed is now"),
+        ({"train": {"train": 3}}, "train.train: this level is gone: write what it held under train"),
+    ],
+)
+def test_keys_of_older_releases_name_the_new_ones(tmp_path, changes, expected):
+    with pytest.raises(ConfigError, match=expected):
+        load(write(tmp_path, **changes))
+    whole = {"caption": {"caption": {"captioner": "none"}, "resources": {}}, "train": {"shards": None}, "root": "r"}
+    moved = {"caption": {"captioner": "none", "resources": {}}, "train": {"shards": None}, "root": "r"}
+    assert with_keys_of_today(whole) == with_keys_of_today(moved) == moved
+
+
+def test_results_of_older_releases_stand():
+    """Fingerprints of a release whose config had other keys."""
+    config = load(next(path for path in CONFIGS if path.name == "demo.yaml"))
+    assert refresh.caption_fingerprint(config) == "9cb9b4ee62f78a0c"
+    by_dtype = refresh.tokenize_fingerprints(config, "weights")
+    assert by_dtype["float32"] == "582d1f9ae9d02548"
+    assert fingerprint_of(config.train.what) == "ffa2c5c077b7af7a"
+    with pytest.raises(TypeError, match="how, not what"):
+        fingerprint_of(config.train)
 
 
 def test_all_mistakes_are_named_at_once(tmp_path):

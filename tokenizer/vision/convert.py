@@ -25,7 +25,7 @@ def convert(source: str, out: Path) -> str:
     kind = config_of(source)["model_type"]
     if kind != published.MODEL_TYPE:
         raise TokenizerLoadError(
-            f"{source}: is in transformers' layout already ({kind}); pass it as it is as tokenize.tokenize.model"
+            f"{source}: is in transformers' layout already ({kind}); pass it as it is as tokenize.model"
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not (out / NOTE).is_file():
         raise TokenizerLoadError(f"{out}: stands there and is no earlier conversion; name a new or empty folder")

@@ -6,7 +6,6 @@ from tokenmill import storage
 from tokenmill.pipeline.catalog import models
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.run.phases import tokens_fingerprints
-from tokenmill.stages.tokenize.tokenize import TokenizeConfig
 from tokenmill.storage import cpu
 from tokenmill.training.config import OptimizerConfig, TrainConfig
 from tokenmill.training.job import DONE, PLAN
@@ -44,7 +43,7 @@ def test_auto_goes_on_with_what_is_there(tmp_path, has_units):
 
 def test_token_rows_of_any_dtype_stand_for_auto(has_units):
     def fingerprints(dtype: str) -> list[str]:
-        part = {"tokenize": TokenizeConfig(dtype=dtype).model_dump()}
+        part = {"dtype": dtype}
         return tokens_fingerprints(RunConfig.model_validate({"root": "r", "sources": [{"uri": "s"}], "tokenize": part}))
 
     (fp32,), (bf16,), (fp16,) = fingerprints("float32"), fingerprints("bfloat16"), fingerprints("float16")

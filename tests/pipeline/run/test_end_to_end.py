@@ -36,7 +36,7 @@ def write_config(folder: Path, corpus: str, root: str, **cluster) -> Path:
     """The demo's config with a training of three steps."""
     document = yaml.safe_load(CONFIG.read_text())
     document |= {"root": root, "sources": [{"uri": corpus}]}
-    document["train"]["train"] |= TINY_TRAINING
+    document["train"] |= TINY_TRAINING
     document["train"]["resources"] = {"threads": 1}
     document["cluster"] = {"num_cpus": 2, "commit_every_s": 0.2, "local_rows": 0, **cluster}
     for phase in ("curate", "caption", "tokenize"):
@@ -217,7 +217,7 @@ def test_kill_9_and_the_same_command_give_the_tables_of_an_undisturbed_run(undis
 def test_the_demo_on_s3(s3, tmp_path):
     """The same demo, its corpus, tables, checkpoints and pictures in a bucket."""
     sets = [f"root={s3}/demo", f"sources.0.uri={s3}/corpus", "cluster.num_cpus=2", "train.resources.num_workers=1"]
-    sets += [f"train.train.{key}={json.dumps(value)}" for key, value in TINY_TRAINING.items()]
+    sets += [f"train.{key}={json.dumps(value)}" for key, value in TINY_TRAINING.items()]
     arguments = [part for item in sets for part in ("--set", item)]
     output = tokenmill("demo", "--images", NUM_IMAGES, *arguments, cwd=tmp_path).stdout
     assert "captions never seen in training" in output

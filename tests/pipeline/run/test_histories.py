@@ -69,7 +69,7 @@ class History:
         self.world.sets.append(f"tokenize.frames.area_px={self.random.choice([1024, 4096])}")
 
     def captioner(self) -> None:
-        self.world.sets.append(f"caption.caption.captioner={self.random.choice(['source', 'none'])}")
+        self.world.sets.append(f"caption.captioner={self.random.choice(['source', 'none'])}")
 
 
 def contents(root: str) -> dict[str, list[str]]:

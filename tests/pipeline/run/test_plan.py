@@ -22,7 +22,7 @@ def config(tmp_path):
     document = {
         "root": str(tmp_path / "root"),
         "sources": [{"uri": str(tmp_path)}],
-        "tokenize": {"frames": {"area_px": 88 * 104}, "tokenize": {"model": str(tmp_path / "janus")}},
+        "tokenize": {"frames": {"area_px": 88 * 104}, "model": str(tmp_path / "janus")},
     }
     path = tmp_path / "config.yaml"
     path.write_text(json.dumps(document))
@@ -30,10 +30,10 @@ def config(tmp_path):
 
 
 def test_clips_stop_a_tokenizer_of_images(config):
-    with pytest.raises(PlanError, match=r"2 kept clips, and .*janus codes images only; set tokenize\.tokenize\.model"):
+    with pytest.raises(PlanError, match=r"2 kept clips, and .*janus codes images only; set tokenize\.model"):
         check_clips(load(config), ["image", "video", "video"])
     check_clips(load(config), ["image", "image"])
-    check_clips(load(config, ["tokenize.tokenize.model=builtin"]), ["image", "video"])
+    check_clips(load(config, ["tokenize.model=builtin"]), ["image", "video"])
 
 
 def test_frames_fit_the_tokenizers_codes(config, tmp_path):
@@ -41,7 +41,7 @@ def test_frames_fit_the_tokenizers_codes(config, tmp_path):
     identity = content_id([(tmp_path / "image.png").read_bytes()])
     row = {"media_id": identity, "kind": "image", "uri": str(tmp_path / "image.png")}
     table = pa.Table.from_pylist([row], schema=LoadFrames.reads)
-    for sets, size in (([], (96, 112)), (["tokenize.tokenize.model=builtin"], (88, 104))):
+    for sets, size in (([], (96, 112)), (["tokenize.model=builtin"], (88, 104))):
         stage, arguments = tokenize_plan(load(config, sets)).stages[0]
         (found,) = stage(*arguments)(table).to_pylist()
         assert (found["frames_h"], found["frames_w"]) == size

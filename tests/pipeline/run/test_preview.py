@@ -45,9 +45,9 @@ def test_captions_thresholds_tokenizer(world, monkeypatch):
 
     # Another captioner: no pixel is read, the rows of tokens get its captions.
     world.corrupt(*SIDES_PX)
-    captioned = world.run("caption.caption.captioner=none")
+    captioned = world.run("caption.captioner=none")
     assert told(captioned) == [
-        ("caption", "caption.caption.captioner source -> none", 4),
+        ("caption", "caption.captioner source -> none", 4),
         ("tokenize", "captions changed; codes stay", 0),
     ]
     assert num_read(captioned) == [0, 4, 0]

@@ -80,7 +80,7 @@ def test_the_catalogs_kept_media_are_curated_first(config, tmp_path):
 def test_a_tokenizer_of_images_leaves_clips_out_and_says_so(config, media, tmp_path):
     sizes = {"base_channels": 32, "channel_multiplier": [1, 1], "num_res_blocks": 1, "latent_channels": 8}
     JanusVQVAE(JanusVQVAEConfig(num_embeddings=64, num_patches=4, **sizes)).save_pretrained(tmp_path / "janus")
-    janus = load(config, [f"tokenize.tokenize.model={tmp_path / 'janus'}"])
+    janus = load(config, [f"tokenize.model={tmp_path / 'janus'}"])
     found, text = call(janus, EvalOptions(2, (32,), tmp_path / "out", folder=media))
     assert {row["kind"] for row in found["rows"]} == {"image"}
     assert "codes images only" in text and not (tmp_path / "out" / "clips.png").exists()

@@ -1,6 +1,6 @@
 """Images and clips -> the weights of a vision tokenizer, or better ones from given ones.
 
-In: a `VqTrainConfig`, pictures as arrays. Out: a folder that plain transformers loads, a log, checkpoints.
+In: a `VisionTrainConfig`, pictures as arrays. Out: a folder that plain transformers loads, a log, checkpoints.
 
     config.py    the config of its training
     loop.py      its training

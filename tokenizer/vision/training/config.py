@@ -27,7 +27,7 @@ def fsq_levels(codebook_size: int, dim: int) -> int:
     return levels
 
 
-class VqModelConfig(Config):
+class VisionModelConfig(Config):
     """The architecture: Emu3's own is 256, [1, 2, 2, 4], 2 blocks, 4 dimensions, 32,768 codes (271 M parameters)."""
 
     base_channels: int = Field(32, description="Small blurs, large is slow; the norms need 32s.", gt=0, multiple_of=32)
@@ -44,13 +44,13 @@ class VqModelConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _lattice_exists(self) -> "VqModelConfig":
+    def _lattice_exists(self) -> "VisionModelConfig":
         if self.quantizer == "fsq":
             fsq_levels(self.codebook_size, self.embed_dim)
         return self
 
 
-class VqLossConfig(Config):
+class VisionLossConfig(Config):
     """Weights of the losses; pixels count in -1..1."""
 
     later_fields = frozenset({"motion_only", "codes_from_step"})
@@ -95,7 +95,7 @@ class VqLossConfig(Config):
     gan_from_step: int = Field(20_000, description="Small destabilises the start; peers wait for 20,000.", ge=0)
 
     @model_validator(mode="after")
-    def _weights_are_there(self) -> "VqLossConfig":
+    def _weights_are_there(self) -> "VisionLossConfig":
         if self.lpips and not self.perceptual:
             raise ValueError("lpips is read by the perceptual loss alone; give loss.perceptual a weight")
         if self.lpips and not self.lpips.is_file():
@@ -103,16 +103,16 @@ class VqLossConfig(Config):
         return self
 
 
-class VqTrainConfig(Config):
+class VisionTrainConfig(Config):
     """One training run of a vision tokenizer."""
 
-    model: VqModelConfig = VqModelConfig()
+    model: VisionModelConfig = VisionModelConfig()
     init_from: str | None = Field(
         None,
         description="Weights to start from: `builtin`, a folder or a hub name. With a smaller embed_dim they are "
         "widened: the new dimensions start unused.",
     )
-    loss: VqLossConfig = VqLossConfig()
+    loss: VisionLossConfig = VisionLossConfig()
     steps: int = Field(4000, description="Few blur; 1,500 to 5,000 gained 0.7 dB on photos.", gt=0)
     batch: int = Field(
         16,
@@ -144,7 +144,7 @@ class VqTrainConfig(Config):
     seed: int = Field(0, description="Of weights, crops and flips.", ge=0)
 
     @model_validator(mode="after")
-    def _crop_fits(self) -> "VqTrainConfig":
+    def _crop_fits(self) -> "VisionTrainConfig":
         factor = 2 ** (len(self.model.channel_multiplier) - 1)
         if wrong := [side for side in self.crops_px if side <= 0 or side % factor]:
             raise ValueError(f"crops_px: {wrong[0]} is no multiple of the spatial factor {factor}; change one")

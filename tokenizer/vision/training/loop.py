@@ -25,7 +25,13 @@ from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.run_log import TrainLog, read_log
 from tokenmill.tokenizer.vision import vision_tokenizer
 from tokenmill.tokenizer.vision.training.batches import clip_batch, image_batch, odds
-from tokenmill.tokenizer.vision.training.config import DONE, VqLossConfig, VqModelConfig, VqTrainConfig, another
+from tokenmill.tokenizer.vision.training.config import (
+    DONE,
+    VisionLossConfig,
+    VisionModelConfig,
+    VisionTrainConfig,
+    another,
+)
 from tokenmill.tokenizer.vision.training.motion import MotionTraining
 from tokenmill.tokenizer.vision.training.parallel import Workers
 from tokenmill.tokenizer.vision.training.pictures import draw_curve, draw_reconstructions
@@ -33,11 +39,11 @@ from tokenmill.tokenizer.vision.training.trainee import TEMPORAL_FACTOR, Trainin
 
 _CHECKPOINT = "checkpoint.pt"
 
-__all__ = ["VqLossConfig", "VqModelConfig", "VqTrainConfig", "train"]
+__all__ = ["VisionLossConfig", "VisionModelConfig", "VisionTrainConfig", "train"]
 
 
 def train(
-    config: VqTrainConfig,
+    config: VisionTrainConfig,
     images: Sequence[np.ndarray],
     clips: Sequence[np.ndarray],
     out: str,
@@ -101,7 +107,7 @@ class _Batches:
 
     def __init__(
         self,
-        config: VqTrainConfig,
+        config: VisionTrainConfig,
         images: Sequence[np.ndarray],
         clips: Sequence[np.ndarray],
         workers: Workers,

@@ -19,7 +19,7 @@ from tokenmill.storage.errors import TrainingError
 from tokenmill.tokenizer.vision import emu3, weights
 from tokenmill.tokenizer.vision.nearest import nearest_codes
 from tokenmill.tokenizer.vision.training.codebook import fit_codebook
-from tokenmill.tokenizer.vision.training.config import VqTrainConfig
+from tokenmill.tokenizer.vision.training.config import VisionTrainConfig
 from tokenmill.tokenizer.vision.training.parallel import Workers
 from tokenmill.tokenizer.vision.training.trainee import LATENTS_A_CODE, TEMPORAL_FACTOR, Training, learning_rate
 
@@ -32,7 +32,7 @@ class MotionTraining(Training):
     """Training of `loss.motion_only`: other losses and other codes, all else as ever."""
 
     def __init__(
-        self, config: VqTrainConfig, device: str, compile_trunks: bool, workers: Workers | None = None
+        self, config: VisionTrainConfig, device: str, compile_trunks: bool, workers: Workers | None = None
     ) -> None:
         super().__init__(config, device, compile_trunks, workers)
         folder = weights.folder_of(str(config.init_from))

@@ -16,7 +16,7 @@ from tokenmill.tokenizer.vision import emu3, weights
 from tokenmill.tokenizer.vision.evaluation.metrics import codebook_use
 from tokenmill.tokenizer.vision.evaluation.perceptual import Lpips, structural_dissimilarity
 from tokenmill.tokenizer.vision.training.codebook import fit_codebook, patch_ids
-from tokenmill.tokenizer.vision.training.config import VqModelConfig, VqTrainConfig
+from tokenmill.tokenizer.vision.training.config import VisionModelConfig, VisionTrainConfig
 from tokenmill.tokenizer.vision.training.losses import (
     CodebookQuantizer,
     FsqQuantizer,
@@ -46,7 +46,7 @@ _QUANTIZERS: dict[str, type[FsqQuantizer | CodebookQuantizer]] = {
 class Trainee(nn.Module):
     """Emu3VQVAE with a quantizer that passes gradients: what VisionTokenizer runs, from pixels to pixels."""
 
-    def __init__(self, config: VqTrainConfig, compile_trunks: bool) -> None:
+    def __init__(self, config: VisionTrainConfig, compile_trunks: bool) -> None:
         super().__init__()
         if config.loss.decoder_only:
             _check_codes_stay(config)
@@ -104,7 +104,7 @@ class Training:
     """Everything that changes from step to step, and how one step changes it."""
 
     def __init__(
-        self, config: VqTrainConfig, device: str, compile_trunks: bool, workers: Workers | None = None
+        self, config: VisionTrainConfig, device: str, compile_trunks: bool, workers: Workers | None = None
     ) -> None:
         torch.manual_seed(config.seed)
         self.config, self.device = config, device
@@ -256,7 +256,7 @@ class Training:
         return model
 
 
-def new_model(config: VqModelConfig) -> Emu3VQVAE:
+def new_model(config: VisionModelConfig) -> Emu3VQVAE:
     """An untrained Emu3VQVAE in eval mode."""
     return start(
         Emu3VQVAEConfig(
@@ -273,7 +273,7 @@ def new_model(config: VqModelConfig) -> Emu3VQVAE:
     )
 
 
-def given_model(config: VqModelConfig, init_from: str) -> Emu3VQVAE:
+def given_model(config: VisionModelConfig, init_from: str) -> Emu3VQVAE:
     """The weights of `init_from`, to be trained further; widened where they have fewer codes or smaller ones.
 
     Raises TrainingError when they are not of this architecture.
@@ -292,7 +292,7 @@ def given_model(config: VqModelConfig, init_from: str) -> Emu3VQVAE:
     return widened(model, wanted)
 
 
-def _check_codes_stay(config: VqTrainConfig) -> None:
+def _check_codes_stay(config: VisionTrainConfig) -> None:
     given = weights.config_of(str(config.init_from))
     for name in ("embed_dim", "codebook_size"):
         if given[name] != getattr(config.model, name):
@@ -302,7 +302,7 @@ def _check_codes_stay(config: VqTrainConfig) -> None:
             )
 
 
-def learning_rate(config: VqTrainConfig, step: int) -> float:
+def learning_rate(config: VisionTrainConfig, step: int) -> float:
     """Linear warm-up over 100 steps (a tenth of a short run), then a cosine to a thousandth."""
     warm_up = min(_WARM_UP_STEPS, config.steps // 10)
     if step < warm_up:

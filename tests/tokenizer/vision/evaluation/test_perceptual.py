@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from tokenmill.tokenizer.vision.evaluation.metrics import ssim
 from tokenmill.tokenizer.vision.evaluation.perceptual import Fid, Lpips, WeightsError, structural_dissimilarity
-from tokenmill.tokenizer.vision.training.config import VqLossConfig, VqTrainConfig
+from tokenmill.tokenizer.vision.training.config import VisionLossConfig, VisionTrainConfig
 from tokenmill.tokenizer.vision.training.trainee import Training
 from tokenmill.tokenizer.vision.vision_tokenizer import to_pixels
 
@@ -65,17 +65,19 @@ def test_the_perceptual_loss_draws_pictures_nearer(alexnet, tmp_path, with_lpips
     lpips = tmp_path / "alex.pth" if with_lpips else None
     only = {"mse": 0.0, "l1": 0.0, "context": 0.0, "perceptual": 1.0, "lpips": lpips}
     model = {"channel_multiplier": [1, 1]}
-    config = VqTrainConfig(model=model, loss=VqLossConfig(**only), batch=4, crops_px=[32], dtype="float32", lr=3e-3)
+    config = VisionTrainConfig(
+        model=model, loss=VisionLossConfig(**only), batch=4, crops_px=[32], dtype="float32", lr=3e-3
+    )
     training = Training(config, "cpu", compile_trunks=False)
     pixels = to_pixels(torch.from_numpy(frames(count=2)[:, :32, :32]))[:, None]
     losses = [training.step(pixels, step)["loss"] for step in range(120, 150)]
     assert np.mean(losses[-5:]) < 0.8 * losses[0], losses
     with pytest.raises(ValueError, match="perceptual loss alone"):
-        VqLossConfig(lpips=tmp_path / "alex.pth")
+        VisionLossConfig(lpips=tmp_path / "alex.pth")
     with pytest.raises(ValueError, match="no such file"):
-        VqLossConfig(lpips=tmp_path / "none.pth", perceptual=1.0)
+        VisionLossConfig(lpips=tmp_path / "none.pth", perceptual=1.0)
     with pytest.raises(ValueError, match="make crops_px larger"):
-        VqTrainConfig(loss={"perceptual": 1.0}, crops_px=[8])
+        VisionTrainConfig(loss={"perceptual": 1.0}, crops_px=[8])
 
 
 @pytest.fixture(scope="module")

@@ -18,12 +18,12 @@ from tokenmill.tokenizer.vision.nearest import nearest_codes
 from tokenmill.tokenizer.vision.training import loop, motion
 from tokenmill.tokenizer.vision.training.batches import clip_batch, image_batch, odds
 from tokenmill.tokenizer.vision.training.codebook import fit_codebook, patch_ids
-from tokenmill.tokenizer.vision.training.config import VqLossConfig, VqModelConfig, VqTrainConfig
+from tokenmill.tokenizer.vision.training.config import VisionLossConfig, VisionModelConfig, VisionTrainConfig
 from tokenmill.tokenizer.vision.training.losses import FSQ_SPACING, FsqQuantizer, VqQuantizer, spread_loss
 from tokenmill.tokenizer.vision.training.parallel import Workers
 from tokenmill.tokenizer.vision.training.trainee import Trainee, given_model, new_model
 
-SMALL = VqModelConfig(channel_multiplier=[1, 1], codebook_size=4096, embed_dim=4)
+SMALL = VisionModelConfig(channel_multiplier=[1, 1], codebook_size=4096, embed_dim=4)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def data():
 
 def small_config(**changes):
     settings = {"model": SMALL, "batch": 4, "crops_px": [16], "steps": 6, "dtype": "float32"}
-    return VqTrainConfig(**(settings | changes))
+    return VisionTrainConfig(**(settings | changes))
 
 
 def train(*arguments, **options):
@@ -53,7 +53,7 @@ def of_kind(quantizer, data, folder):
     if quantizer == "kmeans":
         return {"model": kmeans, "init_from": given}
     wide = kmeans.model_copy(update={"embed_dim": 6, "codebook_size": SMALL.codebook_size + 8})
-    return {"model": wide, "init_from": given, "loss": VqLossConfig(motion_only=True, codes_from_step=2)}
+    return {"model": wide, "init_from": given, "loss": VisionLossConfig(motion_only=True, codes_from_step=2)}
 
 
 def losses_of(config, data, folder):
@@ -102,7 +102,7 @@ def test_spread_is_lost_by_idle_or_repeated_dimensions():
     spread_loss(z + 0.01 * torch.randn_like(z), 8).backward()
     assert z.grad.abs().sum() > 0
     with pytest.raises(ValidationError, match="lattice"):
-        VqTrainConfig(model={"quantizer": "vq"}, loss={"spread": 0.1})
+        VisionTrainConfig(model={"quantizer": "vq"}, loss={"spread": 0.1})
 
 
 def test_gradients_pass_straight_through():
@@ -202,7 +202,7 @@ def test_codes_may_start_late(tmp_path):
     """Until then the latents themselves are decoded; the codes are fitted to what they have become by then."""
     data = list(np.random.default_rng(0).integers(0, 256, (12, 32, 40, 3), dtype=np.uint8)), []
     changes = of_kind("kmeans", data, tmp_path)
-    config = small_config(steps=6, loss=VqLossConfig(codes_from_step=4), **changes)
+    config = small_config(steps=6, loss=VisionLossConfig(codes_from_step=4), **changes)
     model = Emu3VQVAE.from_pretrained(train(config, *data, str(tmp_path / "late")))
     assert not torch.equal(
         model.quantize.embedding.weight, Emu3VQVAE.from_pretrained(changes["init_from"]).quantize.embedding.weight
@@ -215,9 +215,9 @@ def test_codes_may_start_late(tmp_path):
     late = losses(tmp_path / "late")
     assert late[0] < at_once[0]  # nothing is rounded yet
     with pytest.raises(ValidationError, match="leaves no step with codes"):
-        small_config(steps=4, loss=VqLossConfig(codes_from_step=4), **changes)
+        small_config(steps=4, loss=VisionLossConfig(codes_from_step=4), **changes)
     with pytest.raises(ValidationError, match="leave it at 0"):
-        small_config(loss=VqLossConfig(codes_from_step=1))
+        small_config(loss=VisionLossConfig(codes_from_step=1))
 
 
 def test_wider_weights_start_as_the_given_ones(data, tmp_path):
@@ -241,7 +241,7 @@ def test_wider_weights_start_as_the_given_ones(data, tmp_path):
 
 def test_motion_is_learned_and_stills_keep_their_codes(data, tmp_path):
     changes = of_kind("motion", data, tmp_path)
-    loss = VqLossConfig(motion_only=True, codes_from_step=50)
+    loss = VisionLossConfig(motion_only=True, codes_from_step=50)
     config = small_config(**changes | {"loss": loss, "steps": 80, "lr": 1e-2, "video_share": 0.7, "ema": 0.9})
     records = []
     uri = train(config, *data, str(tmp_path / "moving"), on_step=records.append, checkpoint_steps=80)
@@ -268,7 +268,7 @@ def test_motion_is_learned_and_stills_keep_their_codes(data, tmp_path):
             small_config(**changes | {"model": SMALL.model_copy(update={"quantizer": "kmeans"})}), *data, str(tmp_path)
         )
     with pytest.raises(ValidationError, match="take quantizer 'kmeans'"):
-        small_config(loss=VqLossConfig(motion_only=True))
+        small_config(loss=VisionLossConfig(motion_only=True))
 
 
 def test_the_trainee_is_the_tokenizer():
@@ -294,7 +294,7 @@ def test_the_trainee_is_the_tokenizer():
 def test_an_untrained_model_starts_well():
     """Latents at the lattice's scale in every channel, and time handed through: a still equals its repeated clip."""
     torch.manual_seed(0)
-    model = new_model(VqModelConfig(channel_multiplier=[1, 1, 2, 2]))
+    model = new_model(VisionModelConfig(channel_multiplier=[1, 1, 2, 2]))
     pixels = torch.rand(4, 3, 8, 8).repeat_interleave(8, 2).repeat_interleave(8, 3) * 2 - 1
     with torch.no_grad():
         latent = emu3.encode_trunk(model, pixels)
@@ -346,7 +346,7 @@ class StoppedError(Exception):
 @pytest.mark.parametrize("quantizer, gan", [("fsq", 0.0), ("fsq", 0.1), ("vq", 0.0), ("kmeans", 0.0), ("motion", 0.0)])
 def test_a_resumed_run_repeats_the_uninterrupted_one(data, tmp_path, monkeypatch, quantizer, gan):
     monkeypatch.setattr(motion, "_STILLS_WITHIN", 0.0)  # two steps do not bring stills to rest
-    loss = VqLossConfig(gan=gan, gan_from_step=2)
+    loss = VisionLossConfig(gan=gan, gan_from_step=2)
     config = small_config(**{"loss": loss} | of_kind(quantizer, data, tmp_path))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     model = train(config, *data, str(whole))
@@ -372,10 +372,10 @@ def test_every_choice_of_the_config_is_acted_upon(data, tmp_path):
 
     plain = first_losses("plain")
     for name, changes in {
-        "mse": {"loss": VqLossConfig(mse=0.5)},
-        "l1": {"loss": VqLossConfig(l1=0.5)},
-        "commitment": {"loss": VqLossConfig(commitment=0.0)},
-        "gan": {"loss": VqLossConfig(gan=0.1, gan_from_step=0)},
+        "mse": {"loss": VisionLossConfig(mse=0.5)},
+        "l1": {"loss": VisionLossConfig(l1=0.5)},
+        "commitment": {"loss": VisionLossConfig(commitment=0.0)},
+        "gan": {"loss": VisionLossConfig(gan=0.1, gan_from_step=0)},
         "lr": {"lr": 1e-2},
         "seed": {"seed": 1},
         "crops_px": {"crops_px": [32]},
@@ -415,7 +415,7 @@ def test_a_folder_of_another_config_is_refused(data, tmp_path):
         train(small_config(steps=3), *data, str(tmp_path), data_id="more")
 
 
-def _worker(rank: int, folder: str, data, configs: dict[str, VqTrainConfig]) -> None:
+def _worker(rank: int, folder: str, data, configs: dict[str, VisionTrainConfig]) -> None:
     torch.set_num_threads(1)
     motion._STILLS_WITHIN = 0.0
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
@@ -428,7 +428,7 @@ def _worker(rank: int, folder: str, data, configs: dict[str, VqTrainConfig]) -> 
 def test_two_workers_train_like_one(data, tmp_path, monkeypatch):
     """Losses that look at one picture at a time: the same steps, up to the order of sums; with every quantizer."""
     monkeypatch.setattr(motion, "_STILLS_WITHIN", 0.0)  # two steps do not bring stills to rest
-    loss = VqLossConfig(context=0.0)
+    loss = VisionLossConfig(context=0.0)
     configs = {
         name: small_config(batch=8, steps=4, **{"loss": loss} | of_kind(name, data, tmp_path / name))
         for name in ("fsq", "vq", "kmeans", "motion")
@@ -493,7 +493,7 @@ def test_crops_are_drawn_evenly_from_what_is_large_enough(data, tmp_path):
 )
 def test_impossible_configs_say_what_to_change(settings, words):
     with pytest.raises(ValidationError, match=words):
-        VqTrainConfig.model_validate(settings)
+        VisionTrainConfig.model_validate(settings)
 
 
 def latents_moved_by_the_context(model, images):
@@ -513,7 +513,7 @@ def test_the_context_loss_makes_codes_hang_less_on_their_surroundings(data, tmp_
     images, clips = data
     moved = {}
     for context in (0.0, 4.0):
-        config = small_config(steps=24, loss=VqLossConfig(context=context))
+        config = small_config(steps=24, loss=VisionLossConfig(context=context))
         folder = train(config, images, clips, str(tmp_path / str(context)), checkpoint_steps=24)
         moved[context] = latents_moved_by_the_context(Emu3VQVAE.from_pretrained(folder).eval(), images)
     assert moved[4.0] < 0.7 * moved[0.0], moved

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from tokenmill.pipeline.catalog.dataset import Dataset
     from tokenmill.pipeline.config import RunConfig
-    from tokenmill.pipeline.reports.terminal import PhaseReport, Step
+    from tokenmill.pipeline.refresh.steps import Step
+    from tokenmill.pipeline.reports.terminal import PhaseReport
 
 __all__ = ["PHASES", "UserError", "load_config", "open", "plan", "run", "sample"]
 __version__ = importlib.metadata.version("tokenmill")

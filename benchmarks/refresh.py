@@ -36,9 +36,8 @@ from tokenmill import storage
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.flow.on_ray import cluster
-from tokenmill.pipeline.refresh import refresh, sources
+from tokenmill.pipeline.refresh import fingerprints, sources
 from tokenmill.pipeline.reports.terminal import table
-from tokenmill.pipeline.run.phases import tokens_fingerprints
 from tokenmill.pipeline.run.runner import run_phases
 from tokenmill.stages.select.duplicates import DUPLICATES
 from tokenmill.stages.table.columns import CAPTIONS, MEDIA, SOURCES
@@ -87,7 +86,7 @@ def fill(config: RunConfig, num_media: int) -> None:
     catalog = Catalog(config.root)
     catalog.create()
     rng = np.random.default_rng(0)
-    curated, captioned = refresh.curate_fingerprint(config), refresh.caption_fingerprint(config)
+    curated, captioned = fingerprints.of_curate(config), fingerprints.of_caption(config)
     for start in range(0, num_media, SHARD_ROWS):
         stop = min(num_media, start + SHARD_ROWS)
         count, ids = stop - start, [f"{number:032x}" for number in rng.integers(1 << 62, size=stop - start)]
@@ -114,7 +113,9 @@ def fill(config: RunConfig, num_media: int) -> None:
             pa.array(rng.integers(0, 4096, count * GRID * GRID), pa.uint16()), GRID * GRID
         ).cast(pa.list_(pa.uint16()))
         grid = {"codes": codes, "grid_t": 1, "grid_h": GRID, "grid_w": GRID, "caption": texts}
-        catalog.tokens.append(rows_of(TOKENS, count, same | grid | {"fingerprint": tokens_fingerprints(config)[0]}), {})
+        catalog.tokens.append(
+            rows_of(TOKENS, count, same | grid | {"fingerprint": fingerprints.standing_tokens(config)[0]}), {}
+        )
         verdicts = {"media_id": ids, "duplicate_of": ids, "method": "kept", "fingerprint": "f", "run_id": "first"}
         if config.curate.duplicates.near_radius is not None:
             catalog.duplicates.append(rows_of(DUPLICATES, count, verdicts), {})

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from tokenmill.pipeline.config import load
-from tokenmill.pipeline.run.plan import curate_plan
+from tokenmill.pipeline.run.pools import curate_stages
 from tokenmill.stages.table.chain import Chain
 from tokenmill.stages.table.columns import LISTED
 
@@ -27,7 +27,7 @@ BATCH = 16
 def scores(config_name: str, paths: list[Path]) -> list[dict]:
     """All scores of the media in `paths`, by the stages of a shipped config."""
     config = load(Path("configs") / config_name, ["curate.all_scores=true"])
-    chain = Chain(curate_plan(config).stages)
+    chain = Chain(curate_stages(config).stages)
     rows: list[dict] = []
     for first in range(0, len(paths), BATCH):
         uris = [str(path.resolve()) for path in paths[first : first + BATCH]]

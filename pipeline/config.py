@@ -13,22 +13,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from tokenmill import storage
-from tokenmill.stages import (
-    CaptionConfig,
-    ClipConfig,
-    DecideConfig,
-    DuplicatesConfig,
-    FetchConfig,
-    FetchPace,
-    LoadFramesConfig,
-    ReadConfig,
-    ScoreImagesConfig,
-    SplitVideosConfig,
-    TextConfig,
-    TokenizeConfig,
-    clip_identity,
-)
+from tokenmill import stages, storage
 from tokenmill.storage.cpu import quick_dtype
 from tokenmill.storage.errors import UserError
 from tokenmill.storage.identity import Config, Resources, fingerprint_of
@@ -96,15 +81,17 @@ def _part(whole: Config, of: type[_Part]) -> _Part:
 class Curate(Config):
     """Phase one: files become rows of `media`, each kept or rejected with a reason."""
 
-    read: ReadConfig = ReadConfig()
-    fetch: FetchConfig = FetchConfig()
-    fetch_pace: FetchPace = FetchPace()
-    score: ScoreImagesConfig = ScoreImagesConfig()
-    split: SplitVideosConfig = SplitVideosConfig()
-    text: TextConfig | None = Field(None, description="Null looks for no text; {} does, where a rule asks for it.")
-    clip: ClipConfig = ClipConfig()
-    decide: DecideConfig = DecideConfig()
-    duplicates: DuplicatesConfig = DuplicatesConfig(near_radius=None)
+    read: stages.ReadConfig = stages.ReadConfig()
+    fetch: stages.FetchConfig = stages.FetchConfig()
+    fetch_pace: stages.FetchPace = stages.FetchPace()
+    score: stages.ScoreImagesConfig = stages.ScoreImagesConfig()
+    split: stages.SplitVideosConfig = stages.SplitVideosConfig()
+    text: stages.TextConfig | None = Field(
+        None, description="Null looks for no text; {} does, where a rule asks for it."
+    )
+    clip: stages.ClipConfig = stages.ClipConfig()
+    decide: stages.DecideConfig = stages.DecideConfig()
+    duplicates: stages.DuplicatesConfig = stages.DuplicatesConfig(near_radius=None)
     all_scores: bool = Field(False, description="True computes every score, also where no verdict hangs on it.")
     resources: Pool = Pool()
     clip_resources: Pool = Pool()
@@ -114,19 +101,19 @@ class Curate(Config):
         """The expensive scorers in use, cheapest first, each with the identity of its config and weights."""
         found = [] if self.text is None else [f"text:{fingerprint_of(self.text)[:8]}"]
         if self.clip.model is not None:
-            found.append(f"clip:{clip_identity(self.clip)[:8]}")
+            found.append(f"clip:{stages.clip_identity(self.clip)[:8]}")
         return tuple(found)
 
 
-class Caption(CaptionConfig):
+class Caption(stages.CaptionConfig):
     """Phase two: kept media get a caption."""
 
     resources: Pool = Pool(batch_rows=256)
 
     @property
-    def what(self) -> CaptionConfig:
+    def what(self) -> stages.CaptionConfig:
         """The captioner."""
-        return _part(self, CaptionConfig)
+        return _part(self, stages.CaptionConfig)
 
 
 class TokenizePool(Pool):
@@ -145,10 +132,10 @@ class TokenizePool(Pool):
     )
 
 
-class Tokenize(TokenizeConfig):
+class Tokenize(stages.TokenizeConfig):
     """Phase three: kept media become rows of `tokens`."""
 
-    frames: LoadFramesConfig = LoadFramesConfig()
+    frames: stages.LoadFramesConfig = stages.LoadFramesConfig()
     frames_resources: Pool = Pool()
     resources: TokenizePool = TokenizePool()
 
@@ -158,11 +145,11 @@ class Tokenize(TokenizeConfig):
         return quick_dtype(self.resources.num_gpus > 0) if self.dtype == "auto" else self.dtype
 
     @property
-    def what(self) -> TokenizeConfig:
+    def what(self) -> stages.TokenizeConfig:
         """The tokenizer of new codes. Its dtype is said: rows are known by it, and workers could be of another kind
         than the driver.
         """
-        return _part(self, TokenizeConfig).model_copy(update={"dtype": self.new_dtype})
+        return _part(self, stages.TokenizeConfig).model_copy(update={"dtype": self.new_dtype})
 
 
 class Train(TrainConfig):

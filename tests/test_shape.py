@@ -57,12 +57,7 @@ MOST_ROOMS = 4
 CROWDED = {
     "pipeline.demo.show": 7,
     "pipeline.export.files": 8,
-    "pipeline.refresh.refresh": 7,
     "pipeline.reports.verdict_sheet": 7,
-    "pipeline.run.runner": 8,
-    "pipeline.run.phases": 10,
-    "pipeline.run.plan": 5,
-    "pipeline.run.preview": 6,
     "pipeline.vision.evaluate": 6,
     "pipeline.vision.media": 5,
     "pipeline.vision.train": 8,

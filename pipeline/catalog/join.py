@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from tokenmill import storage
-from tokenmill.pipeline.catalog.tables import Table
+from tokenmill.pipeline.catalog.tables import Catalog, Table
 from tokenmill.pipeline.config import Cluster
+from tokenmill.stages.select.duplicates import KEPT
 
 _DIGITS = "0123456789abcdef"
 _NUM_CPUS = 0.5
@@ -44,6 +45,16 @@ def unmatched(left: Rows, columns: list[str], others: list[Rows], config: Cluste
         task.remote(of_left, schema, columns, of_others, "".join(prefix)) for prefix in product(_DIGITS, repeat=digits)
     ]
     return pa.concat_tables(ray.get(parts))
+
+
+def kept_without(catalog: Catalog, columns: list[str], done: Rows, kept: pa.Array | None, config: Cluster) -> pa.Table:
+    """`columns` (with media_id) of the media that go on and stand in no row of `done`. `kept`: ids of those that go on;
+    null: those that are not rejected, and no duplicates of others.
+    """
+    if kept is not None:
+        return unmatched((catalog.media, pc.field("media_id").isin(kept)), columns, [done], config)
+    aside = catalog.duplicates, pc.field("method") != KEPT
+    return unmatched((catalog.media, pc.field("reject_reason").is_null()), columns, [aside, done], config)
 
 
 def _without(rows: pa.Table, other: pa.Table) -> pa.Table:

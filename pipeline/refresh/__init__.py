@@ -1,7 +1,18 @@
-"""Sources beside the catalog -> what is left to do.
+"""Sources, config and catalog -> what is to do, as plain data; tables made to agree with the sources.
 
-In: what the sources hold, what the tables hold. Out: rows to compute; tables made to agree with the sources again.
+In: what the sources hold, the config, what the tables hold. Out: a plan of each phase; edits that need no medium.
 
-    sources.py  what the sources hold, and their captions
-    refresh.py  what is left to do; tables made to agree with the sources
+    sources.py       what the sources hold, and their captions
+    plan.py          the plan of a run, phase by phase: printed by `--plan`, carried out by a run
+    steps.py         a line of a plan; the catalog as phases before will leave it
+    files.py         the plan of curate: files to read, verdicts, what comes and goes
+    changes.py       what is new, changed, gone in the sources
+    verdicts.py      what the rules say of stored scores
+    upkeep.py        the rule that ties the tables together
+    media.py         the plans of caption and tokenize
+    training.py      the plan of train: which job, on which version of the tokens
+    why.py           why rows do not stand: the keys that changed
+    fingerprints.py  what rows of each phase are known by
+    edits.py         edits of tables that need no medium
+    arrow.py         columns of Arrow tables
 """

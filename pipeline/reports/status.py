@@ -15,6 +15,7 @@ from tokenmill.pipeline.catalog.records import newest_first
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.reports.terminal import PhaseReport, reasons_of, shown, table
+from tokenmill.stages.select.decide import NOT_SCORED
 from tokenmill.stages.select.duplicates import KEPT
 from tokenmill.training.job import DONE
 
@@ -55,6 +56,16 @@ def reasons_with_kept(catalog: Catalog) -> dict[str, int]:
     rows = catalog.media.scan(["reject_reason"])
     rejected = reasons_of(rows)
     return {"kept": rows.num_rows - sum(rejected.values()), **rejected}
+
+
+def print_verdicts(before: dict[str, int], after: dict[str, int], console: Console) -> None:
+    """Media by verdict under other rules."""
+    made = table("Verdicts on stored scores", "verdict", "before#", "after#")
+    for name in sorted(before | after, key=lambda name: -(before | after)[name]):
+        made.add_row(shown(name), str(before.get(name, 0)), str(after.get(name, 0)))
+    console.print(made)
+    if waiting := after.get(NOT_SCORED, 0):
+        console.print(f"{waiting} wait for scores; `tokenmill run` computes them and goes on", highlight=False)
 
 
 def _sources(catalog: Catalog) -> dict[str, int]:

@@ -186,29 +186,3 @@ def reasons_of(rows: pa.Table) -> dict[str, int]:
     return {
         item["values"]: item["counts"] for item in sorted(counts, key=lambda item: (-item["counts"], item["values"]))
     }
-
-
-@dataclass(frozen=True)
-class Step:
-    """Work of a phase that has one reason."""
-
-    phase: str
-    why: str
-    num_read: int | None  # files (curate) or media that are opened; null: not known before curate has run
-    computes: str
-    writes: str
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 file`, `2 files`, `2 media`."""
-    return f"{number} {noun}{'' if number == 1 or noun == 'media' else 's'}"
-
-
-def print_steps(steps: list[Step], root: str, console: Console) -> None:
-    """The steps as a table."""
-    made = table(f"Plan for {root}", "phase", "why", "reads#", "computes", "writes")
-    for step in steps:
-        unit = "file" if step.phase == "curate" else "document" if step.phase == "train" else "media"
-        reads = "?" if step.num_read is None else counted(step.num_read, unit) if step.num_read else "-"
-        made.add_row(step.phase, shown(step.why, 400), reads, step.computes or "-", step.writes or "-")
-    console.print(made)

@@ -1,10 +1,13 @@
-"""Config and catalog -> phases, planned, told and carried out.
+"""A plan -> phases carried out: curate, caption, tokenize, train.
 
 In: a config and the names of phases. Out: tables, a model, a record and a report of the run.
 
-    runner.py   plan, phases in order, closing tables
-    phases.py   curate, caption, tokenize, train over one catalog
-    preview.py  what a run will read, compute and write, and why
-    plan.py     do the stages' columns fit, does the cluster hold the pools
-    workers.py  who computes: processes here for little work, Ray for the rest
+    runner.py        plan, phases in order, closing tables
+    run.py           one run: its config, catalog, plan and reports
+    tell.py          the plan and the stages, printed before the work
+    curate.py        files of the sources become rows of `media`
+    media_phases.py  caption and tokenize: kept media become rows of `captions` and `tokens`
+    train.py         a transformer on one version of `tokens`
+    pools.py         the stages of each phase and their pools: do they fit
+    workers.py       who computes: processes here for little work, Ray for the rest
 """

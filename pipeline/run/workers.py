@@ -15,8 +15,7 @@ from tokenmill.pipeline.config import Cluster
 from tokenmill.pipeline.flow import local
 from tokenmill.pipeline.flow.flow import Containers, Flow, Reject, Sink
 from tokenmill.pipeline.reports.terminal import Meter
-from tokenmill.pipeline.run import plan
-from tokenmill.pipeline.run.plan import PhasePlan
+from tokenmill.pipeline.run.pools import PhaseStages, groups
 
 _LOCAL_CONTAINER_BYTES = 64 << 20  # of tars and tables: their rows are not known before they are read
 
@@ -50,7 +49,7 @@ class Workers:
 
     def run(
         self,
-        phase: PhasePlan,
+        phase: PhaseStages,
         todo: pa.Table,
         key: str,
         sink: Sink,
@@ -65,7 +64,7 @@ class Workers:
         if not is_little:
             self.start_ray()
         have = local.resources(self._config.num_cpus) if is_little else self.resources()
-        flow = Flow(plan.groups(phase, have), todo, key, sink, self._config, meter, reject, containers)
+        flow = Flow(groups(phase, have), todo, key, sink, self._config, meter, reject, containers)
         if is_little:
             self._stack.enter_context(local.local_workers()).run(flow)
             return
@@ -73,7 +72,7 @@ class Workers:
 
         on_ray.run(flow)
 
-    def _is_little(self, phase: PhasePlan, todo: pa.Table) -> bool:
+    def _is_little(self, phase: PhaseStages, todo: pa.Table) -> bool:
         if self._config.address is not None or todo.num_rows > self._config.local_rows:
             return False
         if len(phase.pools) > 1 or any(pool.num_gpus for _, pool in phase.pools):

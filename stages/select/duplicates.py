@@ -13,6 +13,7 @@ Memory at 10 million media: about 150 bytes each, mostly Arrow's texts, and 2 D 
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -97,13 +98,31 @@ def duplicate_ids(catalog: Tables) -> pa.Array:
     return catalog.duplicates.scan(["media_id"], pc.field("method") != KEPT)["media_id"].combine_chunks()
 
 
-def find_duplicates(catalog: Tables, config: DuplicatesConfig, run_id: str, device: str = "cpu") -> dict[str, int]:
-    """Decide on all kept media that have no verdict, in at most one version of `duplicates`, none without a change.
+@dataclass(frozen=True)
+class Verdicts:
+    """What is to change in `duplicates`."""
 
-    `device` is torch's, for embeddings. Returns how many media were `compared` now, and the table's rows by method
-    (without `semantic` when that is off; with it, `without_embedding` counts media that it could not look at).
+    new: pa.Table  # rows of DUPLICATES without their run
+    obsolete: pa.Array  # ids of the media whose rows go
+    aside: pa.Array  # ids of the media for which another one stands, after the change
+    counts: dict[str, int]  # media `compared` now, rows by method after the change
+
+    @property
+    def change(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(self.new.num_rows or len(self.obsolete))
+
+
+def find_duplicates(
+    catalog: Tables, config: DuplicatesConfig, device: str = "cpu", kept: pc.Expression | None = None
+) -> Verdicts:
+    """Decide on all kept media that have no verdict; writes nothing.
+
+    `device` is torch's, for embeddings. `kept` says which rows of `media` count (null: those that are not rejected).
+    `counts` has no `semantic` when that is off; with it, `without_embedding` counts media that it could not look at.
     """
-    media = _Media(catalog, config)
+    kept = pc.field("reject_reason").is_null() if kept is None else kept
+    media = _Media(catalog, config, kept)
     recorded = catalog.duplicates.scan(["media_id", "duplicate_of", "method", "fingerprint"])
     verdicts = _Verdicts(media, recorded)
     if verdicts.is_new.any():
@@ -111,31 +130,37 @@ def find_duplicates(catalog: Tables, config: DuplicatesConfig, run_id: str, devi
             _find_near(media, verdicts, config.near_radius)
         if config.semantic_eps is not None:
             _find_semantic(catalog, media, verdicts, config, device)
-    note = {"run_id": run_id, "what": "duplicates"}
-    rows = verdicts.rows(run_id)
-    if verdicts.obsolete.num_rows:
-        gone = pc.field("media_id").isin(verdicts.obsolete["media_id"].combine_chunks())
-        catalog.duplicates.edit(gone, None, note, append=rows)
-    else:
-        catalog.duplicates.append(rows, note)
-
-    counts = {"compared": rows.num_rows}
+    new = verdicts.rows()
+    counts = {"compared": new.num_rows}
     methods = np.bincount(verdicts.methods[media.compared_by > 0], minlength=len(_METHODS)).tolist()
     counts |= dict(zip((KEPT, NEAR, SEMANTIC), methods, strict=True))
     if config.semantic_eps is None:
         del counts[SEMANTIC]
     else:
         counts["without_embedding"] = int((media.compared_by & _EMBEDDING == 0).sum())
-    return counts
+    aside = media.ids.filter(pa.array(verdicts.methods > 0))
+    return Verdicts(new, verdicts.obsolete["media_id"].combine_chunks(), aside, counts)
+
+
+def record_duplicates(catalog: Tables, verdicts: Verdicts, run_id: str) -> dict[str, int]:
+    """Write what is to change, in at most one version of `duplicates`, none without a change. Returns the counts."""
+    note = {"run_id": run_id, "what": "duplicates"}
+    runs = pa.repeat(pa.scalar(run_id, pa.string()), verdicts.new.num_rows)
+    rows = verdicts.new.append_column(DUPLICATES.field("run_id"), runs)
+    if len(verdicts.obsolete):
+        catalog.duplicates.edit(pc.field("media_id").isin(verdicts.obsolete), None, note, append=rows)
+    else:
+        catalog.duplicates.append(rows, note)
+    return verdicts.counts
 
 
 class _Media:
     """Kept media in the order of their ids, which makes every result independent of the order of rows."""
 
-    def __init__(self, catalog: Tables, config: DuplicatesConfig):
+    def __init__(self, catalog: Tables, config: DuplicatesConfig, kept: pc.Expression):
         columns = ["media_id", "kind", "phash", "width_px", "height_px", "sharpness", "aesthetic"]
-        is_kept = pc.field("reject_reason").is_null()
-        table = catalog.media.scan(columns, is_kept).sort_by("media_id")
+        self.kept = kept
+        table = catalog.media.scan(columns, kept).sort_by("media_id")
         num = table.num_rows
         if num:
             # A medium has two rows between being measured anew and losing the old one; it is no copy of itself.
@@ -150,7 +175,7 @@ class _Media:
             self.compared_by[has_hash] |= _HASH
             self.hashes[has_hash] = parse_hashes(table["phash"].drop_null())
         if config.semantic_eps is not None:
-            embedded = catalog.media.scan(["media_id"], is_kept & pc.field("embedding").is_valid())["media_id"]
+            embedded = catalog.media.scan(["media_id"], kept & pc.field("embedding").is_valid())["media_id"]
             self.compared_by[_numpy(pc.is_in(self.ids, value_set=embedded.combine_chunks()))] |= _EMBEDDING
         self.pixels = _numbers(table["width_px"]) * _numbers(table["height_px"])
         self.sharpness, self.aesthetic = _numbers(table["sharpness"]), _numbers(table["aesthetic"])
@@ -202,8 +227,8 @@ class _Verdicts:
         index = np.flatnonzero(members & members[self.stands])
         return index, np.searchsorted(index, self.stands[index])
 
-    def rows(self, run_id: str) -> pa.Table:
-        """Rows of DUPLICATES for the new ones."""
+    def rows(self) -> pa.Table:
+        """Rows of DUPLICATES, without their run, for the new ones."""
         at = np.flatnonzero(self.is_new)
         columns = [
             self._media.ids.take(pa.array(at)),
@@ -211,9 +236,8 @@ class _Verdicts:
             _METHODS.take(pa.array(self.methods[at])),
             pa.array(self.distances[at], from_pandas=True),
             pa.array(self._media.fingerprints).take(pa.array(self._media.compared_by[at])),
-            pa.array([run_id]).take(pa.array(np.zeros(len(at), np.int8))),
         ]
-        return pa.table(columns, schema=DUPLICATES)
+        return pa.table(columns, schema=DUPLICATES.remove(DUPLICATES.get_field_index("run_id")))
 
 
 def _find_near(media: _Media, verdicts: _Verdicts, radius: int) -> None:
@@ -265,7 +289,7 @@ def _embeddings(
     """Positions, int (M,) ascending, and embeddings, float16 (M, D), of the media `asked`, bool (N,), of one kind; once
     for each length, because vectors of two models cannot be compared.
     """
-    where = pc.field("reject_reason").is_null() & (pc.field("kind") == kind) & pc.field("embedding").is_valid()
+    where = media.kept & (pc.field("kind") == kind) & pc.field("embedding").is_valid()
     table = catalog.media.scan(["media_id", "embedding"], where)
     lengths = _numpy(pc.list_value_length(table["embedding"]))
     positions = _positions(table["media_id"], media.ids)

@@ -66,6 +66,18 @@ def fitted_size(width_px: int, height_px: int, config: LoadFramesConfig, factor:
     return geometry.fit_area(width_px, height_px, config.area_px, factor, config.max_aspect, config.enlarge)
 
 
+def bucket(width_px: int | None, height_px: int | None, config: LoadFramesConfig) -> str | None:
+    """The size at which a medium is tokenized as one text, the same for media that can share a batch; null where it is
+    rejected for its aspect, and for what has no size.
+    """
+    if width_px is None or height_px is None:
+        return None
+    try:
+        return "x".join(map(str, fitted_size(width_px, height_px, config)))
+    except geometry.AspectError:
+        return None
+
+
 class LoadFrames:
     """Kept media -> `frames` (uint8 RGB, T x H x W x 3 in row-major order) with frames_t, frames_h, frames_w, fps.
 

@@ -101,7 +101,7 @@ def test_a_store_that_fails_on_and_on_stops_the_run_and_rejects_nothing(s3, prox
 @pytest.fixture
 def no_work(monkeypatch):
     """No worker must start."""
-    monkeypatch.setattr("tokenmill.pipeline.run.phases.Workers.__enter__", lambda _: pytest.fail("work was started"))
+    monkeypatch.setattr("tokenmill.pipeline.run.workers.Workers.__enter__", lambda _: pytest.fail("work was started"))
 
 
 def refusal(root: str, source: str) -> str:

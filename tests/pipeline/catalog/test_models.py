@@ -5,7 +5,7 @@ import pytest
 from tokenmill import storage
 from tokenmill.pipeline.catalog import models
 from tokenmill.pipeline.config import RunConfig
-from tokenmill.pipeline.run.phases import tokens_fingerprints
+from tokenmill.pipeline.refresh.fingerprints import standing_tokens
 from tokenmill.storage import cpu
 from tokenmill.training.config import OptimizerConfig, TrainConfig
 from tokenmill.training.job import DONE, PLAN
@@ -44,7 +44,7 @@ def test_auto_goes_on_with_what_is_there(tmp_path, has_units):
 def test_token_rows_of_any_dtype_stand_for_auto(has_units):
     def fingerprints(dtype: str) -> list[str]:
         part = {"dtype": dtype}
-        return tokens_fingerprints(RunConfig.model_validate({"root": "r", "sources": [{"uri": "s"}], "tokenize": part}))
+        return standing_tokens(RunConfig.model_validate({"root": "r", "sources": [{"uri": "s"}], "tokenize": part}))
 
     (fp32,), (bf16,), (fp16,) = fingerprints("float32"), fingerprints("bfloat16"), fingerprints("float16")
     auto = fingerprints("auto")

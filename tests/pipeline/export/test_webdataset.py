@@ -21,7 +21,8 @@ from tokenmill import storage
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.export import webdataset as module
-from tokenmill.pipeline.run import phases
+from tokenmill.pipeline.run import train as phase
+from tokenmill.pipeline.run.run import Run
 from tokenmill.storage import uris
 from tokenmill.tokenizer import webdataset_shards
 from tokenmill.tokenizer.shards import TOKENS
@@ -362,7 +363,7 @@ def test_training_takes_the_shards_of_an_export(make, tmp_path, monkeypatch):
     part = config.train.model_copy(update={"shards": str(tmp_path / "out")})
     for each in (config, config.model_copy(update={"train": part})):
         with pytest.raises(EnoughError):
-            phases.train(phases.Run(each, QUIET, "train"))
+            phase.train(Run(each, QUIET, "train"))
     of_table, of_tars = jobs
     assert (of_table.tokens_version, of_tars.tokens_version) == (2, 1)
     assert of_table.export_id is None and of_table.run_uri != of_tars.run_uri
@@ -374,7 +375,7 @@ def test_training_takes_the_shards_of_an_export(make, tmp_path, monkeypatch):
         ({"train": part.model_copy(update={"shards": str(tmp_path)})}, r"train\.shards: .*tokenmill\.json: not there"),
     ):
         with pytest.raises(CatalogError, match=message):
-            phases.train(phases.Run(config.model_copy(update={"train": part} | changes), QUIET, "train"))
+            phase.train(Run(config.model_copy(update={"train": part} | changes), QUIET, "train"))
 
 
 def test_the_closing_note_counts_text_documents(make, monkeypatch, capsys):
@@ -396,8 +397,8 @@ def test_the_closing_note_counts_text_documents(make, monkeypatch, capsys):
         )
 
     train_by(fit, monkeypatch)
-    monkeypatch.setattr(phases, "draw_curves", lambda *_: None)
-    phases.train(phases.Run(config, Console(width=200), "train"))
+    monkeypatch.setattr(phase, "draw_curves", lambda *_: None)
+    phase.train(Run(config, Console(width=200), "train"))
     shown = capsys.readouterr().out
     assert "11 documents; document 1.500" in shown
     assert "text: 3 documents in 7 pieces of at most 5120 tokens, 25.0% of the tokens trained on" in shown

@@ -8,8 +8,11 @@ import pytest
 
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import Cluster
-from tokenmill.pipeline.refresh import refresh
+from tokenmill.pipeline.refresh import edits, media
+from tokenmill.pipeline.refresh.changes import source_changes
 from tokenmill.pipeline.refresh.sources import LISTING, Listing
+from tokenmill.pipeline.refresh.steps import Outlook
+from tokenmill.pipeline.refresh.upkeep import reconcile
 from tokenmill.stages.table.columns import CAPTIONS, MEDIA, SOURCES
 from tokenmill.stages.tokenize.load_frames import LoadFramesConfig
 from tokenmill.tokenizer.shards import TOKENS
@@ -46,8 +49,8 @@ def fill(
     same = {"media_id": ids, "fingerprint": [fingerprint] * len(ids), "run_id": ["r"] * len(ids)}
     reasons = [(reject or {}).get(i) for i in ids]
     kinds = ["image"] * len(ids)
-    media = rows(MEDIA, **same, file_id=ids, kind=kinds, uri=list(homes.values()), reject_reason=reasons)
-    catalog.media.append(media, {})
+    made = rows(MEDIA, **same, file_id=ids, kind=kinds, uri=list(homes.values()), reject_reason=reasons)
+    catalog.media.append(made, {})
     catalog.captions.append(
         rows(CAPTIONS, **same, caption=[f"of {i}" for i in ids], captioner=["source"] * len(ids)), {}
     )
@@ -67,33 +70,33 @@ def test_changes_are_told_apart(catalog):
     fill(catalog, {"same": "A", "touched": "B", "deleted": "C"})
     fill(catalog, {"old config": "D"}, fingerprint="before")
     now = listing(same="etag same", touched="other", **{"old config": "etag old config"}, fresh="e")
-    changes = refresh.source_changes(now, catalog, PRINT)
+    changes = source_changes(now, catalog, PRINT)
     assert changes.todo["uri"].to_pylist() == ["fresh", "old config", "touched"]
-    assert (changes.num_new, changes.num_changed, changes.num_remeasured) == (1, 1, 1)
-    assert changes.gone == ["deleted"]
-    assert changes.num_unchanged == 1
+    assert (changes.num_new, len(changes.changed), changes.num_remeasured) == (1, 1, 1)
+    assert changes.gone.to_pylist() == ["deleted"]
+    assert changes.num_listed == 4
 
 
 def test_nothing_changed_means_nothing_to_do(catalog):
     fill(catalog, {"a": "A", "b": "B"})
-    changes = refresh.source_changes(listing(a="etag a", b="etag b"), catalog, PRINT)
+    changes = source_changes(listing(a="etag a", b="etag b"), catalog, PRINT)
     assert changes.todo.num_rows == changes.recaptioned.num_rows == len(changes.gone) == 0
     versions = [table.version for table in catalog]
-    refresh.forget_gone(catalog, changes.gone, "run")
-    assert not any(refresh.reconcile(catalog, PRINT, True, "run").values())
+    edits.mark_gone(catalog, changes.gone, "run")
+    assert not any(reconcile(catalog, PRINT, True, "run").values())
     assert [table.version for table in catalog] == versions, "an idle refresh made versions"
 
 
 def test_an_object_that_returns_is_new(catalog):
     fill(catalog, {"a": "A"})
-    refresh.forget_gone(catalog, ["a"], "run")
-    assert refresh.source_changes(listing(a="etag a"), catalog, PRINT).num_new == 1
+    edits.mark_gone(catalog, pa.array(["a"]), "run")
+    assert source_changes(listing(a="etag a"), catalog, PRINT).num_new == 1
 
 
 def test_a_medium_that_stands_nowhere_leaves_all_tables(catalog):
     fill(catalog, {"a": "A", "b": "B"})
-    refresh.forget_gone(catalog, ["a"], "run")
-    done = refresh.reconcile(catalog, PRINT, True, "run")
+    edits.mark_gone(catalog, pa.array(["a"]), "run")
+    done = reconcile(catalog, PRINT, True, "run")
     assert done == {"moved": 0, "recaptioned": 0, "media": 1, "captions": 1, "tokens": 1}
     for table in (catalog.media, catalog.captions, catalog.tokens):
         assert table.scan(["media_id"])["media_id"].to_pylist() == ["B"]
@@ -101,8 +104,8 @@ def test_a_medium_that_stands_nowhere_leaves_all_tables(catalog):
 
 def test_a_medium_with_another_copy_moves_there(catalog):
     fill(catalog, {"a": "A", "z": "A", "m": "A"})
-    refresh.forget_gone(catalog, ["a"], "run")
-    done = refresh.reconcile(catalog, PRINT, True, "run")
+    edits.mark_gone(catalog, pa.array(["a"]), "run")
+    done = reconcile(catalog, PRINT, True, "run")
     assert {name: count for name, count in done.items() if count} == {"moved": 1}
     assert catalog.media.scan(["uri"])["uri"].to_pylist() == ["m"]
 
@@ -110,11 +113,11 @@ def test_a_medium_with_another_copy_moves_there(catalog):
 def test_a_medium_that_moves_takes_the_caption_of_its_new_place(catalog):
     fill(catalog, {"a": "A", "b": "B", "z": "A"})
     catalog.sources.edit(pc.field("uri") == "z", lambda found: with_caption(found, "words at z"), {})
-    refresh.forget_gone(catalog, ["a"], "run")
-    done = refresh.reconcile(catalog, PRINT, True, "run")
+    edits.mark_gone(catalog, pa.array(["a"]), "run")
+    done = reconcile(catalog, PRINT, True, "run")
     assert {name: count for name, count in done.items() if count} == {"moved": 1, "recaptioned": 1, "captions": 1}
-    assert refresh.without_caption(catalog, PRINT, CLUSTER)["source_caption"].to_pylist() == ["words at z"]
-    assert not any(refresh.reconcile(catalog, PRINT, True, "run").values())
+    assert media.to_caption(catalog, [PRINT], Outlook(), CLUSTER)["source_caption"].to_pylist() == ["words at z"]
+    assert not any(reconcile(catalog, PRINT, True, "run").values())
 
 
 def with_caption(found: pa.Table, text: str) -> pa.Table:
@@ -128,14 +131,14 @@ def test_rows_of_an_older_config_go_once_their_file_was_measured_anew(catalog):
     where = pc.field("uri") == "a"
     at = SOURCES.get_field_index("fingerprint")
     catalog.sources.edit(where, lambda found: found.set_column(at, "fingerprint", pa.array([PRINT])), {})
-    refresh.reconcile(catalog, PRINT, True, "run")
+    reconcile(catalog, PRINT, True, "run")
     found = {row["media_id"]: row["fingerprint"] for row in catalog.media.scan(["media_id", "fingerprint"]).to_pylist()}
     assert found == {"A": PRINT, "B": "before"}
 
 
 def test_captions_and_tokens_hold_only_kept_media(catalog):
     fill(catalog, {"a": "A", "b": "B"}, reject={"A": "blurred"})
-    refresh.reconcile(catalog, PRINT, True, "run")
+    reconcile(catalog, PRINT, True, "run")
     assert catalog.media.count() == 2
     assert catalog.tokens.scan(["media_id"])["media_id"].to_pylist() == ["B"]
     assert catalog.captions.scan(["media_id"])["media_id"].to_pylist() == ["B"]
@@ -144,9 +147,9 @@ def test_captions_and_tokens_hold_only_kept_media(catalog):
 def test_only_missing_work_is_handed_on(catalog):
     fill(catalog, {"a": "A", "b": "B"})
     catalog.tokens.edit(pc.field("media_id") == "A", None, {})
-    assert refresh.without_caption(catalog, PRINT, CLUSTER).num_rows == 0
-    assert refresh.without_caption(catalog, "another captioner", CLUSTER).num_rows == 2
-    todo = refresh.without_tokens(catalog, [PRINT], LoadFramesConfig(), CLUSTER)
+    assert media.to_caption(catalog, [PRINT], Outlook(), CLUSTER).num_rows == 0
+    assert media.to_caption(catalog, ["another captioner"], Outlook(), CLUSTER).num_rows == 2
+    todo = media.to_tokenize(catalog, [PRINT], Outlook(), LoadFramesConfig(), CLUSTER)
     assert todo.select(["media_id", "caption"]).to_pylist() == [{"media_id": "A", "caption": "of A"}]
 
 
@@ -163,37 +166,36 @@ def test_media_of_one_bucket_stand_together(catalog):
         return found
 
     catalog.media.edit(pc.field("media_id").is_valid(), sized, {})
-    todo = refresh.without_tokens(catalog, [PRINT], LoadFramesConfig(area_px=64 * 64), CLUSTER)
+    todo = media.to_tokenize(catalog, [PRINT], Outlook(), LoadFramesConfig(area_px=64 * 64), CLUSTER)
     assert todo["media_id"].to_pylist() == ["B", "E", "A", "C", "D"]
 
 
 def test_a_changed_source_caption_redoes_the_caption_and_keeps_the_codes(catalog):
     fill(catalog, {"a": "A", "b": "B"})
     changed = rows(LISTING, uri=["a"], etag=["etag a"], size_bytes=[1], caption=["new words"], caption_etag=["c2"])
-    texts = pa.table({"uri": ["a"], "source_caption": ["new words"]})
-    refresh.recaption(catalog, changed, texts, "run")
-    assert refresh.reconcile(catalog, PRINT, True, "run")["recaptioned"] == 1
+    edits.recaption(catalog, changed.append_column("source_caption", changed["caption"]), "run")
+    assert reconcile(catalog, PRINT, True, "run")["recaptioned"] == 1
     assert catalog.media.scan(["source_caption"], pc.field("media_id") == "A")["source_caption"].to_pylist() == [
         "new words"
     ]
-    todo = refresh.without_caption(catalog, PRINT, CLUSTER)
+    todo = media.to_caption(catalog, [PRINT], Outlook(), CLUSTER)
     assert todo["source_caption"].to_pylist() == ["new words"]
     fixed = rows(
         CAPTIONS, media_id=["A"], caption=["new words"], captioner=["source"], fingerprint=[PRINT], run_id=["r"]
     )
     catalog.captions.append(fixed, {})
-    assert refresh.sync_captions(catalog, "run") == 1
-    assert refresh.sync_captions(catalog, "run") == 0
+    assert edits.sync_captions(catalog, "run") == 1
+    assert edits.sync_captions(catalog, "run") == 0
     found = {row["media_id"]: (row["caption"], row["codes"]) for row in catalog.tokens.scan().to_pylist()}
     assert found == {"A": ("new words", [7]), "B": ("of B", [7])}
 
 
 def test_stale_tokens_go_only_when_replaced(catalog):
     fill(catalog, {"a": "A", "b": "B"}, fingerprint="before")
-    assert refresh.drop_stale(catalog, "tokens", [PRINT], "run") == 0
+    assert edits.drop_superseded(catalog.tokens, [PRINT], "run") == 0
     made = rows(TOKENS, media_id=["A"], kind=["image"], codes=[[9]], fingerprint=[PRINT], run_id=["r"])
     catalog.tokens.append(made, {})
-    assert refresh.drop_stale(catalog, "tokens", [PRINT], "run") == 1
+    assert edits.drop_superseded(catalog.tokens, [PRINT], "run") == 1
     found = {row["media_id"]: row["codes"] for row in catalog.tokens.scan().to_pylist()}
     assert found == {"A": [9], "B": [7]}
 
@@ -210,15 +212,15 @@ def test_codes_of_another_dtype_stand_until_a_dtype_is_named(catalog):
     tokens("A", "fp32")
     tokens("B", "bf16")
     either, named = ["bf16", "fp32"], ["bf16"]
-    todo = refresh.without_tokens(catalog, either, LoadFramesConfig(), CLUSTER)
+    todo = media.to_tokenize(catalog, either, Outlook(), LoadFramesConfig(), CLUSTER)
     assert sorted(todo["media_id"].to_pylist()) == ["C", "D"]
-    todo = refresh.without_tokens(catalog, named, LoadFramesConfig(), CLUSTER)
+    todo = media.to_tokenize(catalog, named, Outlook(), LoadFramesConfig(), CLUSTER)
     assert sorted(todo["media_id"].to_pylist()) == ["A", "C", "D"]
 
     again = rows(
         TOKENS, media_id=["A", "C"], kind=["image"] * 2, codes=[[1], [2]], fingerprint=named * 2, run_id=["r"] * 2
     )
     catalog.tokens.append(again, {})
-    assert refresh.drop_stale(catalog, "tokens", either, "run") == 2
+    assert edits.drop_superseded(catalog.tokens, either, "run") == 2
     found = {(row["media_id"], row["fingerprint"]) for row in catalog.tokens.scan().to_pylist()}
     assert found == {("A", "bf16"), ("B", "bf16"), ("C", "bf16"), ("D", "before")}

@@ -19,7 +19,7 @@ from rich.console import Console
 from tokenmill.pipeline.commands.forget import forget
 from tokenmill.pipeline.commands.vacuum import vacuum
 from tokenmill.pipeline.config import RunConfig
-from tokenmill.pipeline.run.phases import Run
+from tokenmill.pipeline.run.run import Run
 from tokenmill.pipeline.run.runner import run_phases
 from tokenmill.stages.read import read
 from tokenmill.stages.read.read import Read, ReadConfig
@@ -168,7 +168,7 @@ def test_a_member_that_kills_its_worker_is_one_rejected_row(tmp_path, monkeypatc
     samples = {f"{i:02d}{'kill' if i == 50 else ''}": (photo(i), "x") for i in range(70)}
     write_tar(folder / "0.tar", samples)
     source = [{"uri": str(folder), "kind": "webdataset"}]
-    monkeypatch.setattr("tokenmill.pipeline.run.plan.Read", Deadly)
+    monkeypatch.setattr("tokenmill.stages.Read", Deadly)
     made = run(tmp_path, source, ("curate",), cluster={"medium_timeout_s": 20.0})
     reasons = [(row[1], row[3]) for row in state(made) if row[3]]
     assert reasons == [("50kill.jpg", "worker_died")]

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.reports.verdict_sheet import draw_verdict
-from tokenmill.pipeline.run.phases import Run
+from tokenmill.pipeline.run.run import Run
 from tokenmill.pipeline.run.runner import run_phases
 
 

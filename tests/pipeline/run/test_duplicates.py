@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from tokenmill.pipeline.catalog.tables import Catalog, Table
-from tokenmill.stages.select.duplicates import DuplicatesConfig, duplicate_ids, find_duplicates
+from tokenmill.stages.select.duplicates import DuplicatesConfig, duplicate_ids, find_duplicates, record_duplicates
 from tokenmill.stages.table.columns import MEDIA
 
 CONFIG = DuplicatesConfig(near_radius=2)
@@ -75,14 +75,21 @@ def verdicts(tables: Catalog) -> dict[str, str]:
     return found
 
 
+def decide(tables: Catalog, config: DuplicatesConfig, run_id: str) -> dict[str, int]:
+    found = find_duplicates(tables, config)
+    counts = record_duplicates(tables, found, run_id)
+    assert sorted(found.aside.to_pylist()) == sorted(duplicate_ids(tables).to_pylist()), "foretold and written"
+    return counts
+
+
 def find(tables: Catalog, config: DuplicatesConfig = CONFIG) -> dict[str, str]:
-    find_duplicates(tables, config, "run")
+    decide(tables, config, "run")
     return verdicts(tables)
 
 
 def test_the_best_stays_and_the_table_says_why_the_others_do_not(tables):
     add(tables, "a", "a1", "b", width_px=[100, 200, 50])
-    counts = find_duplicates(tables, CONFIG, "run 7")
+    counts = decide(tables, CONFIG, "run 7")
     assert counts == {"compared": 3, "kept": 2, "near": 1}
     rows = {row.pop("media_id"): row for row in tables.duplicates.scan().to_pylist()}
     assert rows["a"] | {"fingerprint": ""} == {
@@ -101,9 +108,9 @@ def test_more_pixels_then_sharpness_then_the_id_decide(tables):
 
 def test_again_makes_no_version(tables):
     add(tables, "a", "a1", "b", "no hash")
-    first = find_duplicates(tables, CONFIG, "run")
+    first = decide(tables, CONFIG, "run")
     version = tables.duplicates.version
-    assert find_duplicates(tables, CONFIG, "other run") == first | {"compared": 0}
+    assert decide(tables, CONFIG, "other run") == first | {"compared": 0}
     assert tables.duplicates.version == version == 1
     assert "no hash" not in verdicts(tables), "what cannot be compared has no verdict"
 
@@ -161,7 +168,7 @@ def test_another_config_decides_anew_from_what_is_stored(tables):
     assert find(tables, DuplicatesConfig(near_radius=4)) == {"a": "a2", "a2": "a2"}
     assert tables.media.version == 1
     assert find(tables, DuplicatesConfig(near_radius=None)) == {}
-    assert find_duplicates(tables, DuplicatesConfig(near_radius=None), "run")["kept"] == 0
+    assert decide(tables, DuplicatesConfig(near_radius=None), "run")["kept"] == 0
     assert len(duplicate_ids(tables)) == 0
 
 
@@ -202,7 +209,7 @@ def test_a_run_that_was_killed_while_deciding_leaves_no_trace(tables, monkeypatc
     with monkeypatch.context() as broken:
         broken.setattr(Table, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            find_duplicates(tables, CONFIG, "killed")
+            decide(tables, CONFIG, "killed")
     assert verdicts(tables) == before
     assert find(tables) == {"a1": "a2", "a2": "a2"}
 
@@ -220,13 +227,13 @@ def at(*degrees: float) -> list[list[float]]:
 
 def test_semantic_duplicates_give_way_to_the_most_beautiful(tables):
     add(tables, "x", "y", "z", embedding=at(0, 20, 90), aesthetic=[4.0, 5.0, 3.0], width_px=[999, 1, 1])
-    counts = find_duplicates(tables, SEMANTIC, "run")
+    counts = decide(tables, SEMANTIC, "run")
     assert counts == {"compared": 3, "kept": 2, "near": 0, "semantic": 1, "without_embedding": 0}
     assert verdicts(tables) == {"x": "y", "y": "y", "z": "z"}
     distance = tables.duplicates.scan(["distance"], pc.field("media_id") == "x")["distance"][0].as_py()
     assert distance == pytest.approx(1 - np.cos(np.radians(20)), abs=1e-3)
     version = tables.duplicates.version
-    assert find_duplicates(tables, SEMANTIC, "run") == counts | {"compared": 0}
+    assert decide(tables, SEMANTIC, "run") == counts | {"compared": 0}
     assert tables.duplicates.version == version
 
 
@@ -278,10 +285,10 @@ def test_a_duplicate_whose_kept_one_changes_its_vector_is_no_longer_compared(tab
 def test_a_medium_is_decided_again_when_it_gets_its_embedding(tables):
     add(tables, "x", "y", embedding=at(0, 10))
     add(tables, "a", "b", width_px=500)
-    assert find_duplicates(tables, SEMANTIC, "run")["without_embedding"] == 2
+    assert decide(tables, SEMANTIC, "run")["without_embedding"] == 2
     assert verdicts(tables) == {"x": "x", "y": "x", "a": "a", "b": "b"}
     change(tables, "a", embedding=at(5)[0])
-    counts = find_duplicates(tables, SEMANTIC, "run")
+    counts = decide(tables, SEMANTIC, "run")
     assert (counts["compared"], counts["without_embedding"]) == (1, 1)
     assert verdicts(tables) == {"x": "x", "y": "x", "a": "x", "b": "b"}
 
@@ -297,7 +304,7 @@ def test_semantic_without_any_embedding_changes_no_verdict(tables):
     add(tables, "a", "a1", "b")
     before = find(tables)
     version = tables.duplicates.version
-    assert find_duplicates(tables, SEMANTIC, "run")["without_embedding"] == 3
+    assert decide(tables, SEMANTIC, "run")["without_embedding"] == 3
     assert verdicts(tables) == before
     assert tables.duplicates.version == version
 

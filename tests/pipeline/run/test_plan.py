@@ -1,47 +1,138 @@
-"""A tokenizer of images in the plan: clips that wait for it are refused, and its codes' side shapes the frames."""
+"""Changing one thing redoes only what follows from it, the plan says so before, and what is not named is not opened."""
 
-import json
+import os
 
-import numpy as np
-import pyarrow as pa
 import pytest
-from PIL import Image
-from transformers import JanusVQVAE, JanusVQVAEConfig
+from rich.console import Console
+from world import PHASES, QUIET, SIDES_PX, World
 
+from tokenmill.pipeline.catalog.tables import CatalogError
+from tokenmill.pipeline.catalog.versions import runs
+from tokenmill.pipeline.commands.forget import forget
 from tokenmill.pipeline.config import load
-from tokenmill.pipeline.run.plan import PlanError, check_clips, tokenize_plan
-from tokenmill.stages.tokenize.load_frames import LoadFrames
-from tokenmill.storage.identity import content_id
+from tokenmill.pipeline.refresh.why import changed_keys
+from tokenmill.pipeline.run.run import Run
+from tokenmill.pipeline.run.runner import redecide, run_phases
+from tokenmill.pipeline.run.workers import Workers
+
+
+def told(run: Run) -> list[tuple[str, str, int | None]]:
+    return [(step.phase, step.why, step.num_read) for step in run.steps if not step.why.startswith("nothing")]
+
+
+def num_read(run: Run) -> list[int]:
+    return [report.num_read for report in run.reports]
 
 
 @pytest.fixture
-def config(tmp_path):
-    """A run with a small random Janus tokenizer, whose codes are 16 px wide."""
-    sizes = {"base_channels": 32, "channel_multiplier": [1, 1, 1, 1, 1], "num_res_blocks": 1, "latent_channels": 8}
-    JanusVQVAE(JanusVQVAEConfig(num_embeddings=64, num_patches=4, **sizes)).save_pretrained(tmp_path / "janus")
-    document = {
-        "root": str(tmp_path / "root"),
-        "sources": [{"uri": str(tmp_path)}],
-        "tokenize": {"frames": {"area_px": 88 * 104}, "model": str(tmp_path / "janus")},
-    }
-    path = tmp_path / "config.yaml"
-    path.write_text(json.dumps(document))
-    return path
+def world(tmp_path) -> World:
+    return World(tmp_path)
 
 
-def test_clips_stop_a_tokenizer_of_images(config):
-    with pytest.raises(PlanError, match=r"2 kept clips, and .*janus codes images only; set tokenize\.model"):
-        check_clips(load(config), ["image", "video", "video"])
-    check_clips(load(config), ["image", "image"])
-    check_clips(load(config, ["tokenize.model=builtin"]), ["image", "video"])
+def test_captions_thresholds_tokenizer(world, monkeypatch):
+    first = world.run()
+    assert told(first) == [
+        ("curate", "new", 5),
+        ("caption", "what curate keeps of 5 files", None),
+        ("tokenize", "what curate keeps of 5 files", None),
+    ]
+    with monkeypatch.context() as without:
+        without.setattr(Workers, "run", None)  # a run that opens nothing starts no workers
+        again = world.run()
+    assert told(again) == [] and len(again.steps) == 3
+    before = world.tokens()
+    assert before.keys() == {"a", "b", "c", "d"}
+
+    # Another captioner: no pixel is read, the rows of tokens get its captions.
+    world.corrupt(*SIDES_PX)
+    captioned = world.run("caption.captioner=none")
+    assert told(captioned) == [
+        ("caption", "caption.captioner source -> none", 4),
+        ("tokenize", "captions changed; codes stay", 0),
+    ]
+    assert num_read(captioned) == [0, 4, 0]
+    after = world.tokens()
+    assert [row["caption"] for row in after.values()] == [None] * 4
+    assert {name: row["codes"] for name, row in after.items()} == {name: row["codes"] for name, row in before.items()}
+    assert captioned.catalog.captions.count() == 4
+    # A threshold: stored scores are judged anew, and no file is opened.
+    with monkeypatch.context() as without:
+        without.setattr(Workers, "run", None)
+        stricter = world.run('curate.decide.image_rules.large="width_px >= 50"')
+    assert told(stricter) == [("curate", "curate.decide.image_rules.large width_px >= 32 -> width_px >= 50", 0)]
+    assert stricter.steps[0].writes == "verdicts of 2 media, -1 captions, -1 tokens"  # e keeps its verdict, reworded
+    assert num_read(stricter) == [0, 0, 0] and world.tokens().keys() == {"a", "b", "c"}
+
+    # Another tokenizer: exactly the kept media are encoded anew; d and e, which are rejected, stay corrupt.
+    for seed, name in enumerate("abc"):
+        state = (world.photos / f"{name}.png").stat()
+        world.draw(name, SIDES_PX[name], seed)
+        os.utime(world.photos / f"{name}.png", ns=(state.st_atime_ns, state.st_mtime_ns))
+    encoded = world.run("tokenize.frames.area_px=1024")
+    assert told(encoded) == [("tokenize", "tokenize.frames.area_px 4096 -> 1024", 3)]
+    assert num_read(encoded) == [0, 0, 3]
+    rows = world.tokens()
+    assert {row["grid_h"] for row in rows.values()} == {4} and {row["fingerprint"] for row in rows.values()}.isdisjoint(
+        row["fingerprint"] for row in before.values()
+    )
+    assert {row["caption"] for row in rows.values()} == {None}
 
 
-def test_frames_fit_the_tokenizers_codes(config, tmp_path):
-    Image.fromarray(np.zeros((88, 104, 3), np.uint8)).save(tmp_path / "image.png")
-    identity = content_id([(tmp_path / "image.png").read_bytes()])
-    row = {"media_id": identity, "kind": "image", "uri": str(tmp_path / "image.png")}
-    table = pa.Table.from_pylist([row], schema=LoadFrames.reads)
-    for sets, size in (([], (96, 112)), (["tokenize.model=builtin"], (88, 104))):
-        stage, arguments = tokenize_plan(load(config, sets)).stages[0]
-        (found,) = stage(*arguments)(table).to_pylist()
-        assert (found["frames_h"], found["frames_w"]) == size
+def test_files_measurements_takedowns(world):
+    world.run()
+    world.draw("new", 64, seed=9)
+    world.draw("b", 64, seed=8)
+    for path in world.photos.glob("a.*"):
+        path.unlink()
+    (world.photos / "c.txt").write_text("other words")
+    mixed = world.run()
+    assert told(mixed) == [
+        ("curate", "new", 1),
+        ("curate", "changed", 1),
+        ("curate", "source captions changed", 0),
+        ("curate", "1 file gone", 0),
+        ("caption", "source captions changed", 1),
+        ("caption", "what curate keeps of 2 files", None),
+        ("tokenize", "what curate keeps of 2 files", None),
+        ("tokenize", "captions changed; codes stay", 0),
+    ]
+    assert mixed.steps[3].writes == "-1 media, -1 captions, -1 tokens, unless a file to read holds the same"
+    assert num_read(mixed) == [2, 3, 2]
+    assert world.tokens()["c"]["caption"] == "other words"
+
+    measured = world.run("curate.score.max_pixels=5000")
+    assert told(measured)[0] == ("curate", "curate.score.max_pixels 100000000 -> 5000", 5)
+    assert num_read(measured) == [5, 0, 0] and world.tokens().keys() == {"b", "d", "new"}, "c has 6400 pixels"
+
+    # What redecide and forget did stands in the log, and the next plan counts from there.
+    config = load(world.path, [*world.sets, 'curate.decide.image_rules.large="width_px >= 60"'])
+    redecide(config, QUIET)
+    world.sets.append('curate.decide.image_rules.large="width_px >= 70"')
+    planned = run_phases(load(world.path, world.sets), ("curate",), "curate", QUIET, plan_only=True)
+    assert told(planned) == [("curate", "curate.decide.image_rules.large width_px >= 60 -> width_px >= 70", 0)]
+    version = planned.catalog.tokens.version
+    forget(config, [str(world.photos / "b.png")], QUIET)
+    assert [run["command"] for run in runs(planned.catalog)] == ["run", "run", "run", "redecide", "forget"]
+    with pytest.raises(CatalogError, match=rf"tokens: version {version} cannot be read .*forgotten.* newest version"):
+        run_phases(load(world.path, [f"version={version}"]), ("train",), "train", QUIET, plan_only=True)
+    assert not (world.folder / "root" / "training").exists()
+
+
+def test_a_plan_for_a_new_root_makes_nothing(tmp_path, capfd):
+    world = World(tmp_path)
+    console = Console(width=120)
+    run_phases(load(world.path), (*PHASES, "train"), "run", console, plan_only=True)
+    lines = capfd.readouterr().out.splitlines()
+    assert any("new" in line and "5 files" in line for line in lines)
+    assert any("the tokens change" in line for line in lines)
+    assert not (tmp_path / "root").exists()
+
+
+def test_keys_that_changed_are_named():
+    before = {"curate": {"split": {"a": 1, "b": [1]}, "read": {}}, "train": {"x": 1}}
+    after = {"curate": {"split": {"a": 2.5, "b": [1], "c": None}, "read": {}}, "train": {"x": 2}}
+    assert changed_keys(before, after, ("curate.split", "curate.read")) == [
+        "curate.split.a 1 -> 2.5",
+        "curate.split.c (unset) -> null",
+    ]
+    assert changed_keys(before, after, ("curate.spl",)) == []

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import yaml
@@ -11,7 +12,8 @@ from rich.console import Console
 
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import load
-from tokenmill.pipeline.run.phases import Run
+from tokenmill.pipeline.refresh.files import CuratePlan
+from tokenmill.pipeline.run.run import Run
 from tokenmill.pipeline.run.runner import run_phases
 
 QUIET = Console(quiet=True)
@@ -21,6 +23,8 @@ SIDES_PX = {"a": 64, "b": 64, "c": 80, "d": 40, "e": 24}
 
 class World:
     """A folder of pictures, and a config over it that a test changes key by key."""
+
+    KEYS: ClassVar = {"curate": "uri", "caption": "media_id", "tokenize": "media_id"}
 
     def __init__(self, folder: Path):
         self.folder, self.photos, self.sets = folder, folder / "photos", list[str]()
@@ -51,11 +55,13 @@ class World:
         """Run with some more of the config changed. What its plan foretold to read, it read."""
         self.sets += sets
         config = load(self.path, self.sets)
+        self._versions = [table.version for table in Catalog(config.root)] if Path(config.root).exists() else []
         before = {str(path): path.stat().st_mtime_ns for path in self.folder.rglob("*")}
         planned = run_phases(config, phases, "run", QUIET, plan_only=True).steps
         assert {str(path): path.stat().st_mtime_ns for path in self.folder.rglob("*")} == before, "a plan wrote"
         run = run_phases(config, phases, "run", QUIET)
         assert run.steps == planned
+        self._compare(run)
         foretold, unknown = Counter[str](), set()
         for step in run.steps:
             foretold[step.phase] += step.num_read or 0
@@ -64,6 +70,20 @@ class World:
             exact = report.phase not in unknown
             assert foretold[report.phase] == report.num_read if exact else foretold[report.phase] <= report.num_read
         return run
+
+    def _compare(self, run: Run) -> None:
+        """Each phase read what its plan said, row by row; more only where files were read first. What had nothing to do
+        left the tables alone.
+        """
+        curated = run.foreseen.get("curate")
+        opens = isinstance(curated, CuratePlan) and curated.todo.num_rows > 0
+        for report, (name, plan) in zip(run.reports, run.foreseen.items(), strict=True):
+            told = set(plan.todo[self.KEYS[name]].to_pylist())
+            read = set(run.plans[name].todo[self.KEYS[name]].to_pylist())
+            assert told <= read if opens and name != "curate" else told == read, (name, told ^ read)
+            assert report.num_read == run.plans[name].todo.num_rows
+        if all(plan.is_nothing for plan in run.foreseen.values()):
+            assert self._versions == [table.version for table in Catalog(run.config.root)], "nothing to do, and done"
 
     def tokens(self) -> dict[str, dict]:
         """Rows of `tokens` by the name of the picture."""

@@ -1,0 +1,44 @@
+"""Fingerprints: what rows of each phase are known by, so that done work is not done again.
+
+Each is that of the parts of the config that change results, and of the models that its names stand for now.
+"""
+
+from tokenmill.pipeline.config import RunConfig
+from tokenmill.storage.cpu import DTYPES
+from tokenmill.storage.identity import fingerprint_of
+from tokenmill.tokenizer.vision import weights
+
+
+def of_curate(config: RunConfig) -> str:
+    """Of what is measured of every medium; rules are applied to stored scores, and a row says itself which of the
+    expensive scorers it has seen (`scored`).
+    """
+    return fingerprint_of("curate", config.curate.read, config.curate.score, config.curate.split)
+
+
+def of_caption(config: RunConfig) -> str:
+    """Of the captioner."""
+    return fingerprint_of("caption", config.caption.what)
+
+
+def of_tokens(config: RunConfig) -> dict[str, str]:
+    """Of the tokenizer's weights (by content, wherever they lie), the geometry of frames and a dtype; by dtype.
+
+    Rows of all of them stand: with dtype auto of any dtype, so that a refresh on another machine computes nothing anew.
+    New rows have that of `config.tokenize.new_dtype`.
+    """
+    part, identity = config.tokenize, weights.identity(config.tokenize.model)
+    what = part.what.model_dump(exclude={"model"})
+    dtypes = DTYPES if part.dtype == "auto" else (part.dtype,)
+    return {dtype: fingerprint_of("tokenize", part.frames, what | {"dtype": dtype}, identity) for dtype in dtypes}
+
+
+def standing_tokens(config: RunConfig) -> list[str]:
+    """Fingerprints of the token rows that stand for this config; new rows have the first."""
+    by_dtype = of_tokens(config)
+    return [by_dtype.pop(config.tokenize.new_dtype), *by_dtype.values()]
+
+
+def codebook_size(config: RunConfig) -> int:
+    """How many codes the config's vision tokenizer has."""
+    return weights.codebook_size(config.tokenize.model)

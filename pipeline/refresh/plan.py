@@ -1,0 +1,41 @@
+"""Sources, config and catalog -> the plan of a run: per phase which rows, why, what is read, computed and written.
+
+`--plan` prints it and a run carries it out. A phase whose plan hangs on what phases before it will find, tells what is
+known; it is planned again, by the same functions, when these are through.
+"""
+
+from collections.abc import Callable, Iterable
+
+from tokenmill.pipeline.catalog.tables import Catalog
+from tokenmill.pipeline.config import RunConfig
+from tokenmill.pipeline.refresh.files import CuratePlan, plan_curate
+from tokenmill.pipeline.refresh.media import MediaPlan, plan_caption, plan_tokenize
+from tokenmill.pipeline.refresh.sources import Listing
+from tokenmill.pipeline.refresh.steps import Outlook
+from tokenmill.pipeline.refresh.training import TrainPlan, plan_train
+
+PhasePlan = CuratePlan | MediaPlan | TrainPlan
+
+
+def make_plan(
+    config: RunConfig, catalog: Catalog, phases: Iterable[str], listing: Listing | None
+) -> dict[str, PhasePlan]:
+    """The plans of `phases`, in their order, each on the catalog as those before will leave it; `listing` is what the
+    sources hold, for curate. Nothing is written, no medium opened.
+
+    Raises CatalogError for a version that cannot be trained on any more.
+    """
+    plans, outlook = dict[str, PhasePlan](), Outlook()
+    for phase in phases:
+        plans[phase] = plan_phase(phase, config, catalog, listing, outlook)
+        outlook = plans[phase].outlook
+    return plans
+
+
+def plan_phase(phase: str, config: RunConfig, catalog: Catalog, listing: Listing | None, outlook: Outlook) -> PhasePlan:
+    """The plan of one phase. Raises CatalogError as `make_plan` does."""
+    if phase == "curate":
+        return plan_curate(config, catalog, listing)
+    plans: dict[str, Callable[[RunConfig, Catalog, Outlook], MediaPlan | TrainPlan]]
+    plans = {"caption": plan_caption, "tokenize": plan_tokenize, "train": plan_train}
+    return plans[phase](config, catalog, outlook)

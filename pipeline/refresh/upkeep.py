@@ -1,0 +1,153 @@
+"""The rule that ties the tables together, as what it asks for and as edits that carry it out.
+
+`media` holds what a present source holds, at the first place where it stands and with the caption of that place;
+`captions` and `tokens` hold only media that go on: not rejected, no duplicate of another.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tokenmill.pipeline.catalog.tables import Catalog, Table
+from tokenmill.pipeline.refresh.arrow import NO_IDS, differ, distinct, is_in, set_columns, without
+from tokenmill.stages.select.duplicates import (
+    DuplicatesConfig,
+    Verdicts,
+    duplicate_ids,
+    find_duplicates,
+    record_duplicates,
+)
+
+# Columns of `media` that follow its place, and where `sources` has them.
+_PLACED = {name: name for name in ("uri", "member", "offset_bytes", "metadata")} | {"source_caption": "caption"}
+_NOWHERE = pa.scalar(None, pa.int32())
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """Objects of the sources as they will be, where that is another than `sources` says."""
+
+    gone: pa.Array = field(default_factory=lambda: NO_IDS)  # uris that are no longer listed
+    changed: pa.Array = field(default_factory=lambda: NO_IDS)  # uris whose content is another, and not known yet
+    captions: Mapping[str, str | None] = field(default_factory=dict)  # by uri
+
+
+@dataclass(frozen=True)
+class Upkeep:
+    """What `media` needs in order to agree with the sources."""
+
+    stale: pa.Array  # files of media measured by another config that have been measured anew: the old rows go
+    lost: pa.Array  # files that stand nowhere
+    placed: pa.Table  # media_id, and the columns that follow its place, of media for which they change
+    moved: pa.Array  # ids of those that stand at another place now
+    recaptioned: pa.Array  # ids of those whose source caption is another
+
+    @property
+    def change(self) -> bool:
+        """Whether there is anything to write."""
+        return bool(len(self.stale) or len(self.lost) or self.placed.num_rows)
+
+
+def upkeep(catalog: Catalog, fingerprint: str, foreseen: Foreseen | None = None) -> Upkeep:
+    """What is to change, by the sources as recorded or as foreseen; `fingerprint` is that of curate."""
+    sources = _places(catalog, foreseen or Foreseen())
+    media = catalog.media.scan(["media_id", "file_id", *_PLACED, "fingerprint"])
+    renewed = sources.filter(pc.equal(sources["fingerprint"], fingerprint))["file_id"]
+    is_stale = pc.and_(pc.not_equal(media["fingerprint"], fingerprint), is_in(media["file_id"], renewed))
+    is_lost = pc.invert(is_in(media["file_id"], sources["file_id"]))
+    stale, lost = (distinct(media.filter(mask)["file_id"]) for mask in (is_stale, is_lost))
+    if len(stale) or len(lost):
+        media = media.filter(pc.invert(pc.or_(is_stale, is_lost)))
+
+    # The first match: sources are sorted by place.
+    at = pc.coalesce(
+        pc.index_in(_pair(media), value_set=_pair(sources).combine_chunks()),
+        pc.index_in(media["file_id"], value_set=sources["file_id"].combine_chunks()),
+    )
+    settled = {name: sources[of].take(at) for name, of in _PLACED.items()}
+    differs = {name: differ(media[name], settled[name]) for name in _PLACED}
+    moved = pc.or_(differs["uri"], pc.or_(differs["member"], differs["offset_bytes"]))
+    is_other = pc.or_(pc.or_(moved, differs["source_caption"]), differs["metadata"])
+    placed = set_columns(media.select(["media_id", *_PLACED]).filter(is_other), **_filtered(settled, is_other))
+    return Upkeep(
+        stale,
+        lost,
+        placed,
+        distinct(media.filter(moved)["media_id"]),
+        distinct(media.filter(differs["source_caption"])["media_id"]),
+    )
+
+
+def _filtered(columns: dict[str, pa.ChunkedArray], mask: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
+    return {name: column.filter(mask) for name, column in columns.items()}
+
+
+def _places(catalog: Catalog, foreseen: Foreseen) -> pa.Table:
+    """Rows of `sources` whose content is known, by place."""
+    columns = ["uri", "member", "offset_bytes", "file_id", "fingerprint", "caption", "metadata"]
+    sources = catalog.sources.scan(columns, (pc.field("status") == "present") & pc.field("file_id").is_valid())
+    away = distinct(foreseen.gone, foreseen.changed)
+    if len(away):
+        sources = sources.filter(pc.invert(is_in(sources["uri"], away)))
+    if foreseen.captions:
+        uris, texts = (pa.array(values, pa.string()) for values in zip(*foreseen.captions.items(), strict=True))
+        at = pc.if_else(pc.is_null(sources["member"]), pc.index_in(sources["uri"], value_set=uris), _NOWHERE)
+        captions = pc.if_else(pc.is_valid(at), pa.chunked_array([texts]).take(at), sources["caption"])
+        sources = set_columns(sources, caption=captions)
+    return sources.sort_by([("uri", "ascending"), ("member", "ascending")])
+
+
+def _pair(rows: pa.Table) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise(rows["file_id"], rows["uri"], pc.fill_null(rows["member"], ""), "\n")
+
+
+def orphans(table: Table, kept: pa.Array) -> pa.Array:
+    """Ids of rows whose media do not go on."""
+    return distinct(without(table.scan(["media_id"])["media_id"], kept))
+
+
+def reconcile(
+    catalog: Catalog,
+    fingerprint: str,
+    uses_source: bool,
+    run_id: str,
+    duplicates: DuplicatesConfig | Verdicts | None = None,
+) -> dict[str, int]:
+    """Make the tables agree with the sources as recorded; returns the rows moved and removed, by table.
+
+    `uses_source`: caption rows derive from the source's captions. `duplicates`: how they are found among what is left,
+    or who they are (null: as they stand). Idempotent: a run after a crash does the rest.
+    """
+    found, note = upkeep(catalog, fingerprint), {"run_id": run_id, "what": "reconciled with sources"}
+    done = {"moved": len(found.moved), "recaptioned": len(found.recaptioned), "media": 0, "captions": 0, "tokens": 0}
+    if len(found.stale) or len(found.lost):
+        is_old = (pc.field("fingerprint") != fingerprint) & pc.field("file_id").isin(found.stale)
+        done["media"] = catalog.media.edit(is_old | pc.field("file_id").isin(found.lost), None, note)
+    if uses_source and len(found.recaptioned):
+        # Caption rows that derive from the old text go first: a crash in between leaves work to redo, nothing wrong.
+        done["captions"] += catalog.captions.edit(pc.field("media_id").isin(found.recaptioned), None, note)
+    if found.placed.num_rows:
+        ids = found.placed["media_id"].combine_chunks()
+
+        def settle(rows: pa.Table) -> pa.Table:
+            at = pc.index_in(rows["media_id"], value_set=ids)
+            return set_columns(rows, **{name: found.placed[name].take(at) for name in _PLACED})
+
+        catalog.media.edit(pc.field("media_id").isin(ids), settle, note)
+    if duplicates is not None:
+        verdicts = duplicates if isinstance(duplicates, Verdicts) else find_duplicates(catalog, duplicates)
+        counts = record_duplicates(catalog, verdicts, run_id)
+        done |= {f"duplicates_{name}": number for name, number in counts.items()}
+    kept = kept_ids(catalog)
+    for name, table in (("captions", catalog.captions), ("tokens", catalog.tokens)):
+        if len(ids := orphans(table, kept)):
+            done[name] += table.edit(pc.field("media_id").isin(ids), None, note)
+    return done
+
+
+def kept_ids(catalog: Catalog) -> pa.Array:
+    """Ids of the media that go on, as the tables say."""
+    ids = catalog.media.scan(["media_id"], pc.field("reject_reason").is_null())["media_id"]
+    return distinct(without(ids, duplicate_ids(catalog)))

@@ -230,7 +230,10 @@ class Export:
 
 
 def read_export(uri: str) -> Export:
-    """The export at `uri`, a folder or s3:// prefix. Raises ExportError when there is none, or it is not finished."""
+    """The export at `uri`, a folder or s3:// prefix; members that a copy of it left behind are made from their tars.
+
+    Raises ExportError when there is none, it is not finished, or a tar whose members are to be made is not as written.
+    """
     uri = storage.absolute(uri)
     place = storage.join(uri, DOCUMENT)
     if not storage.exists(place):
@@ -242,4 +245,41 @@ def read_export(uri: str) -> Export:
         raise ExportStoppedError(
             f"{place}: the export was stopped; run the same `tokenmill export webdataset` to complete it"
         )
+    there = set(storage.list_names(uri))
+    for shard in document["shards"]:
+        if members_uri(shard["name"]) not in there:
+            _restore_members(storage.join(uri, shard["name"]), shard)
     return Export(uri, document)
+
+
+def _restore_members(tar_uri: str, shard: dict[str, Any]) -> None:
+    """Write the members of a tar anew, as the export wrote them; `shard` is its entry in `tokenmill.json`.
+
+    The bytes are read here: webdataset's `gopen` runs what is called `pipe:` in a shell, and knows no store of ours.
+    """
+    from webdataset.tariterators import group_by_keys, tar_file_expander  # imports torch: a second
+
+    try:
+        tar = storage.read_bytes(tar_uri)
+    except FileNotFoundError:
+        tar = b""
+    if hashlib.md5(tar, usedforsecurity=False).hexdigest() != shard["md5sum"]:
+        raise ExportError(
+            f"{tar_uri}: gone or damaged, and {members_uri(shard['name'])} is not there; export into a new folder"
+        )
+    rows: list[dict[str, Any]] = []
+    offset = 0
+    for files in group_by_keys(tar_file_expander([{"url": tar_uri, "stream": io.BytesIO(tar)}])):
+        row = _row(files)
+        rows.append(row | Sample.of(row).place(offset))
+        offset += rows[-1]["num_bytes"]
+    write_members(pa.Table.from_pylist(rows, MEMBERS), tar_uri, shard["md5sum"])
+
+
+def _row(files: dict[str, Any]) -> dict[str, Any]:
+    """The columns ROW of a sample as webdataset reads it, undecoded."""
+    document = json.loads(files["json"])
+    grid = document.pop("grid", (0, 0, 0))
+    sides = dict(zip(("grid_t", "grid_h", "grid_w"), grid, strict=True))
+    caption = files["txt"].decode() if "txt" in files else None
+    return dict.fromkeys(ROW) | document | sides | {"caption": caption}

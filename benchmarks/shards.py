@@ -91,18 +91,12 @@ def write_tar(rows: pa.Table, folder: Path) -> None:
     plain = rows.select(webdataset_shards.ROW)
     samples = [webdataset_shards.Sample.of(row) for row in plain.to_pylist()]
     offsets = np.cumsum([0, *(sample.num_bytes for sample in samples)]).tolist()
-    tar = bytearray(webdataset_shards.tar_bytes(offsets[-1]))
-    for i, sample in enumerate(samples):
-        sample.write(tar, offsets[i], values[bounds[i] : bounds[i + 1]])
+    tar = webdataset_shards.tar_of(sample.files(values[bounds[i] : bounds[i + 1]]) for i, sample in enumerate(samples))
     uri = str(folder / "shard-000000.tar")
-    members = plain
-    for name, column in (
-        ("digest", pa.array([sample.digest for sample in samples], pa.uint64())),
-        ("offset", offsets[:-1]),
-        ("num_bytes", [sample.num_bytes for sample in samples]),
-        ("codes_offset", [sample.codes_offset(offset) for sample, offset in zip(samples, offsets, strict=False)]),
-    ):
-        members = members.append_column(name, pa.array(column))
+    places = [sample.place(offset) for sample, offset in zip(samples, offsets, strict=False)]
+    members = pa.Table.from_pylist(
+        [row | place for row, place in zip(plain.to_pylist(), places, strict=True)], webdataset_shards.MEMBERS
+    )
     md5sum = hashlib.md5(tar, usedforsecurity=False).hexdigest()
     storage.write_bytes(uri, tar)
     webdataset_shards.write_members(members, uri, md5sum)

@@ -1,13 +1,15 @@
 """The token shard as a tar, the form in which webdataset and wids exchange samples, and the way back to codes.
 
 A sample is `KEY.codes.npy` (uint16, (grid_t, grid_h, grid_w)), `KEY.json` and, with a caption, `KEY.txt`; KEY is the
-media_id. A text document is `KEY.json`, with its kind, and `KEY.txt`: it has no codes. Every byte follows from the
-rows: all members have time, owner and group 0, so sizes and offsets are known before any code is read, and equal rows
-give equal files anywhere. tarfile needs 25 us for a header, a template 1 us.
+media_id. A text document is `KEY.json`, with its kind, and `KEY.txt`: it has no codes. webdataset writes the tars, with
+time, owner and group 0, so equal rows give equal files anywhere.
 
 Beside `shard-000000.tar` stands `shard-000000.parquet`, its members: a token shard without codes, whose row groups are
-stretches of at most 16 MiB of the tar. Training reads rows there and codes by range. `tokenmill.json` says which
-shards make the export, and which of their samples are no longer part of it; it is written last.
+stretches of at most 16 MiB of the tar. Training reads rows there and codes by range: its order is random, webdataset
+reads from front to back, and at that takes 13 times as long for 90x90 codes and 40 times for 8x8
+(benchmarks/RESULTS.md). Where codes stand is arithmetic here, because webdataset tells no offset and shards are cut
+before any code is read. `tokenmill.json` says which shards make the export, and which of their samples are no longer
+part of it; it is written last.
 
 Source: POSIX.1-1988 ustar; NumPy's format version 1.0.
 """
@@ -15,6 +17,7 @@ Source: POSIX.1-1988 ustar; NumPy's format version 1.0.
 import hashlib
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
@@ -56,19 +59,6 @@ CODES_PLACE = ["grid_t", "grid_h", "grid_w", "codes_offset"]  # what read_codes 
 _BLOCK = 512
 _RECORD = 20 * _BLOCK  # tars end with zeros up to a multiple of this
 _GROUP_BYTES = 16 << 20
-_HEADER = np.zeros(_BLOCK, np.uint8)
-for _at, _text in (
-    (100, b"0000644\0"),  # mode
-    (108, b"0000000\0"),  # user
-    (116, b"0000000\0"),  # group
-    (136, b"00000000000\0"),  # time
-    (148, b"        "),  # checksum, counted as spaces
-    (156, b"0"),  # a plain file
-    (257, b"ustar\x0000"),
-):
-    _HEADER[_at : _at + len(_text)] = np.frombuffer(_text, np.uint8)
-_TEMPLATE = _HEADER.tobytes()
-_TEMPLATE_SUM = sum(_TEMPLATE)
 
 
 class ExportError(UserError, ValueError):
@@ -121,29 +111,34 @@ class Sample:
             sizes.append(len(_npy_header(self.grid)) + 2 * self.num_codes)
         return sum(_BLOCK + _padded(size) for size in sizes)
 
-    def codes_offset(self, offset: int) -> int:
-        """Where the first code stands in a tar that holds the sample at `offset`; `offset` itself without codes."""
-        if self.grid is None:
-            return offset
-        return offset + _BLOCK + len(_npy_header(self.grid))
+    def place(self, offset: int) -> dict[str, int]:
+        """The columns of MEMBERS that say where the sample is, in a tar that holds it at `offset`."""
+        start = offset if self.grid is None else offset + _BLOCK + len(_npy_header(self.grid))
+        return {"digest": self.digest, "offset": offset, "num_bytes": self.num_bytes, "codes_offset": start}
 
-    def write(self, tar: bytearray, offset: int, codes: np.ndarray) -> None:
-        """Put the sample into a zeroed tar; `codes` is uint16, flat, in row-major order."""
-        at = offset
+    def files(self, codes: np.ndarray) -> dict[str, Any]:
+        """What webdataset's TarWriter takes, with a copy of `codes`: uint16, flat, in row-major order."""
+        made: dict[str, Any] = {"__key__": self.key, "json": self.metadata}
         if self.grid is not None:
-            start = _npy_header(self.grid)
-            at = self.codes_offset(offset)
-            tar[offset:at] = _header(f"{self.key}.codes.npy", len(start) + codes.nbytes) + start
-            tar[at : at + codes.nbytes] = np.ascontiguousarray(codes, "<u2").data.cast("B")
-            at = offset + _BLOCK + _padded(len(start) + codes.nbytes)
-        for extension, text in (("json", self.metadata), ("txt", self.caption)):
-            if text is not None:
-                tar[at : at + _BLOCK + len(text)] = _header(f"{self.key}.{extension}", len(text)) + text
-                at += _BLOCK + _padded(len(text))
+            made["codes.npy"] = np.array(codes, "<u2").reshape(self.grid)
+        if self.caption is not None:
+            made["txt"] = self.caption
+        return made
+
+
+def tar_of(samples: Iterable[dict[str, Any]]) -> bytes:
+    """A tar of `Sample.files`, in that order."""
+    from webdataset import TarWriter  # imports torch: a second
+
+    tar = io.BytesIO()
+    with TarWriter(tar, user="", group="", mode=0o644, mtime=0) as writer:
+        for sample in samples:
+            writer.write(sample)
+    return tar.getvalue()
 
 
 def tar_bytes(samples_bytes: int) -> int:
-    """Size of a tar whose samples take that many bytes: two empty blocks end it."""
+    """Size of the tar whose samples take that many bytes: two empty blocks end it."""
     return -(-(samples_bytes + 2 * _BLOCK) // _RECORD) * _RECORD
 
 
@@ -156,23 +151,6 @@ def _npy_header(grid: tuple[int, int, int]) -> bytes:
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(stream, {"descr": "<u2", "fortran_order": False, "shape": grid})
     return stream.getvalue()
-
-
-def _header(name: str, size: int) -> bytes:
-    encoded = name.encode()
-    assert len(encoded) <= 100, name
-    size_text = b"%011o" % size
-    checksum = b"%06o\0 " % (_TEMPLATE_SUM + sum(encoded) + sum(size_text))
-    return b"".join(
-        (
-            encoded.ljust(100, b"\0"),
-            _TEMPLATE[100:124],
-            size_text,
-            _TEMPLATE[135:148],
-            checksum,
-            _TEMPLATE[156:],
-        )
-    )
 
 
 def is_tar(uri: str) -> bool:
@@ -252,7 +230,10 @@ class Export:
 
 
 def read_export(uri: str) -> Export:
-    """The export at `uri`, a folder or s3:// prefix. Raises ExportError when there is none, or it is not finished."""
+    """The export at `uri`, a folder or s3:// prefix; members that a copy of it left behind are made from their tars.
+
+    Raises ExportError when there is none, it is not finished, or a tar whose members are to be made is not as written.
+    """
     uri = storage.absolute(uri)
     place = storage.join(uri, DOCUMENT)
     if not storage.exists(place):
@@ -264,4 +245,41 @@ def read_export(uri: str) -> Export:
         raise ExportStoppedError(
             f"{place}: the export was stopped; run the same `tokenmill export webdataset` to complete it"
         )
+    there = set(storage.list_names(uri))
+    for shard in document["shards"]:
+        if members_uri(shard["name"]) not in there:
+            _restore_members(storage.join(uri, shard["name"]), shard)
     return Export(uri, document)
+
+
+def _restore_members(tar_uri: str, shard: dict[str, Any]) -> None:
+    """Write the members of a tar anew, as the export wrote them; `shard` is its entry in `tokenmill.json`.
+
+    The bytes are read here: webdataset's `gopen` runs what is called `pipe:` in a shell, and knows no store of ours.
+    """
+    from webdataset.tariterators import group_by_keys, tar_file_expander  # imports torch: a second
+
+    try:
+        tar = storage.read_bytes(tar_uri)
+    except FileNotFoundError:
+        tar = b""
+    if hashlib.md5(tar, usedforsecurity=False).hexdigest() != shard["md5sum"]:
+        raise ExportError(
+            f"{tar_uri}: gone or damaged, and {members_uri(shard['name'])} is not there; export into a new folder"
+        )
+    rows: list[dict[str, Any]] = []
+    offset = 0
+    for files in group_by_keys(tar_file_expander([{"url": tar_uri, "stream": io.BytesIO(tar)}])):
+        row = _row(files)
+        rows.append(row | Sample.of(row).place(offset))
+        offset += rows[-1]["num_bytes"]
+    write_members(pa.Table.from_pylist(rows, MEMBERS), tar_uri, shard["md5sum"])
+
+
+def _row(files: dict[str, Any]) -> dict[str, Any]:
+    """The columns ROW of a sample as webdataset reads it, undecoded."""
+    document = json.loads(files["json"])
+    grid = document.pop("grid", (0, 0, 0))
+    sides = dict(zip(("grid_t", "grid_h", "grid_w"), grid, strict=True))
+    caption = files["txt"].decode() if "txt" in files else None
+    return dict.fromkeys(ROW) | document | sides | {"caption": caption}

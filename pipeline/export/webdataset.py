@@ -1,9 +1,10 @@
 """`tokenmill export webdataset`: kept rows of one version of `tokens` as tars that webdataset and wids open.
 
 First the columns without codes are read: they give every sample's bytes in its tar (tokenizer/webdataset_shards.py), so
-shards are cut in the order of media_id, and equal rows give equal files whatever the table's own files look like. Then
-waves of shards are filled in memory, 2 GiB at once: each row group that a wave needs is read once and its samples go to
-their places. A table of more than 2 GiB is read once for each 2 GiB, because ids are spread over all of its row groups.
+shards are cut in the order of media_id, and equal rows give equal files whatever the table's own files look like.
+(webdataset's ShardWriter cuts behind the sample that is too much.) Then waves of shards are gathered in memory, 2 GiB
+at once: each row group that a wave needs is read once, then webdataset writes the tars, four at once. A table of more
+than 2 GiB is read once for each 2 GiB, because ids are spread over all of its row groups.
 
 Threads do it, not Ray: decoding, hashing and writing leave Python's lock, and a copy should not start a cluster.
 
@@ -165,8 +166,8 @@ class _Source:
         }
         return pa.table({field.name: pa.array(columns[field.name], field.type) for field in _PLACES})
 
-    def fill(self, file: int, row_group: int, samples: pa.Table, into: list[bytearray]) -> pa.Table:
-        """Put samples of one row group into their tars.
+    def fill(self, file: int, row_group: int, samples: pa.Table, into: list[dict[int, dict[str, Any]]]) -> pa.Table:
+        """Put samples of one row group among those of their tars, by offset.
 
         `samples` has the columns row, shard (position in `into`), offset. Returns members with a column `shard`.
         Raises CatalogError for a row whose codes are not what its grid says.
@@ -188,10 +189,10 @@ class _Source:
                     f"{self._uris[file]}: {sample.key} has {len(own)} codes in a grid of {sample.grid}; "
                     "the file is damaged: delete the row and tokenize again"
                 )
-            sample.write(into[shard], offset, own)
-            made.append((sample.digest, offset, sample.num_bytes, sample.codes_offset(offset)))
-        for position, name in enumerate(webdataset_shards.MEMBERS.names[len(webdataset_shards.ROW) :]):
-            column = pa.array([each[position] for each in made], webdataset_shards.MEMBERS.field(name).type)
+            into[shard][offset] = sample.files(own)
+            made.append(sample.place(offset))
+        for name in webdataset_shards.MEMBERS.names[len(webdataset_shards.ROW) :]:
+            column = pa.array([each[name] for each in made], webdataset_shards.MEMBERS.field(name).type)
             written = written.append_column(name, column)
         return written.append_column("shard", samples["shard"])
 
@@ -299,8 +300,8 @@ def _md5_if_written(shard: _Shard) -> str | None:
 
 
 def _write_wave(wave: list[_Shard], source: _Source) -> list[str]:
-    """Fill the tars of some shards in one pass over the row groups that hold their samples; returns their MD5s."""
-    filled = [bytearray(shard.num_bytes) for shard in wave]
+    """Write the tars of some shards after one pass over the row groups that hold their samples; returns their MD5s."""
+    samples_of: list[dict[int, dict[str, Any]]] = [{} for _ in wave]
     places = pa.concat_tables(
         shard.places.select(["file", "row_group", "row"])
         .append_column("shard", pa.array(np.full(len(shard.places), i, np.int32)))
@@ -312,7 +313,7 @@ def _write_wave(wave: list[_Shard], source: _Source) -> list[str]:
 
     def fill(start: int, end: int) -> pa.Table:
         samples = places.slice(start, end - start)
-        return source.fill(samples["file"][0].as_py(), samples["row_group"][0].as_py(), samples, filled)
+        return source.fill(samples["file"][0].as_py(), samples["row_group"][0].as_py(), samples, samples_of)
 
     def write(i: int) -> str:
         shard = wave[i]
@@ -321,8 +322,10 @@ def _write_wave(wave: list[_Shard], source: _Source) -> list[str]:
             storage.delete_file(
                 webdataset_shards.members_uri(shard.uri)
             )  # until it is written anew, the tar counts as unwritten
-        md5sum = hashlib.md5(filled[i], usedforsecurity=False).hexdigest()
-        storage.write_bytes(shard.uri, filled[i])
+        tar = webdataset_shards.tar_of(samples_of[i].pop(offset) for offset in shard.offsets.tolist())
+        assert len(tar) == shard.num_bytes, f"webdataset wrote {len(tar)} bytes, the members say {shard.num_bytes}"
+        md5sum = hashlib.md5(tar, usedforsecurity=False).hexdigest()
+        storage.write_bytes(shard.uri, tar)
         webdataset_shards.write_members(members, shard.uri, md5sum)
         return md5sum
 

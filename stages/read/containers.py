@@ -142,6 +142,12 @@ def _samples(uri: str) -> Iterator[Member]:
 
 
 def _files(uri: str) -> Iterator[Member]:
+    """Members of a tar in its order, with their spans.
+
+    webdataset's reader is not enough: it tells no spans, holds each member whole, however large, passes over links and
+    over names like `__a__`, decompresses, and takes a damaged header for the end. Its `group_by_keys` leaves out names
+    without a dot, stops at a name that comes twice, and imports torch: 1 s and 0.3 GB in every worker that reads.
+    """
     stream = _Forwards(storage.read_chunks(uri))
     try:
         with tarfile.open(fileobj=stream, mode="r:") as tar:

@@ -1,6 +1,7 @@
 """Export of token rows as tars: what plain readers see, equal bytes, additions, removals, a killed export, S3."""
 
 import hashlib
+import io
 import json
 import sys
 import tarfile
@@ -199,6 +200,52 @@ def test_any_tar_reader_reads_it_in_order_of_ids(make, tmp_path):
     assert keys == sorted(keys)
 
 
+def test_the_bytes_are_those_of_all_releases(make, tmp_path):
+    """Exports of before are brought up to date, not written anew; tarfile agrees with every byte."""
+    codes = (np.arange(8100) * 17 % (1 << 15)).astype(np.uint16)
+    export(make(token_rows(range(8), codes=codes), text_rows(range(4))), tmp_path / "out")
+    tar = (tmp_path / "out" / "shard-000000.tar").read_bytes()
+    assert hashlib.sha256(tar).hexdigest() == "bd255fc2fd846c6a3f61c6f96af6fb0af64d583fdadff9a4a34d5579f440ec27"
+    again = io.BytesIO()
+    with tarfile.open(fileobj=io.BytesIO(tar)) as old, tarfile.open(fileobj=again, mode="w") as new:
+        for member in old.getmembers():
+            plain = tarfile.TarInfo(member.name)
+            plain.size = member.size
+            new.addfile(plain, old.extractfile(member))
+    assert again.getvalue() == tar
+
+
+def test_members_left_behind_are_made_from_the_tars(make, tmp_path):
+    """As they were, whoever needs them next; of text documents, too."""
+    config = make(token_rows(range(120)), text_rows(range(12)))
+    out = tmp_path / "out"
+    export(config, out)
+    before = contents(out)
+    for use in (lambda: webdataset_shards.read_export(str(out)), lambda: export(config, out)):
+        for path in out.glob("*.parquet"):
+            path.unlink()
+        use()
+        assert contents(out) == before
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "overwritten"])
+def test_a_damaged_tar_gives_no_members(make, tmp_path, damage):
+    config, out = make(token_rows(range(8))), tmp_path / "out"
+    export(config, out)
+    (out / "shard-000000.parquet").unlink()
+    tar = out / "shard-000000.tar"
+    data = bytearray(tar.read_bytes())
+    tar.unlink()
+    if damage != "gone":
+        data[20_000:] = b"" if damage == "cut" else b"x" + data[20_001:]
+        tar.write_bytes(data)
+    with pytest.raises(webdataset_shards.ExportError, match=r"shard-000000\.tar: gone or damaged.*a new folder"):
+        webdataset_shards.read_export(str(out))
+    with pytest.raises(CatalogError, match="damaged"):
+        export(config, out)
+    assert not (out / "shard-000000.parquet").exists()
+
+
 def test_equal_rows_give_equal_bytes_however_the_table_is_cut(make, tmp_path, monkeypatch):
     rows = token_rows(range(120))
     one = export(make(rows, root="one"), tmp_path / "a")
@@ -325,6 +372,11 @@ def test_on_an_object_store_all_is_the_same(make, tmp_path, s3):
     export(remote, f"{s3}/exports/one")
     names = storage.list_names(f"{s3}/exports/one")
     assert {name: storage.read_bytes(f"{s3}/exports/one/{name}") for name in names} == contents(tmp_path / "out")
+    for name in names:
+        if name.endswith(".parquet"):
+            storage.delete_file(f"{s3}/exports/one/{name}")
+    webdataset_shards.read_export(f"{s3}/exports/one")
+    assert storage.list_names(f"{s3}/exports/one") == names
     Catalog(remote.root).tokens.append(token_rows(range(80, 90)), {})
     assert export(remote, f"{s3}/exports/one")["num_samples"] == 90
 

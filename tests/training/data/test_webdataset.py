@@ -126,6 +126,14 @@ def test_removed_and_changed_samples_are_not_trained_on(jobs, config, tmp_path, 
         packs(of_tars)
 
 
+def test_a_copy_without_the_parquet_files_trains(jobs, tmp_path):
+    of_table, of_tars = jobs(str(tmp_path / "out"))
+    for path in (tmp_path / "out").glob("*.parquet"):
+        path.unlink()
+    assert webdataset_shards.read_export(str(tmp_path / "out")).shard_uris == of_tars.shard_uris
+    assert_same_batches(of_table, of_tars)
+
+
 def test_tars_on_an_object_store(jobs, s3):
     assert_same_batches(*jobs(f"{s3}/out"))
 

@@ -396,6 +396,12 @@ def train_by(fit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tokenmill.pipeline.run.workers.Workers.start_ray", lambda _: None)
 
 
+def trained(config: RunConfig, console: Console) -> None:
+    run = Run(config, console, "train")
+    run.foresee(("train",))
+    phase.train(run)
+
+
 def test_training_takes_the_shards_of_an_export(make, tmp_path, monkeypatch):
     """`train.shards` gives the job the tars, the version and the folder of that export."""
     config = make(token_rows(range(8)))
@@ -415,7 +421,7 @@ def test_training_takes_the_shards_of_an_export(make, tmp_path, monkeypatch):
     part = config.train.model_copy(update={"shards": str(tmp_path / "out")})
     for each in (config, config.model_copy(update={"train": part})):
         with pytest.raises(EnoughError):
-            phase.train(Run(each, QUIET, "train"))
+            trained(each, QUIET)
     of_table, of_tars = jobs
     assert (of_table.tokens_version, of_tars.tokens_version) == (2, 1)
     assert of_table.export_id is None and of_table.run_uri != of_tars.run_uri
@@ -427,7 +433,7 @@ def test_training_takes_the_shards_of_an_export(make, tmp_path, monkeypatch):
         ({"train": part.model_copy(update={"shards": str(tmp_path)})}, r"train\.shards: .*tokenmill\.json: not there"),
     ):
         with pytest.raises(CatalogError, match=message):
-            phase.train(Run(config.model_copy(update={"train": part} | changes), QUIET, "train"))
+            trained(config.model_copy(update={"train": part} | changes), QUIET)
 
 
 def test_the_closing_note_counts_text_documents(make, monkeypatch, capsys):
@@ -450,7 +456,7 @@ def test_the_closing_note_counts_text_documents(make, monkeypatch, capsys):
 
     train_by(fit, monkeypatch)
     monkeypatch.setattr(phase, "draw_curves", lambda *_: None)
-    phase.train(Run(config, Console(width=200), "train"))
+    trained(config, Console(width=200))
     shown = capsys.readouterr().out
     assert "11 documents; document 1.500" in shown
     assert "text: 3 documents in 7 pieces of at most 5120 tokens, 25.0% of the tokens trained on" in shown

@@ -42,7 +42,7 @@ class Upkeep:
     lost: pa.Array  # files that stand nowhere
     placed: pa.Table  # media_id, and the columns that follow its place, of media for which they change
     moved: pa.Array  # ids of those that stand at another place now
-    recaptioned: pa.Array  # ids of those whose source caption is another
+    recaptioned: pa.Array  # ids of media whose source caption is another
 
     @property
     def change(self) -> bool:
@@ -57,8 +57,8 @@ def upkeep(catalog: Catalog, fingerprint: str, foreseen: Foreseen | None = None)
     renewed = sources.filter(pc.equal(sources["fingerprint"], fingerprint))["file_id"]
     is_stale = pc.and_(pc.not_equal(media["fingerprint"], fingerprint), is_in(media["file_id"], renewed))
     is_lost = pc.invert(is_in(media["file_id"], sources["file_id"]))
-    stale, lost = (distinct(media.filter(mask)["file_id"]) for mask in (is_stale, is_lost))
-    if len(stale) or len(lost):
+    old, lost = media.filter(is_stale), distinct(media.filter(is_lost)["file_id"])
+    if old.num_rows or len(lost):
         media = media.filter(pc.invert(pc.or_(is_stale, is_lost)))
 
     # The first match: sources are sorted by place.
@@ -71,13 +71,13 @@ def upkeep(catalog: Catalog, fingerprint: str, foreseen: Foreseen | None = None)
     moved = pc.or_(differs["uri"], pc.or_(differs["member"], differs["offset_bytes"]))
     is_other = pc.or_(pc.or_(moved, differs["source_caption"]), differs["metadata"])
     placed = set_columns(media.select(["media_id", *_PLACED]).filter(is_other), **_filtered(settled, is_other))
-    return Upkeep(
-        stale,
-        lost,
-        placed,
-        distinct(media.filter(moved)["media_id"]),
-        distinct(media.filter(differs["source_caption"])["media_id"]),
-    )
+    recaptioned = media.filter(differs["source_caption"])["media_id"]
+    if old.num_rows:  # what was measured anew has its source's caption of now already
+        at = pc.index_in(old["media_id"], value_set=media["media_id"].combine_chunks())
+        is_other = pc.and_(pc.is_valid(at), differ(old["source_caption"], settled["source_caption"].take(at)))
+        recaptioned = distinct(recaptioned, old.filter(is_other)["media_id"])
+    stale, moved_ids = distinct(old["file_id"]), distinct(media.filter(moved)["media_id"])
+    return Upkeep(stale, lost, placed, moved_ids, distinct(recaptioned))
 
 
 def _filtered(columns: dict[str, pa.ChunkedArray], mask: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
@@ -122,12 +122,12 @@ def reconcile(
     """
     found, note = upkeep(catalog, fingerprint), {"run_id": run_id, "what": "reconciled with sources"}
     done = {"moved": len(found.moved), "recaptioned": len(found.recaptioned), "media": 0, "captions": 0, "tokens": 0}
-    if len(found.stale) or len(found.lost):
-        is_old = (pc.field("fingerprint") != fingerprint) & pc.field("file_id").isin(found.stale)
-        done["media"] = catalog.media.edit(is_old | pc.field("file_id").isin(found.lost), None, note)
     if uses_source and len(found.recaptioned):
         # Caption rows that derive from the old text go first: a crash in between leaves work to redo, nothing wrong.
         done["captions"] += catalog.captions.edit(pc.field("media_id").isin(found.recaptioned), None, note)
+    if len(found.stale) or len(found.lost):
+        is_old = (pc.field("fingerprint") != fingerprint) & pc.field("file_id").isin(found.stale)
+        done["media"] = catalog.media.edit(is_old | pc.field("file_id").isin(found.lost), None, note)
     if found.placed.num_rows:
         ids = found.placed["media_id"].combine_chunks()
 

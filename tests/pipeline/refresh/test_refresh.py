@@ -136,6 +136,28 @@ def test_rows_of_an_older_config_go_once_their_file_was_measured_anew(catalog):
     assert found == {"A": PRINT, "B": "before"}
 
 
+def test_a_source_caption_that_changes_with_the_measuring_redoes_the_caption(catalog):
+    fill(catalog, {"a": "A"}, fingerprint="before")
+    catalog.media.edit(pc.field("media_id") == "A", lambda found: captioned(found, "old words"), {})
+    again = rows(MEDIA, media_id=["A"], file_id=["A"], kind=["image"], uri=["a"], fingerprint=[PRINT], run_id=["r"])
+    catalog.media.append(captioned(again, "new words"), {})
+
+    def measured(found: pa.Table) -> pa.Table:
+        at = SOURCES.get_field_index("fingerprint")
+        return with_caption(found, "new words").set_column(at, "fingerprint", pa.array([PRINT]))
+
+    catalog.sources.edit(pc.field("uri") == "a", measured, {})
+    done = reconcile(catalog, PRINT, True, "run")
+    assert (done["recaptioned"], done["captions"], done["media"]) == (1, 1, 1)
+    assert catalog.captions.count() == 0
+    assert catalog.media.scan(["source_caption"])["source_caption"].to_pylist() == ["new words"]
+
+
+def captioned(found: pa.Table, text: str) -> pa.Table:
+    at = MEDIA.get_field_index("source_caption")
+    return found.set_column(at, MEDIA.field(at), pa.array([text] * found.num_rows))
+
+
 def test_captions_and_tokens_hold_only_kept_media(catalog):
     fill(catalog, {"a": "A", "b": "B"}, reject={"A": "blurred"})
     reconcile(catalog, PRINT, True, "run")

@@ -136,7 +136,8 @@ def contents(root: str) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("seed", [1, 19])  # 19: what is measured anew, and then rejected, is not encoded
+# 19: what is measured anew, and then rejected, is not encoded. 22: a caption changes while its file is measured anew.
+@pytest.mark.parametrize("seed", [19, 22])
 def test_a_run_does_what_its_plan_said(tmp_path, monkeypatch, seed):
     world = World(tmp_path)
     history, done = History(world, seed), []

@@ -136,7 +136,7 @@ def contents(root: str) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("seed", [20])  # 19: what is measured anew, and then rejected, is not encoded
+@pytest.mark.parametrize("seed", [28])  # 19: what is measured anew, and then rejected, is not encoded
 def test_a_run_does_what_its_plan_said(tmp_path, monkeypatch, seed):
     world = World(tmp_path)
     history, done = History(world, seed), []

@@ -22,6 +22,8 @@ from tokenmill.training.config import TrainConfig, TrainResources, WorkerResourc
 
 _Part = TypeVar("_Part", bound=Config)
 
+CAPTIONS_NAME = "captions.jsonl"  # of a folder of files: lines of file and caption
+
 # Keys that said a thing twice, and what they are now.
 _MOVED = {("caption", "caption"): "caption", ("tokenize", "tokenize"): "tokenize", ("train", "train"): "train"}
 

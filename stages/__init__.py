@@ -18,32 +18,46 @@ if TYPE_CHECKING:
         filled_columns as filled_columns,
     )
     from tokenmill.stages.fetch.config import FetchConfig as FetchConfig, FetchPace as FetchPace
+    from tokenmill.stages.image.pixels import Picture as Picture
     from tokenmill.stages.image.score import ScoreImages as ScoreImages, ScoreImagesConfig as ScoreImagesConfig
     from tokenmill.stages.image.text_area import TextConfig as TextConfig
+    from tokenmill.stages.read.formats import HEAD_BYTES as HEAD_BYTES, sniff as sniff
+    from tokenmill.stages.read.media_bytes import Places as Places
     from tokenmill.stages.read.read import Read as Read, ReadConfig as ReadConfig
     from tokenmill.stages.select.decide import Decide as Decide, DecideConfig as DecideConfig
     from tokenmill.stages.select.duplicates import DuplicatesConfig as DuplicatesConfig
     from tokenmill.stages.select.expensive import Lazy as Lazy
+    from tokenmill.stages.select.rules import Rule as Rule
     from tokenmill.stages.table.chain import StageSpec as StageSpec
+    from tokenmill.stages.table.columns import PLACES as PLACES
+    from tokenmill.stages.table.rows import RowError as RowError, words as words
     from tokenmill.stages.tokenize.load_frames import LoadFrames as LoadFrames, LoadFramesConfig as LoadFramesConfig
     from tokenmill.stages.tokenize.tokenize import Tokenize as Tokenize, TokenizeConfig as TokenizeConfig
+    from tokenmill.stages.video.decode import BrokenVideoError as BrokenVideoError, Video as Video
     from tokenmill.stages.video.split import SplitVideos as SplitVideos, SplitVideosConfig as SplitVideosConfig
 
-# The stages and their configs, for the conductor; each is imported when it is asked for.
+# The stages and their configs, and what opens one medium, for the conductor; each is imported when it is asked for.
 _EXPORTED = {
     "read.read": "Read ReadConfig",
+    "read.formats": "HEAD_BYTES sniff",
+    "read.media_bytes": "Places",
     "fetch.config": "FetchConfig FetchPace",
+    "image.pixels": "Picture",
     "image.score": "ScoreImages ScoreImagesConfig",
     "image.text_area": "TextConfig",
+    "video.decode": "BrokenVideoError Video",
     "video.split": "SplitVideos SplitVideosConfig",
     "embed.score_clip": "ScoreClip ClipConfig clip_identity filled_columns",
     "select.decide": "Decide DecideConfig",
     "select.expensive": "Lazy",
+    "select.rules": "Rule",
     "select.duplicates": "DuplicatesConfig",
     "caption": "Caption CaptionConfig",
     "tokenize.load_frames": "LoadFrames LoadFramesConfig",
     "tokenize.tokenize": "Tokenize TokenizeConfig",
     "table.chain": "StageSpec",
+    "table.columns": "PLACES",
+    "table.rows": "RowError words",
 }
 
 

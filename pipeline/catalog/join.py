@@ -16,7 +16,7 @@ import pyarrow.dataset as pads
 from tokenmill import storage
 from tokenmill.pipeline.catalog.tables import Catalog, Table
 from tokenmill.pipeline.config import Cluster
-from tokenmill.stages.select.duplicates import KEPT
+from tokenmill.stages.select.duplicates import KEPT, duplicate_ids
 
 _DIGITS = "0123456789abcdef"
 _NUM_CPUS = 0.5
@@ -55,6 +55,12 @@ def kept_without(catalog: Catalog, columns: list[str], done: Rows, kept: pa.Arra
         return unmatched((catalog.media, pc.field("media_id").isin(kept)), columns, [done], config)
     aside = catalog.duplicates, pc.field("method") != KEPT
     return unmatched((catalog.media, pc.field("reject_reason").is_null()), columns, [aside, done], config)
+
+
+def kept_ids(catalog: Catalog) -> pa.Array:
+    """Ids of the media that go on."""
+    ids = catalog.media.scan(["media_id"], pc.field("reject_reason").is_null())["media_id"].unique()
+    return ids.filter(pc.invert(pc.is_in(ids, value_set=duplicate_ids(catalog))))
 
 
 def _without(rows: pa.Table, other: pa.Table) -> pa.Table:

@@ -42,7 +42,7 @@ def curate(
 
 def redecide(config: ConfigPath, sets: Sets = None) -> None:
     """Apply the config's rules to stored scores. No file is opened; a run goes on with what is newly kept."""
-    from tokenmill.pipeline.run.runner import redecide as redecide_stored
+    from tokenmill.pipeline.run.redecide import redecide as redecide_stored
 
     redecide_stored(load(config, sets), console)
 

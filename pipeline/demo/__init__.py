@@ -6,5 +6,6 @@ In: nothing. Out: a contact sheet.
     scenes.py      scenes drawn from exact captions
     broken.py      files broken on purpose
     video_file.py  frames to an mp4
+    pictures.py    its pictures and clips beside what their codes decode to
     judge.py       which colours, shapes and relations a picture shows
 """

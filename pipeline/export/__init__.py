@@ -4,5 +4,6 @@ In: a catalog. Out: images and clips with captions, or tars for webdataset and w
 call.
 
     files.py       kept media as files
+    media.py       an image copied, a video cut into its clips
     webdataset.py  kept token rows as tars
 """

@@ -5,37 +5,25 @@ upright and without sound: a copied stream would start at a key frame, not at th
 ours: `captions.jsonl` names file, caption, id, and where the medium came from. A second export writes what is missing.
 """
 
-import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from fractions import Fraction
-from itertools import pairwise
 from typing import Any
 
-import av
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
-from tokenmill import storage
+from tokenmill import stages, storage
 from tokenmill.pipeline.catalog.export_registry import remember_export
+from tokenmill.pipeline.catalog.join import kept_ids
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
-from tokenmill.pipeline.config import RunConfig
-from tokenmill.pipeline.refresh.sources import CAPTIONS_NAME
+from tokenmill.pipeline.config import CAPTIONS_NAME, RunConfig
+from tokenmill.pipeline.export.media import copy_image, cut_clips
 from tokenmill.pipeline.reports.terminal import Meter, PhaseReport
-from tokenmill.stages.read.media_bytes import Places
-from tokenmill.stages.select.duplicates import duplicate_ids
-from tokenmill.stages.table.columns import PLACES
-from tokenmill.stages.table.rows import RowError, words
-from tokenmill.stages.video.decode import BrokenVideoError, Video
-from tokenmill.storage.identity import content_id
 
 _READERS = 8
-_CLOCK = Fraction(1, 90_000)
-_MAX_PIXELS = 400_000_000
 _EXTENSIONS = {"jpeg": "jpg", "tiff": "tif", "jpeg2000": "jp2"}
 
 
@@ -48,8 +36,8 @@ def export_media(config: RunConfig, kind: str, out: str, prune: bool, console: C
     if not catalog.exists():
         raise CatalogError(f"{catalog.root}: no catalog there yet; run `tokenmill curate CONFIG` first")
     where = pc.field("reject_reason").is_null() & (pc.field("kind") == kind)
-    media = catalog.media.scan([*PLACES.names, "format", "fps"], where)
-    media = media.filter(pc.invert(pc.is_in(media["media_id"], value_set=duplicate_ids(catalog)))).sort_by("media_id")
+    media = catalog.media.scan([*stages.PLACES.names, "format", "fps"], where)
+    media = media.filter(pc.is_in(media["media_id"], value_set=kept_ids(catalog))).sort_by("media_id")
     captions = catalog.captions.scan(["media_id", "caption"])
     at = pc.index_in(media["media_id"], value_set=captions["media_id"].combine_chunks())
     rows = media.append_column("caption", captions["caption"].take(at)).to_pylist()
@@ -98,12 +86,12 @@ def _export(
 
     def one(mine: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
         try:
-            places = Places(fetched)
-            return _copy(mine, out, places) if kind == "image" else _cut(mine, out, places)
-        except RowError as rejected:
+            places = stages.Places(fetched)
+            return copy_image(mine, out, places) if kind == "image" else cut_clips(mine, out, places)
+        except stages.RowError as rejected:
             return [(row, rejected.columns["reject_reason"]) for row in mine]
         except (OSError, pa.ArrowException) as error:
-            return [(row, words(error)) for row in mine]
+            return [(row, stages.words(error)) for row in mine]
 
     failed = []
     with ThreadPoolExecutor(_READERS if kind == "image" else 1) as readers:
@@ -112,69 +100,3 @@ def _export(
             for _ in mine:
                 on_one()
     return failed
-
-
-def _copy(rows: list[dict[str, Any]], out: str, places: Places) -> list[tuple[dict[str, Any], str]]:
-    content = places.read(rows[0])
-    if content_id([content]) != rows[0]["file_id"]:
-        return [(row, "changed: refresh the sources") for row in rows]
-    for row in rows:
-        storage.write_bytes(storage.join(out, row["file"]), content)
-    return []
-
-
-def _cut(rows: list[dict[str, Any]], out: str, places: Places) -> list[tuple[dict[str, Any], str]]:
-    """All clips of one file in one decode."""
-    rows = sorted(rows, key=lambda row: row["start_s"])
-    with places.local_file(rows[0]) as path:
-        if content_id(storage.read_chunks(path)) != rows[0]["file_id"]:
-            return [(row, "changed: refresh the sources") for row in rows]
-        waiting, open_ = list(rows), None
-        with Video(path, _MAX_PIXELS) as video:
-            try:
-                for time_s, frame in video.frames():
-                    if open_ is not None and time_s >= open_.end_s - 1e-6:
-                        storage.write_bytes(storage.join(out, open_.row["file"]), open_.close())
-                        open_ = None
-                    if open_ is None and waiting and time_s >= waiting[0]["start_s"] - 1e-6:
-                        open_ = _Writer(waiting.pop(0))
-                    if open_ is not None:
-                        open_.add(time_s, video.upright(frame))
-            except BrokenVideoError:
-                pass  # curate kept what stands before the damage
-        if open_ is not None:
-            storage.write_bytes(storage.join(out, open_.row["file"]), open_.close())
-    return [(row, "no frame at its time") for row in waiting]
-
-
-class _Writer:
-    """One clip being encoded: H.264 where this build of PyAV can, else MPEG-4 part 2."""
-
-    def __init__(self, row: dict[str, Any]):
-        self.row, self.end_s = row, row["end_s"]
-        self._times: list[float] = []
-        self._file = io.BytesIO()
-        self._container = av.open(self._file, "w", format="mp4")
-        self._stream: Any = None
-
-    def add(self, time_s: float, rgb: np.ndarray) -> None:
-        """One more frame, uint8 (H, W, 3); an odd last row or column is left out, as the codecs ask."""
-        height, width = (side // 2 * 2 for side in rgb.shape[:2])
-        if self._stream is None:
-            codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-            rate = Fraction(self.row["fps"] or 25).limit_denominator(1001)
-            self._stream = self._container.add_stream(codec, rate=rate)
-            self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
-            self._stream.options = {"crf": "14"} if codec == "libx264" else {"qscale": "2"}
-            self._stream.codec_context.time_base = _CLOCK
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb[:height, :width]), format="rgb24")
-        frame.pts, frame.time_base = round((time_s - self.row["start_s"]) / _CLOCK), _CLOCK
-        self._times.append(time_s)
-        self._container.mux(self._stream.encode(frame))
-
-    def close(self) -> bytes:
-        """The file."""
-        assert all(a < b for a, b in pairwise(self._times))
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
-        return self._file.getvalue()

@@ -11,13 +11,12 @@ import pyarrow.compute as pc
 
 from tokenmill.pipeline.catalog.tables import Catalog, Table
 from tokenmill.pipeline.config import RunConfig
-from tokenmill.pipeline.refresh import fingerprints
+from tokenmill.pipeline.refresh import fingerprints, verdicts
 from tokenmill.pipeline.refresh.arrow import NO_IDS, count, distinct, is_in, without
 from tokenmill.pipeline.refresh.changes import SourceChanges, source_changes
 from tokenmill.pipeline.refresh.sources import Listing, with_captions
 from tokenmill.pipeline.refresh.steps import Outlook, Step, counted
 from tokenmill.pipeline.refresh.upkeep import Foreseen, Upkeep, orphans, upkeep
-from tokenmill.pipeline.refresh.verdicts import Judgement, judge
 from tokenmill.pipeline.refresh.why import Why
 from tokenmill.stages.select.duplicates import KEPT, Verdicts, duplicates_fingerprints, find_duplicates
 
@@ -62,7 +61,7 @@ class _Curate:
         config, catalog, fingerprint = self._config, self._catalog, fingerprints.of_curate(self._config)
         changes = SourceChanges() if listing is None else source_changes(listing, catalog, fingerprint)
         self._tell_changes(changes)
-        judged = judge(config, catalog)
+        judged = verdicts.judge(config, catalog)
         todo, read = (changes.todo, NO_IDS) if listing is None else self._todo(listing, changes, judged)
         self._tell_verdicts(judged)
 
@@ -118,7 +117,7 @@ class _Curate:
             why = self._why.of_rows(changes.remeasured, "last_seen_run", *_MEASURED)
             self._add(why, changes.num_remeasured, "scores, verdicts", "their media")
 
-    def _todo(self, listing: Listing, changes: SourceChanges, judged: Judgement) -> tuple[pa.Table, pa.Array]:
+    def _todo(self, listing: Listing, changes: SourceChanges, judged: verdicts.Judgement) -> tuple[pa.Table, pa.Array]:
         """Rows of LISTING to read, those that are sent back for scores among them; ids of the files known of them."""
         sources, todo = self._catalog.sources.scan(["uri", "file_id"], pc.field("status") == "present"), changes.todo
         places = sources.filter(is_in(sources["file_id"], judged.open_files))
@@ -128,12 +127,14 @@ class _Curate:
             todo = pa.concat_tables([todo, again]).sort_by("uri")
         return todo, distinct(sources.filter(is_in(sources["uri"], todo["uri"]))["file_id"])
 
-    def _tell_verdicts(self, judged: Judgement) -> None:
+    def _tell_verdicts(self, judged: verdicts.Judgement) -> None:
         if len(judged.ids):
-            verdicts = f"verdicts of {len(judged.ids)} media{self._without(judged.rejected)}"
-            self._add(self._why.of_rules("rules"), 0, "verdicts on stored scores", verdicts)
+            writes = f"verdicts of {len(judged.ids)} media{self._without(judged.rejected)}"
+            self._add(self._why.of_rules("rules"), 0, "verdicts on stored scores", writes)
 
-    def _tell_gone(self, changes: SourceChanges, judged: Judgement, is_lost: pa.ChunkedArray, reads: bool) -> None:
+    def _tell_gone(
+        self, changes: SourceChanges, judged: verdicts.Judgement, is_lost: pa.ChunkedArray, reads: bool
+    ) -> None:
         if not len(changes.gone):
             return
         of_gone = self._catalog.sources.scan(["file_id"], pc.field("uri").isin(changes.gone))["file_id"]
@@ -160,15 +161,15 @@ class _Curate:
         unknown = without(kept, recorded["media_id"]) if is_on else NO_IDS
         return distinct(aside.filter(holds)["media_id"]), distinct(hanging, unknown)
 
-    def _tell_duplicates(self, verdicts: Verdicts, recorded: pa.Table) -> None:
-        if not verdicts.change:
+    def _tell_duplicates(self, found: Verdicts, recorded: pa.Table) -> None:
+        if not found.change:
             return
         known = pa.array(duplicates_fingerprints(self._config.curate.duplicates))
         other = recorded.filter(pc.invert(is_in(recorded["fingerprint"], known)))
         why = self._why.of_rows(other, "run_id", "curate.duplicates") if other.num_rows else "media come or go"
         was_aside = recorded.filter(pc.not_equal(recorded["method"], KEPT))["media_id"]
-        removed = self._without(without(verdicts.aside, was_aside))
-        writes = f"verdicts on {max(verdicts.new.num_rows, len(verdicts.obsolete))} media{removed}"
+        removed = self._without(without(found.aside, was_aside))
+        writes = f"verdicts on {max(found.new.num_rows, len(found.obsolete))} media{removed}"
         self._add(why, 0, "duplicates by stored hashes", writes)
 
     def _tell_rest(self, found: Upkeep, kept: pa.Array, is_explained: bool) -> None:

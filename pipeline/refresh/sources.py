@@ -20,12 +20,11 @@ import pyarrow.compute as pc
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tokenmill import storage
-from tokenmill.pipeline.config import ConfigError, Source
+from tokenmill.pipeline.config import CAPTIONS_NAME, ConfigError, Source
 from tokenmill.stages.table.columns import UNPACK
 from tokenmill.storage import object_store
 from tokenmill.storage.identity import fingerprint_of
 
-CAPTIONS_NAME = "captions.jsonl"
 _SIDECAR_READERS = 16
 
 LISTING = pa.schema(

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tokenmill.pipeline.catalog.join import kept_ids
 from tokenmill.pipeline.catalog.tables import Catalog, Table
 from tokenmill.pipeline.refresh.arrow import NO_IDS, differ, distinct, is_in, set_columns, without
 from tokenmill.stages.select.duplicates import (
     DuplicatesConfig,
     Verdicts,
-    duplicate_ids,
     find_duplicates,
     record_duplicates,
 )
@@ -145,9 +145,3 @@ def reconcile(
         if len(ids := orphans(table, kept)):
             done[name] += table.edit(pc.field("media_id").isin(ids), None, note)
     return done
-
-
-def kept_ids(catalog: Catalog) -> pa.Array:
-    """Ids of the media that go on, as the tables say."""
-    ids = catalog.media.scan(["media_id"], pc.field("reject_reason").is_null())["media_id"]
-    return distinct(without(ids, duplicate_ids(catalog)))

@@ -7,6 +7,7 @@ In: a config and the names of phases. Out: tables, a model, a record and a repor
     tell.py          the plan and the stages, printed before the work
     curate.py        files of the sources become rows of `media`
     media_phases.py  caption and tokenize: kept media become rows of `captions` and `tokens`
+    redecide.py      the rules on stored scores, without workers
     train.py         a transformer on one version of `tokens`
     pools.py         the stages of each phase and their pools: do they fit
     workers.py       who computes: processes here for little work, Ray for the rest

@@ -7,10 +7,8 @@ from tokenmill.pipeline.catalog.forgotten import Forgotten
 from tokenmill.pipeline.catalog.ledger import KEYS, Ledger
 from tokenmill.pipeline.catalog.tables import Shard
 from tokenmill.pipeline.flow.flow import Sink
-from tokenmill.pipeline.refresh import edits, fingerprints, verdicts
+from tokenmill.pipeline.refresh import edits, fingerprints, sources, upkeep, verdicts
 from tokenmill.pipeline.refresh.files import CuratePlan
-from tokenmill.pipeline.refresh.sources import with_captions
-from tokenmill.pipeline.refresh.upkeep import reconcile
 from tokenmill.pipeline.reports.terminal import Meter
 from tokenmill.pipeline.run.pools import curate_stages
 from tokenmill.pipeline.run.run import Run, rejected
@@ -47,14 +45,14 @@ def curate(run: Run) -> None:
             uses_source = config.caption.captioner == "source"
             duplicates = plan.duplicates or config.curate.duplicates
             fingerprint = fingerprints.of_curate(config)
-            report.numbers["reconciled"] = reconcile(catalog, fingerprint, uses_source, run.run_id, duplicates)
+            report.numbers["reconciled"] = upkeep.reconcile(catalog, fingerprint, uses_source, run.run_id, duplicates)
 
 
 def _read(run: Run, plan: CuratePlan, meter: Meter) -> None:
     """Send the files of the plan through the stages."""
     config, catalog, schema = run.config, run.catalog, run.catalog.media.schema
     forgotten, fingerprint = Forgotten.load(catalog.root), fingerprints.of_curate(config)
-    todo = plan.todo.append_column("source_caption", with_captions(plan.todo)["source_caption"])
+    todo = plan.todo.append_column("source_caption", sources.with_captions(plan.todo)["source_caption"])
     ledger = Ledger(catalog, forgotten, todo, fingerprint, run.run_id)
 
     def commit(shard: Shard | None, keys: pa.Table) -> None:

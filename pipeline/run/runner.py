@@ -6,18 +6,17 @@ from tokenmill.pipeline.catalog.forgotten import Forgotten, drop_forgotten
 from tokenmill.pipeline.catalog.lease import held
 from tokenmill.pipeline.catalog.tables import CatalogError
 from tokenmill.pipeline.config import RunConfig
-from tokenmill.pipeline.refresh import fingerprints, verdicts
-from tokenmill.pipeline.refresh.files import plan_curate
 from tokenmill.pipeline.refresh.sources import check_sources
-from tokenmill.pipeline.refresh.upkeep import reconcile
-from tokenmill.pipeline.reports import status
-from tokenmill.pipeline.run import pools, tell
-from tokenmill.pipeline.run.curate import curate
-from tokenmill.pipeline.run.media_phases import caption, tokenize
+from tokenmill.pipeline.reports.status import closing
+from tokenmill.pipeline.run import curate, media_phases, pools, tell, train
 from tokenmill.pipeline.run.run import Run
-from tokenmill.pipeline.run.train import train
 
-_PHASES = {"curate": curate, "caption": caption, "tokenize": tokenize, "train": train}
+_PHASES = {
+    "curate": curate.curate,
+    "caption": media_phases.caption,
+    "tokenize": media_phases.tokenize,
+    "train": train.train,
+}
 
 
 def run_phases(
@@ -60,27 +59,8 @@ def run_phases(
                     table.compact(config.cluster.file_mb << 20, run.note)
             finally:
                 run.record()
-    status.closing(run.reports, run.catalog, console)
+    closing(run.reports, run.catalog, console)
     return run
-
-
-def redecide(config: RunConfig, console: Console) -> None:
-    """Apply the rules to stored scores, without Ray and without reading a medium; print the verdicts before and after.
-
-    Raises CatalogError without a catalog.
-    """
-    run = Run(config, console, "redecide")
-    if not run.catalog.exists():
-        raise CatalogError(f"{run.catalog.root}: no catalog there yet; run `tokenmill curate CONFIG` first")
-    before = status.reasons_with_kept(run.catalog)
-    with held(run.catalog, run.run_id, "redecide"):
-        plan = plan_curate(config, run.catalog, None)
-        verdicts.redecide(run.catalog, plan.judged, config, run.run_id)
-        if not plan.is_nothing:
-            uses_source = config.caption.captioner == "source"
-            reconcile(run.catalog, fingerprints.of_curate(config), uses_source, run.run_id, plan.duplicates)
-        run.record()
-    status.print_verdicts(before, status.reasons_with_kept(run.catalog), console)
 
 
 def _needs_ray(run: Run) -> bool:

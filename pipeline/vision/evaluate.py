@@ -18,11 +18,9 @@ from rich.console import Console
 from tokenmill import storage
 from tokenmill.pipeline.catalog.tables import CatalogError
 from tokenmill.pipeline.config import ConfigError, RunConfig
-from tokenmill.pipeline.run.runner import run_phases
+from tokenmill.pipeline.vision.kept import kept_media
 from tokenmill.pipeline.vision.media import Medium, Squares, from_catalog, from_folder
 from tokenmill.pipeline.vision.report import NUM_EXAMPLES, Evaluation, show, write
-from tokenmill.pipeline.vision.train import kept_media
-from tokenmill.stages.read.media_bytes import Places
 from tokenmill.tokenizer.vision import weights
 from tokenmill.tokenizer.vision.evaluation.evaluate import Judge
 from tokenmill.tokenizer.vision.vision_tokenizer import VisionTokenizer
@@ -61,7 +59,7 @@ def evaluate(config: RunConfig, options: EvalOptions, console: Console) -> dict[
         raise ConfigError(f"tokenize.model={name}: encodes only, there are no reconstructions to judge")
     perceptual = _perceptual(options, device)
     media = _media(config, options, console)
-    squares = Squares(list(options.sides_px), Places(config.fetched))
+    squares = Squares(list(options.sides_px), config.fetched)
     found = Evaluation(name, tokenizer.identity, tokenizer.codebook_size, device, str(options.folder or ""))
     for kind in ("image", "video"):
         limit = options.num_images if kind == "image" else max(1, round(options.num_images * _CLIPS_PER_IMAGE))
@@ -85,8 +83,7 @@ def evaluate(config: RunConfig, options: EvalOptions, console: Console) -> dict[
 
 def _media(config: RunConfig, options: EvalOptions, console: Console) -> list[Medium]:
     if options.folder is None:
-        run = run_phases(config, ("curate",), "tokenizer eval", console)
-        return from_catalog(kept_media(run.catalog))
+        return from_catalog(kept_media(config, "tokenizer eval", console))
     if not options.folder.is_dir():
         raise ConfigError(f"--folder {options.folder}: no such folder; leave it out to judge the catalog's kept media")
     return from_folder(Path(storage.absolute(str(options.folder))))

@@ -54,8 +54,11 @@ class Squares:
     """Reads media as squares; counts by reason what it could not use."""
 
     sides_px: list[int]
-    places: Places
+    fetched: str
     left_out: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._places = Places(self.fetched)
 
     def of(self, medium: Medium) -> dict[int, np.ndarray]:
         """Each side, where the medium is large enough -> uint8 (T, side, side, 3), T 1 or 8; empty when unusable."""
@@ -72,11 +75,11 @@ class Squares:
         return frames
 
     def _image(self, medium: Medium) -> dict[int, np.ndarray]:
-        rgb = Picture(self.places.read(medium.where), _MAX_PIXELS).rgb()
+        rgb = Picture(self._places.read(medium.where), _MAX_PIXELS).rgb()
         return {side: square(rgb, side)[None] for side in self.sides_px if side <= min(rgb.shape[:2])}
 
     def _clip(self, medium: Medium) -> dict[int, np.ndarray]:
-        with self.places.local_file(medium.where) as path, Video(path, _MAX_PIXELS) as video:
+        with self._places.local_file(medium.where) as path, Video(path, _MAX_PIXELS) as video:
             start_s = medium.start_s or 0.0
             end_s = medium.end_s if medium.end_s is not None else video.declared_s
             if end_s is None or end_s - start_s < _SPAN_S - 1e-6:

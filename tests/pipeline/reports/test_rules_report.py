@@ -17,7 +17,7 @@ from tokenmill.pipeline.export.files import export_media
 from tokenmill.pipeline.refresh.sources import list_sources
 from tokenmill.pipeline.reports.rules_report import count_kept, count_rules, print_rules, scored_media, thresholds
 from tokenmill.pipeline.reports.verdict_sheet import draw_verdict
-from tokenmill.pipeline.run.runner import redecide
+from tokenmill.pipeline.run.redecide import redecide
 from tokenmill.stages.image.score import ScoreImages, ScoreImagesConfig
 from tokenmill.stages.read.read import Read, ReadConfig
 from tokenmill.stages.select.decide import Decide, DecideConfig

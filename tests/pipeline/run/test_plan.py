@@ -11,8 +11,9 @@ from tokenmill.pipeline.catalog.versions import runs
 from tokenmill.pipeline.commands.forget import forget
 from tokenmill.pipeline.config import load
 from tokenmill.pipeline.refresh.why import changed_keys
+from tokenmill.pipeline.run.redecide import redecide
 from tokenmill.pipeline.run.run import Run
-from tokenmill.pipeline.run.runner import redecide, run_phases
+from tokenmill.pipeline.run.runner import run_phases
 from tokenmill.pipeline.run.workers import Workers
 
 

@@ -25,21 +25,13 @@ from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.run_log import TrainLog, read_log
 from tokenmill.tokenizer.vision import vision_tokenizer
 from tokenmill.tokenizer.vision.training.batches import clip_batch, image_batch, odds
-from tokenmill.tokenizer.vision.training.config import (
-    DONE,
-    VisionLossConfig,
-    VisionModelConfig,
-    VisionTrainConfig,
-    another,
-)
+from tokenmill.tokenizer.vision.training.config import DONE, VisionTrainConfig, another
 from tokenmill.tokenizer.vision.training.motion import MotionTraining
 from tokenmill.tokenizer.vision.training.parallel import Workers
 from tokenmill.tokenizer.vision.training.pictures import draw_curve, draw_reconstructions
 from tokenmill.tokenizer.vision.training.trainee import TEMPORAL_FACTOR, Training
 
 _CHECKPOINT = "checkpoint.pt"
-
-__all__ = ["VisionLossConfig", "VisionModelConfig", "VisionTrainConfig", "train"]
 
 
 def train(

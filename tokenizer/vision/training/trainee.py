@@ -15,17 +15,9 @@ from tokenmill.storage.errors import TrainingError
 from tokenmill.tokenizer.vision import emu3, weights
 from tokenmill.tokenizer.vision.evaluation.metrics import codebook_use
 from tokenmill.tokenizer.vision.evaluation.perceptual import Lpips, structural_dissimilarity
+from tokenmill.tokenizer.vision.training import losses
 from tokenmill.tokenizer.vision.training.codebook import fit_codebook, patch_ids
 from tokenmill.tokenizer.vision.training.config import VisionModelConfig, VisionTrainConfig
-from tokenmill.tokenizer.vision.training.losses import (
-    CodebookQuantizer,
-    FsqQuantizer,
-    PatchDiscriminator,
-    VqQuantizer,
-    discriminator_loss,
-    generator_loss,
-    spread_loss,
-)
 from tokenmill.tokenizer.vision.training.parallel import Workers
 from tokenmill.tokenizer.vision.training.start import keep_stills, start, widened
 
@@ -36,10 +28,10 @@ _CLIP_NORM = 1.0
 _WEIGHT_DECAY = 0.01
 LATENTS_A_CODE = 64  # for a codebook to be fitted
 _WELL_MADE = 0.1  # of the mean error of a batch: what is made better weighs no more in the context loss
-_QUANTIZERS: dict[str, type[FsqQuantizer | CodebookQuantizer]] = {
-    "fsq": FsqQuantizer,
-    "vq": VqQuantizer,
-    "kmeans": CodebookQuantizer,
+_QUANTIZERS: dict[str, type[losses.FsqQuantizer | losses.CodebookQuantizer]] = {
+    "fsq": losses.FsqQuantizer,
+    "vq": losses.VqQuantizer,
+    "kmeans": losses.CodebookQuantizer,
 }
 
 
@@ -111,7 +103,7 @@ class Training:
         self.workers = workers or Workers()
         self.trainee = Trainee(config, compile_trunks).to(device)
         self.lpips = Lpips(config.loss.lpips, device) if config.loss.lpips else None
-        self.critic = PatchDiscriminator().to(device) if config.loss.gan else None
+        self.critic = losses.PatchDiscriminator().to(device) if config.loss.gan else None
         self.weights: list[Tensor] = [weight for weight in self.trainee.parameters() if weight.requires_grad]
         self.averages = [weight.detach().clone() for weight in self.weights]
         decay = 0.0 if config.loss.motion_only else _WEIGHT_DECAY  # weights that stay must not shrink
@@ -154,18 +146,18 @@ class Training:
             loss = loss + weigh.commitment * (z - quantized.detach()).square().mean()
             if weigh.context:
                 loss = loss + weigh.context * self._context_loss(pixels, made, z, step)
-            if weigh.spread and isinstance(self.trainee.quantizer, FsqQuantizer):
-                loss = loss + weigh.spread * spread_loss(z, self.trainee.quantizer.levels)
+            if weigh.spread and isinstance(self.trainee.quantizer, losses.FsqQuantizer):
+                loss = loss + weigh.spread * losses.spread_loss(z, self.trainee.quantizer.levels)
         critic = self.critic if step >= weigh.gan_from_step else None
         if critic:
-            loss = loss + weigh.gan * generator_loss(critic(made.flatten(0, 1)))
+            loss = loss + weigh.gan * losses.generator_loss(critic(made.flatten(0, 1)))
         grad_norm = self._update(loss)
-        if isinstance(self.trainee.quantizer, VqQuantizer) and not self.config.loss.decoder_only:
+        if isinstance(self.trainee.quantizer, losses.VqQuantizer) and not self.config.loss.decoder_only:
             generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
             self.trainee.quantizer.update(self.workers.gather(z.detach()), self.workers.gather(codes), generator)
         if critic:
             self.optimizers[1].zero_grad()
-            discriminator_loss(critic(pixels.flatten(0, 1)), critic(made.detach().flatten(0, 1))).backward()
+            losses.discriminator_loss(critic(pixels.flatten(0, 1)), critic(made.detach().flatten(0, 1))).backward()
             self.workers.average([weight.grad for weight in critic.parameters() if weight.grad is not None])
             nn.utils.clip_grad_norm_(critic.parameters(), _CLIP_NORM)
             self.optimizers[1].step()

@@ -1,0 +1,30 @@
+"""`tokenmill redecide`: the rules on stored scores, and the tables that follow; no medium is read."""
+
+from rich.console import Console
+
+from tokenmill.pipeline.catalog.lease import held
+from tokenmill.pipeline.catalog.tables import CatalogError
+from tokenmill.pipeline.config import RunConfig
+from tokenmill.pipeline.refresh import fingerprints, upkeep, verdicts
+from tokenmill.pipeline.refresh.files import plan_curate
+from tokenmill.pipeline.reports import status
+from tokenmill.pipeline.run.run import Run
+
+
+def redecide(config: RunConfig, console: Console) -> None:
+    """Apply the rules to stored scores; print the verdicts before and after.
+
+    Raises CatalogError without a catalog.
+    """
+    run = Run(config, console, "redecide")
+    if not run.catalog.exists():
+        raise CatalogError(f"{run.catalog.root}: no catalog there yet; run `tokenmill curate CONFIG` first")
+    before = status.reasons_with_kept(run.catalog)
+    with held(run.catalog, run.run_id, "redecide"):
+        plan = plan_curate(config, run.catalog, None)
+        verdicts.redecide(run.catalog, plan.judged, config, run.run_id)
+        if not plan.is_nothing:
+            uses_source = config.caption.captioner == "source"
+            upkeep.reconcile(run.catalog, fingerprints.of_curate(config), uses_source, run.run_id, plan.duplicates)
+        run.record()
+    status.print_verdicts(before, status.reasons_with_kept(run.catalog), console)

@@ -6,7 +6,8 @@
 
 decord2 3.4.0 gives wrong frames of files with edit lists, of 10 bits and of MPEG-PS, and fails on some; it decodes
 every picture from a key frame on, which PyAV need not. So it is asked only where there is nothing for PyAV to leave out
-and it takes as long; its first picture is compared with PyAV's, bit by bit, and its times with the container's.
+and both take as long within 7 % of CPU time; its first picture is compared with PyAV's, bit by bit, and its times with
+the container's.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -98,8 +98,6 @@ class _Sparse:
                 held = timed
         except BrokenVideoError as error:
             raise NotExactError from error
-        finally:
-            self._skip(False)
 
     def _feed(self) -> Iterator[Packet]:
         """Packets for the decoder, which are needed or cost nothing; at gaps, what empties it."""
@@ -117,6 +115,8 @@ class _Sparse:
                 if later_s[0] - chunk.next_key_s > _SEEK_GAP_S and self._video.is_seekable:
                     self._seek(later_s[0])
                 continue
+            if chunk.is_cut and self._video.is_seekable and self._is_far(chunk):
+                raise NotExactError
             if tail and min(wanted_s, default=-inf) >= chunk.key_s > -inf:
                 yield from self._drain()
             else:
@@ -126,6 +126,14 @@ class _Sparse:
             yield from self._give(chunk.packets[:end], wanted_s)
             tail, is_drained = chunk.packets[end:], False
         yield self._empty()
+
+    def _is_far(self, chunk: _Chunk) -> bool:
+        """Whether a frame is wanted so long after a part of a group that `frame_at`, which seeks to key frames of any
+        kind, is better at it than decoding on."""
+        ends_s = max(time_s for time_s, _ in chunk.packets)
+        later_s = [limit_s for limit_s in self._limits_s if limit_s > ends_s]
+        has_other_keys = any(packet.is_keyframe for _, packet in chunk.packets[1:])
+        return has_other_keys and bool(later_s) and later_s[0] - ends_s > _SEEK_GAP_S
 
     def _chunks(self) -> Iterator[_Chunk]:
         chunk, num_bytes = _Chunk([]), 0

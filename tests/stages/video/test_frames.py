@@ -230,6 +230,23 @@ def test_long_gaps_are_sought_over(encode, monkeypatch) -> None:
     assert len(sought) >= 3
 
 
+def test_key_frames_that_are_not_idr_pictures_are_sought_where_far(encode, monkeypatch) -> None:
+    path = encode("open.mp4", 1500, g="15", bf="2", **{"x264-params": "open-gop=1:scenecut=0"})
+    num_packets = 0
+    original = sparse._Sparse._give
+
+    def counted(self, packets, wanted_s):
+        nonlocal num_packets
+        for packet in original(self, packets, wanted_s):
+            num_packets += 1
+            yield packet
+
+    monkeypatch.setattr(sparse._Sparse, "_give", counted)
+    times_s = [0.5, 52.0]
+    _assert_same(_pictures(path, times_s), _sequential(path, times_s), "far")
+    assert num_packets < 600
+
+
 def test_what_no_frame_needs_is_not_decoded(encode, monkeypatch) -> None:
     path = encode("a.mp4", 200, g="40", bf="3", **{"x264-params": "b-adapt=0:b-pyramid=none:scenecut=0"})
     num_decoded = 0

@@ -22,6 +22,7 @@ from tokenmill.stages.read.media_bytes import Places
 from tokenmill.stages.select.rules import Rule
 from tokenmill.stages.table.rows import RowError
 from tokenmill.stages.video.decode import Video
+from tokenmill.stages.video.frames import frames_at
 
 KEPT = "kept"
 _SIDE_PX = 176
@@ -96,4 +97,4 @@ def _clip(row: dict[str, Any], places: Places) -> np.ndarray:
     if row["start_s"] is None or row["end_s"] is None:
         raise ValueError("no span")
     with places.local_file(row) as path, Video(path, _MAX_PIXELS) as video:
-        return video.upright(video.frame_at((row["start_s"] + row["end_s"]) / 2))
+        return video.upright(next(frames_at(video, [(row["start_s"] + row["end_s"]) / 2])))

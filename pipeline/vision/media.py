@@ -20,6 +20,7 @@ from tokenmill.stages.read.formats import HEAD_BYTES, sniff
 from tokenmill.stages.read.media_bytes import Places
 from tokenmill.stages.table.rows import RowError
 from tokenmill.stages.video.decode import Video
+from tokenmill.stages.video.frames import frames_at
 from tokenmill.tokenizer import geometry
 
 NUM_FRAMES = 8
@@ -88,8 +89,8 @@ class Squares:
             times_s = [first_s + number / FPS for number in range(NUM_FRAMES)]
             sides = [side for side in self.sides_px if side <= min(video.width_px, video.height_px)]
             frames: dict[int, list[np.ndarray]] = {side: [] for side in sides}
-            for time_s in times_s:
-                rgb = video.upright(video.frame_at(time_s))
+            for frame in frames_at(video, times_s):
+                rgb = video.upright(frame)
                 for side in sides:
                     frames[side].append(square(rgb, side))
         return {side: np.stack(each) for side, each in frames.items()}

@@ -4,8 +4,8 @@ Times are the file's own presentation times in seconds from its first frame, rou
 variable frame rates and wrong headers do not matter: finding a clip and loading it agree on every frame.
 Rotation and non-square pixels are those of the first frame. PyAV decodes, on one thread (a worker is one core). Frames
 at chosen times come from a seek to the key frame before them in MP4 and Matroska, where that is exact; other containers
-are decoded from their start. Checked against full sequential passes of 22 real files: no frame was wrong. decord2 took
-as long (3.9 and 4.0 s of CPU) and got 12 of 40 frames of an edit-listed MP4 wrong, which is why it is not used here.
+are decoded from their start. Checked against full sequential passes of 22 real files: no frame was wrong. A few frames
+out of many come quicker from frames.py.
 """
 
 import math
@@ -15,6 +15,7 @@ from fractions import Fraction
 import av
 import cv2
 import numpy as np
+from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, VideoReformatter
@@ -24,7 +25,7 @@ from tokenmill.stages.table.rows import RowError, words
 _EXACT_SEEK = ("mov,", "matroska,")  # containers with an index of key frames
 _SEEK_GAP_S = 5.0  # decoding on is cheaper than a seek, which decodes half a group of pictures for nothing
 _SEEK_BACK_S = (0.0, 4.0)  # indexes count decoding times, which run ahead of presentation by some frames
-_TICK_S = 1e-6
+TICK_S = 1e-6  # times this close are the same
 _MAX_GLITCH_S = 1.0
 
 
@@ -35,21 +36,23 @@ class BrokenVideoError(Exception):
 class Video:
     """An open video. Raises `RowError`: corrupt, no_video_stream, unsupported_codec, too_many_pixels, no_frames.
 
-    `codec` is the codec's name; `width_px`, `height_px` are as shown; `quarter_turns` counter-clockwise bring a stored
-    frame upright; `interval_s` is the nominal time between frames and `declared_s` the duration that the header
-    claims (null when it claims none). Use as a context manager.
+    `path` is the file's, `stream` PyAV's, `container` and `codec` are names; `width_px`, `height_px` are as shown;
+    `quarter_turns` counter-clockwise bring a stored frame upright; `is_seekable` says that seeks are exact;
+    `interval_s` is the nominal time between frames and `declared_s` the duration that the header claims (null when it
+    claims none). Use as a context manager.
     """
 
     def __init__(self, path: str, max_pixels: int):
-        self._path, self._max_pixels = path, max_pixels
+        self.path, self._max_pixels = path, max_pixels
         self._first_pts: int | None = None
+        self._reformatter = VideoReformatter()  # keeps its scaler between frames of one size
         self._error = "no packet of the video stream decodes"
         self._open()
         if self._ahead is None:
             self.close()
             raise RowError("no_frames", self._error, format=self.codec)
         frame = self._ahead[1]
-        pixel_aspect = float(self._stream.sample_aspect_ratio or 1)
+        pixel_aspect = float(self.stream.sample_aspect_ratio or 1)
         self._stored_px = (round(frame.width * (pixel_aspect if 0.1 < pixel_aspect < 10 else 1)), frame.height)
         self.quarter_turns = round(frame.rotation / 90) % 4
         self.width_px, self.height_px = self._stored_px[:: -1 if self.quarter_turns % 2 else 1]
@@ -57,17 +60,35 @@ class Video:
     def _open(self) -> None:
         try:
             # Only local files: a crafted container must not make the decoder fetch addresses.
-            self._container = av.open(self._path, options={"protocol_whitelist": "file"}, metadata_errors="replace")
+            self._container = av.open(self.path, options={"protocol_whitelist": "file"}, metadata_errors="replace")
         except (av.FFmpegError, OSError, ValueError) as error:
             raise RowError("corrupt", words(error)) from error
         try:
-            self._stream = self._video_stream()
+            self.stream = self._video_stream()
         except RowError:
             self._container.close()
             raise
+        self._is_fresh, self._is_partial = True, False
+        self._restart()
+
+    def _restart(self) -> None:
+        self._packets = self.packets()
+        self._last_s: float | None = None
         self._frames = self._decode()
         self._held: tuple[float, VideoFrame] | None = None
         self._ahead = self._advance()
+
+    @property
+    def first(self) -> VideoFrame:
+        """The first frame, as stored; of a fresh Video."""
+        assert self._ahead is not None and self._is_fresh
+        return self._ahead[1]
+
+    def rewind(self) -> None:
+        """Back to the first frame, unless still there."""
+        if not self._is_fresh:
+            self.close()
+            self._open()
 
     def _video_stream(self) -> av.VideoStream:
         stream = self._container.streams.best("video")
@@ -87,7 +108,8 @@ class Video:
         self._time_base = stream.time_base or Fraction(1, 90_000)
         self._ticks = self._time_base.as_integer_ratio()
         self.declared_s = self._declared_s(stream)
-        self._seekable = self._container.format.name.startswith(_EXACT_SEEK)
+        self.container = self._container.format.name
+        self.is_seekable = self.container.startswith(_EXACT_SEEK)
         return stream
 
     def _declared_s(self, stream: av.VideoStream) -> float | None:
@@ -110,30 +132,29 @@ class Video:
     def _decode(self) -> Iterator[tuple[float, VideoFrame]]:
         """(time_s, frame) from where the container stands. Damage before the first good frame is skipped (a recording
         may start between key frames); damage after it raises `BrokenVideoError`."""
-        last_s: float | None = None
-        packets = self._container.demux(self._stream)
         while True:
             try:
-                packet = next(packets, None)
+                packet = next(self._packets, None)
                 frames = [] if packet is None else packet.decode()
             except av.FFmpegError as error:
                 self._error = words(error)
-                if last_s is None:
+                if self._last_s is None:
                     continue
                 raise BrokenVideoError(self._error) from error
             if packet is None:
                 return
             for frame in frames:
                 if frame.is_corrupt:
-                    if last_s is None:
+                    if self._last_s is None:
                         continue
                     raise BrokenVideoError("the decoder marks a picture as damaged")
-                time_s = self._time_s(frame, last_s)
-                if last_s is not None and time_s <= last_s:
-                    if last_s - time_s > _MAX_GLITCH_S:
-                        raise BrokenVideoError(f"presentation time jumps back from {last_s:.3f} s to {time_s:.3f} s")
+                time_s = self._time_s(frame, self._last_s)
+                if self._last_s is not None and time_s <= self._last_s:
+                    if self._last_s - time_s > _MAX_GLITCH_S:
+                        jump = f"from {self._last_s:.3f} s to {time_s:.3f} s"
+                        raise BrokenVideoError(f"presentation time jumps back {jump}")
                     continue  # no player would show it
-                last_s = time_s
+                self._last_s = time_s
                 yield time_s, frame
 
     def _time_s(self, frame: VideoFrame, last_s: float | None) -> float:
@@ -141,20 +162,47 @@ class Video:
             return 0.0 if last_s is None else round(last_s + self.interval_s, 6)
         if self._first_pts is None:
             self._first_pts = frame.pts
+        return self.time_s(frame.pts)
+
+    def time_s(self, pts: int) -> float:
+        """Seconds from the first frame of a presentation time in the stream's ticks."""
         ticks, per_s = self._ticks
-        return round((frame.pts - self._first_pts) * ticks / per_s, 6)
+        return round((pts - (self._first_pts or 0)) * ticks / per_s, 6)
 
     def frames(self) -> Iterator[tuple[float, VideoFrame]]:
         """Every (time_s, frame) from the start, times rising; once, on a fresh Video. Raises `BrokenVideoError`."""
-        assert self._ahead is not None and self._held is None
+        assert self._ahead is not None and self._is_fresh
+        self._is_fresh = False
         yield self._ahead
         yield from self._frames
 
+    def packets(self) -> Iterator[Packet]:
+        """Packets of the stream from where the container stands, and at its end an empty one, which drains."""
+        return self._container.demux(self.stream)
+
+    def first_and_those_of(self, packets: Iterator[Packet]) -> Iterator[tuple[float, VideoFrame]]:
+        """The first frame and then, as `frames` does, those of `packets`, which may leave out some of the file's; on a
+        fresh Video. Afterwards `frame_at` begins anew."""
+        self._packets, self._is_partial = packets, True
+        yield from self.frames()
+
+    def flush(self) -> None:
+        """Forget what was decoded: the next packet is a key frame elsewhere."""
+        self.stream.codec_context.flush_buffers()
+        self._last_s = None
+
+    def seek(self, time_s: float) -> None:
+        """To a key frame, mostly one before `time_s`. Raises FFmpegError."""
+        target = (self._first_pts or 0) + math.floor(time_s / self._time_base)
+        self._container.seek(target, stream=self.stream)
+
     def frame_at(self, time_s: float) -> VideoFrame:
         """The stored frame that a player shows at `time_s`: the last one that starts at or before it."""
-        limit_s = time_s + _TICK_S
+        if self._is_partial:
+            self.rewind()
+        limit_s, self._is_fresh = time_s + TICK_S, False
         far = self._ahead is not None and self._ahead[0] + _SEEK_GAP_S < time_s
-        if (self._held is not None and limit_s < self._held[0]) or (far and self._seekable):
+        if (self._held is not None and limit_s < self._held[0]) or (far and self.is_seekable):
             self._go_to(limit_s)
         while self._ahead is not None and self._ahead[0] <= limit_s:
             self._held, self._ahead = self._ahead, self._advance()
@@ -168,7 +216,8 @@ class Video:
     def upright(self, frame: VideoFrame) -> np.ndarray:
         """uint8 (H, W, 3) RGB of a stored frame at its stored size, turned as shown. Raises `RowError`: corrupt."""
         try:
-            return np.rot90(frame.to_ndarray(format="rgb24"), self.quarter_turns)
+            rgb = self._reformatter.reformat(frame, format="rgb24", threads=1)
+            return np.rot90(rgb.to_ndarray(), self.quarter_turns)
         except (av.FFmpegError, ValueError) as error:  # pixels in a form that no scaler takes
             raise RowError("corrupt", words(error)) from error
 
@@ -183,17 +232,15 @@ class Video:
             return None
 
     def _go_to(self, limit_s: float) -> None:
-        for back_s in _SEEK_BACK_S if self._seekable else ():
+        for back_s in _SEEK_BACK_S if self.is_seekable else ():
             target_s = limit_s - back_s
             if target_s <= 0 or self._first_pts is None:
                 break
             try:
-                target = self._first_pts + math.floor(target_s / self._time_base)
-                self._container.seek(target, stream=self._stream)
+                self.seek(target_s)
             except av.FFmpegError:
                 break
-            self._frames, self._held = self._decode(), None
-            self._ahead = self._advance()
+            self._restart()
             if self._ahead is not None and self._ahead[0] <= limit_s:
                 return
         self.close()

@@ -31,9 +31,11 @@ if TYPE_CHECKING:
     from tokenmill.stages.table.chain import StageSpec as StageSpec
     from tokenmill.stages.table.columns import PLACES as PLACES
     from tokenmill.stages.table.rows import RowError as RowError, words as words
-    from tokenmill.stages.tokenize.load_frames import LoadFrames as LoadFrames, LoadFramesConfig as LoadFramesConfig
+    from tokenmill.stages.tokenize.frames import LoadFramesConfig as LoadFramesConfig
+    from tokenmill.stages.tokenize.load_frames import LoadFrames as LoadFrames
     from tokenmill.stages.tokenize.tokenize import Tokenize as Tokenize, TokenizeConfig as TokenizeConfig
     from tokenmill.stages.video.decode import BrokenVideoError as BrokenVideoError, Video as Video
+    from tokenmill.stages.video.frames import frames_at as frames_at
     from tokenmill.stages.video.split import SplitVideos as SplitVideos, SplitVideosConfig as SplitVideosConfig
 
 # The stages and their configs, and what opens one medium, for the conductor; each is imported when it is asked for.
@@ -46,6 +48,7 @@ _EXPORTED = {
     "image.score": "ScoreImages ScoreImagesConfig",
     "image.text_area": "TextConfig",
     "video.decode": "BrokenVideoError Video",
+    "video.frames": "frames_at",
     "video.split": "SplitVideos SplitVideosConfig",
     "embed.score_clip": "ScoreClip ClipConfig clip_identity filled_columns",
     "select.decide": "Decide DecideConfig",
@@ -53,7 +56,8 @@ _EXPORTED = {
     "select.rules": "Rule",
     "select.duplicates": "DuplicatesConfig",
     "caption": "Caption CaptionConfig",
-    "tokenize.load_frames": "LoadFrames LoadFramesConfig",
+    "tokenize.frames": "LoadFramesConfig",
+    "tokenize.load_frames": "LoadFrames",
     "tokenize.tokenize": "Tokenize TokenizeConfig",
     "table.chain": "StageSpec",
     "table.columns": "PLACES",

@@ -53,12 +53,6 @@ ROOMS: dict[str, str] = {
     "pipeline.demo",
 }
 MOST_ROOMS = 4
-# Modules that import from more rooms than that. The number may only fall.
-CROWDED = {
-    "pipeline.reports.verdict_sheet": 7,
-    "pipeline.vision.media": 5,
-    "stages.tokenize.load_frames": 6,
-}
 PATHS = sorted(path for house in HOUSES for path in (PROJECT / house).rglob("*.py"))
 
 
@@ -102,8 +96,7 @@ def test_imports_follow_the_arrows(name):
 @pytest.mark.parametrize("name", MODULES)
 def test_modules_know_few_rooms(name):
     is_door = MODULES[name].name == "__init__.py"  # a house's front door exports from all its rooms
-    assert is_door or len(rooms(name)) == CROWDED.get(name, len(rooms(name))), "the number has changed: write it down"
-    assert is_door or len(rooms(name)) <= CROWDED.get(name, MOST_ROOMS), sorted(rooms(name))
+    assert is_door or len(rooms(name)) <= MOST_ROOMS, sorted(rooms(name))
 
 
 @pytest.mark.parametrize("name", MODULES)

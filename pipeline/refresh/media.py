@@ -15,7 +15,7 @@ from tokenmill.pipeline.refresh.edits import stale_captions, superseded
 from tokenmill.pipeline.refresh.steps import Outlook, Step, counted
 from tokenmill.pipeline.refresh.why import Why
 from tokenmill.stages.table.columns import PLACES, TO_CAPTION
-from tokenmill.stages.tokenize.load_frames import LoadFramesConfig, bucket
+from tokenmill.stages.tokenize.frames import LoadFramesConfig, bucket
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
+from tokenmill import stages
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.reports.sheet import Picture, SheetSection, contact_sheet
-from tokenmill.stages.image.pixels import Picture as ImageFile
-from tokenmill.stages.read.media_bytes import Places
-from tokenmill.stages.select.rules import Rule
-from tokenmill.stages.table.rows import RowError
-from tokenmill.stages.video.decode import Video
-from tokenmill.stages.video.frames import frames_at
 
 KEPT = "kept"
 _SIDE_PX = 176
@@ -55,7 +50,7 @@ def draw_verdict(
     rows = chosen.take(pa.array(picked)).to_pylist()
     rules = {"image": config.curate.decide.image_rules, "video": config.curate.decide.video_rules}
     names = {of: _columns(each, media.schema) for of, each in rules.items()}
-    places = Places(config.fetched)
+    places = stages.Places(config.fetched)
     pictures = [Picture(_square(row, places), _text(row, names.get(row["kind"], []))) for row in rows]
     title = f"{reason}: {len(rows)} of {chosen.num_rows}"
     contact_sheet([SheetSection(title, pictures)], out)
@@ -63,7 +58,9 @@ def draw_verdict(
 
 
 def _columns(rules: dict[str, str], schema: pa.Schema) -> list[str]:
-    return list(dict.fromkeys(column for name, keep in rules.items() for column in Rule(name, keep, schema).columns))
+    return list(
+        dict.fromkeys(column for name, keep in rules.items() for column in stages.Rule(name, keep, schema).columns)
+    )
 
 
 def _text(row: dict[str, Any], names: list[str]) -> str:
@@ -73,12 +70,12 @@ def _text(row: dict[str, Any], names: list[str]) -> str:
     return f"{name}{stands_aside} | {scores or row['reject_detail'] or ''}"
 
 
-def _square(row: dict[str, Any], places: Places) -> np.ndarray:
+def _square(row: dict[str, Any], places: stages.Places) -> np.ndarray:
     """uint8 (_SIDE_PX, _SIDE_PX, 3): the medium on white, or a grey tile."""
     tile = np.full((_SIDE_PX, _SIDE_PX, 3), 255, np.uint8)
     try:
         rgb = _clip(row, places) if row["kind"] == "video" else _image(row, places)
-    except (RowError, OSError, ValueError, pa.ArrowException):
+    except (stages.RowError, OSError, ValueError, pa.ArrowException):
         tile[:] = _GREY
         return tile
     scale = _SIDE_PX / max(rgb.shape[:2])
@@ -89,12 +86,12 @@ def _square(row: dict[str, Any], places: Places) -> np.ndarray:
     return tile
 
 
-def _image(row: dict[str, Any], places: Places) -> np.ndarray:
-    return ImageFile(places.read(row), _MAX_PIXELS).rgb(at_least_px=_SIDE_PX)
+def _image(row: dict[str, Any], places: stages.Places) -> np.ndarray:
+    return stages.Picture(places.read(row), _MAX_PIXELS).rgb(at_least_px=_SIDE_PX)
 
 
-def _clip(row: dict[str, Any], places: Places) -> np.ndarray:
+def _clip(row: dict[str, Any], places: stages.Places) -> np.ndarray:
     if row["start_s"] is None or row["end_s"] is None:
         raise ValueError("no span")
-    with places.local_file(row) as path, Video(path, _MAX_PIXELS) as video:
-        return video.upright(next(frames_at(video, [(row["start_s"] + row["end_s"]) / 2])))
+    with places.local_file(row) as path, stages.Video(path, _MAX_PIXELS) as video:
+        return video.upright(next(stages.frames_at(video, [(row["start_s"] + row["end_s"]) / 2])))

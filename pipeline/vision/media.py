@@ -15,12 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tokenmill.stages.image.pixels import Picture
-from tokenmill.stages.read.formats import HEAD_BYTES, sniff
-from tokenmill.stages.read.media_bytes import Places
-from tokenmill.stages.table.rows import RowError
-from tokenmill.stages.video.decode import Video
-from tokenmill.stages.video.frames import frames_at
+from tokenmill import stages
 from tokenmill.tokenizer import geometry
 
 NUM_FRAMES = 8
@@ -59,13 +54,13 @@ class Squares:
     left_out: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self._places = Places(self.fetched)
+        self._places = stages.Places(self.fetched)
 
     def of(self, medium: Medium) -> dict[int, np.ndarray]:
         """Each side, where the medium is large enough -> uint8 (T, side, side, 3), T 1 or 8; empty when unusable."""
         try:
             frames = self._clip(medium) if medium.kind == "video" else self._image(medium)
-        except RowError as rejected:
+        except stages.RowError as rejected:
             self.left_out[str(rejected.columns["reject_reason"])] += 1
             return {}
         except (OSError, pa.ArrowException):
@@ -76,20 +71,20 @@ class Squares:
         return frames
 
     def _image(self, medium: Medium) -> dict[int, np.ndarray]:
-        rgb = Picture(self._places.read(medium.where), _MAX_PIXELS).rgb()
+        rgb = stages.Picture(self._places.read(medium.where), _MAX_PIXELS).rgb()
         return {side: square(rgb, side)[None] for side in self.sides_px if side <= min(rgb.shape[:2])}
 
     def _clip(self, medium: Medium) -> dict[int, np.ndarray]:
-        with self._places.local_file(medium.where) as path, Video(path, _MAX_PIXELS) as video:
+        with self._places.local_file(medium.where) as path, stages.Video(path, _MAX_PIXELS) as video:
             start_s = medium.start_s or 0.0
             end_s = medium.end_s if medium.end_s is not None else video.declared_s
             if end_s is None or end_s - start_s < _SPAN_S - 1e-6:
-                raise RowError("too_short", f"no {NUM_FRAMES} frames at {FPS:g} per second")
+                raise stages.RowError("too_short", f"no {NUM_FRAMES} frames at {FPS:g} per second")
             first_s = start_s + (end_s - start_s - _SPAN_S) / 2
             times_s = [first_s + number / FPS for number in range(NUM_FRAMES)]
             sides = [side for side in self.sides_px if side <= min(video.width_px, video.height_px)]
             frames: dict[int, list[np.ndarray]] = {side: [] for side in sides}
-            for frame in frames_at(video, times_s):
+            for frame in stages.frames_at(video, times_s):
                 rgb = video.upright(frame)
                 for side in sides:
                     frames[side].append(square(rgb, side))
@@ -125,6 +120,6 @@ def _media_in(folder: Path) -> Iterator[Medium]:
         for name in names:
             path = Path(parent, name)
             with path.open("rb") as file:
-                kind, _ = sniff(file.read(HEAD_BYTES))
+                kind, _ = stages.sniff(file.read(stages.HEAD_BYTES))
             if kind in ("image", "video"):
                 yield Medium(kind, str(path))

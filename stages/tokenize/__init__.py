@@ -2,6 +2,7 @@
 
 In: media. Out: frames at their bucket's size, then rows of token shards.
 
-    load_frames.py  media to frames at their bucket's size
+    frames.py       one medium to its pixels at their bucket's size
+    load_frames.py  kept media to frames
     tokenize.py     frames to codes
 """

@@ -1,10 +1,4 @@
-"""Load the pixels to be tokenized: kept media -> frames at the exact size of their area bucket.
-
-Images are decoded at full resolution and resized once (Emu3's own preparation resizes twice). Clips are resampled to a
-fixed rate by presentation time, as a player would show them, and trimmed to a multiple of 4 frames, the group that
-becomes one grid of codes; what is trimmed is counted. Nothing is ever padded: padding changes the codes of the valid
-area (39 % of the codes agree with 64 px of padding beside a 64 px image).
-"""
+"""Load the pixels to be tokenized: kept media -> frames at the exact size of their area bucket (frames.py)."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -13,69 +7,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
 
 from tokenmill import storage
-from tokenmill.stages.image.pixels import Picture
 from tokenmill.stages.read.media_bytes import Places
-from tokenmill.stages.table.columns import MEDIA, PLACES
-from tokenmill.stages.table.rows import RowError, pick, replace, values_of, words
+from tokenmill.stages.table.columns import PLACES
+from tokenmill.stages.table.rows import RowError, replace, values_of, words
+from tokenmill.stages.tokenize import frames
 from tokenmill.stages.video.decode import Video
-from tokenmill.storage.identity import Config, clip_id, content_id
-from tokenmill.tokenizer import geometry
-from tokenmill.tokenizer.shards import TOKENS
+from tokenmill.storage.identity import clip_id, content_id
 from tokenmill.tokenizer.vision import weights
-
-
-class LoadFramesConfig(Config):
-    """At which size and rate media are tokenized."""
-
-    area_px: int = Field(
-        default=512 * 512,
-        gt=0,
-        description="too small: detail is lost; too large: codes, and cost, grow with it (Emu3: 512 x 512)",
-    )
-    enlarge: bool = Field(
-        default=True,
-        description="false: media smaller than the area keep their size; true: they are blurred, all have one area",
-    )
-    max_aspect: float = Field(
-        default=5.0,
-        ge=1,
-        description="too small: panoramas are rejected; too large: buckets hold few media each (Emu3: 5)",
-    )
-    clip_fps: float = Field(
-        default=24.0,
-        gt=0,
-        description="too small: motion jumps; too large: frames repeat and sequences grow (Emu3: about 24)",
-    )
-    max_frames: int = Field(
-        default=120,
-        ge=4,
-        description="too small: clips lose their end; too large: one clip fills a sequence (Emu3: 120)",
-    )
-    max_pixels: int = Field(
-        default=100_000_000,
-        gt=0,
-        description="too small: large media are rejected; too large: one file fills the worker's memory",
-    )
-
-
-def fitted_size(width_px: int, height_px: int, config: LoadFramesConfig, factor: int = 8) -> tuple[int, int]:
-    """(width, height), multiples of `factor`, at which a medium of this size is tokenized. Raises AspectError."""
-    return geometry.fit_area(width_px, height_px, config.area_px, factor, config.max_aspect, config.enlarge)
-
-
-def bucket(width_px: int | None, height_px: int | None, config: LoadFramesConfig) -> str | None:
-    """The size at which a medium is tokenized as one text, the same for media that can share a batch; null where it is
-    rejected for its aspect, and for what has no size.
-    """
-    if width_px is None or height_px is None:
-        return None
-    try:
-        return "x".join(map(str, fitted_size(width_px, height_px, config)))
-    except geometry.AspectError:
-        return None
 
 
 class LoadFrames:
@@ -88,20 +28,11 @@ class LoadFrames:
     """
 
     reads = PLACES
-    writes = pa.schema(
-        [
-            pa.field("frames", pa.large_binary()),
-            pa.field("frames_t", pa.int32()),
-            pa.field("frames_h", pa.int32()),
-            pa.field("frames_w", pa.int32()),
-            *pick(TOKENS, "fps", "frames_trimmed"),
-            *pick(MEDIA, "reject_reason", "reject_detail"),
-        ]
-    )
+    writes = frames.FRAMES
     drops: tuple[str, ...] = ()
     rows = "same"
 
-    def __init__(self, config: LoadFramesConfig, tokenizer: str = weights.BUILTIN, fetched: str = ""):
+    def __init__(self, config: frames.LoadFramesConfig, tokenizer: str = weights.BUILTIN, fetched: str = ""):
         self._config = config
         self._factor = weights.spatial_factor(tokenizer)
         self._places = Places(fetched)
@@ -131,15 +62,7 @@ class LoadFrames:
             raise RowError("unreadable", words(error)) from error
         if content_id([content]) != medium["media_id"]:
             raise _changed()
-        picture = Picture(content, self._config.max_pixels)
-        size = self._size(picture.width_px, picture.height_px)
-        return _columns(geometry.resize(picture.rgb(), size)[None])
-
-    def _size(self, width_px: int, height_px: int) -> tuple[int, int]:
-        try:
-            return fitted_size(width_px, height_px, self._config, self._factor)
-        except geometry.AspectError as error:
-            raise RowError("aspect", words(error)) from error
+        return frames.of_image(content, self._config, self._factor)
 
     def _clips(self, rows: list[int], media: list[dict[str, Any]], values: dict[str, list]) -> None:
         try:
@@ -152,22 +75,10 @@ class LoadFrames:
                 _put(values, i, rejected.columns)
 
     def _clip(self, video: Video, file_id: str, medium: dict[str, Any]) -> dict[str, Any]:
-        start_s, end_s, config = medium["start_s"], medium["end_s"], self._config
+        start_s, end_s = medium["start_s"], medium["end_s"]
         if clip_id(file_id, start_s, end_s) != medium["media_id"]:
             raise _changed()
-        times_s = geometry.sample_times(start_s, end_s, config.clip_fps, config.max_frames)
-        num_frames, trimmed = geometry.trim_to_groups(len(times_s))
-        if num_frames == 0:
-            detail = f"{trimmed} frames at {config.clip_fps:g} per second; too few to fill a group"
-            raise RowError("too_few_frames", detail)
-        width, height = self._size(video.width_px, video.height_px)
-        clip = np.empty((num_frames, height, width, 3), np.uint8)
-        shown = None
-        for t, time_s in enumerate(times_s[:num_frames].tolist()):
-            frame = video.frame_at(time_s)
-            clip[t] = clip[t - 1] if frame is shown else geometry.resize(video.upright(frame), (width, height))
-            shown = frame
-        return {**_columns(clip), "fps": config.clip_fps, "frames_trimmed": trimmed}
+        return frames.of_clip(video, start_s, end_s, self._config, self._factor)
 
     def _local(self, medium: dict[str, Any]) -> tuple[str, str]:
         """Local path and identity of a video. The last one is kept: its clips come in neighbouring tables."""
@@ -186,11 +97,6 @@ class LoadFrames:
 
 def _changed() -> RowError:
     return RowError("changed", "the file is no longer the one that was curated; refresh the sources")
-
-
-def _columns(frames: np.ndarray) -> dict[str, Any]:
-    num_frames, height, width, _ = frames.shape
-    return {"frames": frames, "frames_t": num_frames, "frames_h": height, "frames_w": width}
 
 
 def _put(values: dict[str, list], i: int, found: dict[str, Any]) -> None:

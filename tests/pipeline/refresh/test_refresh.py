@@ -14,7 +14,7 @@ from tokenmill.pipeline.refresh.sources import LISTING, Listing
 from tokenmill.pipeline.refresh.steps import Outlook
 from tokenmill.pipeline.refresh.upkeep import reconcile
 from tokenmill.stages.table.columns import CAPTIONS, MEDIA, SOURCES
-from tokenmill.stages.tokenize.load_frames import LoadFramesConfig
+from tokenmill.stages.tokenize.frames import LoadFramesConfig
 from tokenmill.tokenizer.shards import TOKENS
 
 PRINT = "now"

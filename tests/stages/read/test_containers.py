@@ -17,7 +17,8 @@ from tokenmill.stages.read.media_bytes import Places
 from tokenmill.stages.read.read import Read, ReadConfig
 from tokenmill.stages.table.columns import LISTED, PLACES, UNPACK
 from tokenmill.stages.table.rows import RowError
-from tokenmill.stages.tokenize.load_frames import LoadFrames, LoadFramesConfig
+from tokenmill.stages.tokenize.frames import LoadFramesConfig
+from tokenmill.stages.tokenize.load_frames import LoadFrames
 from tokenmill.stages.video.split import SplitVideos, SplitVideosConfig
 
 

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from tokenmill import storage
-from tokenmill.stages.tokenize.load_frames import LoadFrames, LoadFramesConfig, fitted_size
+from tokenmill.stages.tokenize.frames import LoadFramesConfig, fitted_size
+from tokenmill.stages.tokenize.load_frames import LoadFrames
 from tokenmill.stages.video.decode import Video
 from tokenmill.storage.identity import clip_id, content_id
 

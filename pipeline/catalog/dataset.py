@@ -8,7 +8,8 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pads
 
 from tokenmill.pipeline.catalog import versions
-from tokenmill.pipeline.catalog.tables import SCHEMAS, Catalog, CatalogError, Table
+from tokenmill.pipeline.catalog.shard_files import SCHEMAS
+from tokenmill.pipeline.catalog.tables import Catalog, CatalogError, Table
 
 
 class Dataset:

@@ -14,7 +14,6 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,13 +27,10 @@ from deltalake.transaction import AddAction, RemoveAction
 from tokenmill import storage
 from tokenmill.pipeline.catalog import readable
 from tokenmill.pipeline.catalog.readable import delta_schema
-from tokenmill.stages.select.duplicates import DUPLICATES
-from tokenmill.stages.table.columns import CAPTIONS, MEDIA, SOURCES
+from tokenmill.pipeline.catalog.shard_files import SCHEMAS, Shard, write_shard
 from tokenmill.storage.errors import UserError
 from tokenmill.storage.object_store import delta_options, with_retries
-from tokenmill.tokenizer.shards import TOKENS, write_parquet
 
-SCHEMAS = {"sources": SOURCES, "media": MEDIA, "duplicates": DUPLICATES, "captions": CAPTIONS, "tokens": TOKENS}
 _MIN_SMALL_FILES = 16
 _COMMIT_ATTEMPTS = 5
 _LOG_EVERY_COMMITS = 10  # checkpoint the Delta log so that opening a long-lived table stays one read
@@ -42,23 +38,6 @@ _LOG_EVERY_COMMITS = 10  # checkpoint the Delta log so that opening a long-lived
 
 class CatalogError(UserError):
     """The catalog cannot be opened or written; the message says where and what to do."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One Parquet file under a table's folder, written but not yet committed."""
-
-    name: str
-    size_bytes: int
-    num_rows: int
-
-
-def write_shard(root: str, table: str, rows: pa.Table) -> Shard:
-    """Write rows of `table` as one new Parquet file under `root`; commits nothing. Runs in any process."""
-    rows = rows.select(SCHEMAS[table].names).cast(SCHEMAS[table])
-    name = f"part-{uuid.uuid4().hex}.parquet"
-    size = write_parquet(rows, storage.join(root, table, name))
-    return Shard(name, size, rows.num_rows)
 
 
 def _asked(uri: str, call: Callable[[], Any]) -> Any:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenmill import storage
-from tokenmill.pipeline.catalog.tables import Shard
+from tokenmill.pipeline.catalog.shard_files import Shard
 from tokenmill.pipeline.config import Cluster, Pool
 from tokenmill.pipeline.reports.terminal import Meter
 from tokenmill.stages.table.chain import StageSpec

@@ -20,7 +20,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.annotations import RayDeprecationWarning
 
-from tokenmill.pipeline.catalog.tables import Shard
+from tokenmill.pipeline.catalog.shard_files import Shard
 from tokenmill.pipeline.config import Cluster
 from tokenmill.pipeline.flow import writer
 from tokenmill.pipeline.flow.flow import LIVES, START_S, Collector, Flow, Group, Sink

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenmill import storage
-from tokenmill.pipeline.catalog.tables import Shard, write_shard
+from tokenmill.pipeline.catalog.shard_files import Shard, write_shard
 
 NUM_CPUS = 0.2  # that an actor reserves
 

@@ -11,7 +11,7 @@ In: what the sources hold, the config, what the tables hold. Out: a plan of each
     upkeep.py        the rule that ties the tables together
     media.py         the plans of caption and tokenize
     training.py      the plan of train: which job, on which version of the tokens
-    why.py           why rows do not stand: the keys that changed
+    changed_keys.py  why rows do not stand: the keys of the config that changed
     fingerprints.py  what rows of each phase are known by
     edits.py         edits of tables that need no medium
     arrow.py         columns of Arrow tables

@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 from tokenmill.pipeline.catalog.tables import Catalog, Table
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.refresh.arrow import differ, distinct, repeated, set_columns
-from tokenmill.pipeline.refresh.why import REOPENED
+from tokenmill.pipeline.refresh.changed_keys import REOPENED
 from tokenmill.stages.select.decide import decide
 
 

@@ -13,11 +13,11 @@ from tokenmill.pipeline.catalog.tables import Catalog, Table
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.refresh import fingerprints, verdicts
 from tokenmill.pipeline.refresh.arrow import NO_IDS, count, distinct, is_in, without
+from tokenmill.pipeline.refresh.changed_keys import Why
 from tokenmill.pipeline.refresh.changes import SourceChanges, source_changes
 from tokenmill.pipeline.refresh.sources import Listing, with_captions
 from tokenmill.pipeline.refresh.steps import Outlook, Step, counted
 from tokenmill.pipeline.refresh.upkeep import Foreseen, Upkeep, orphans, upkeep
-from tokenmill.pipeline.refresh.why import Why
 from tokenmill.stages.select.duplicates import KEPT, Verdicts, duplicates_fingerprints, find_duplicates
 
 _MEASURED = ("curate.read", "curate.score", "curate.split")

@@ -11,9 +11,9 @@ from tokenmill.pipeline.catalog.tables import Catalog, Table
 from tokenmill.pipeline.config import Cluster, RunConfig
 from tokenmill.pipeline.refresh import fingerprints
 from tokenmill.pipeline.refresh.arrow import NO_IDS, distinct, is_in, without
+from tokenmill.pipeline.refresh.changed_keys import Why
 from tokenmill.pipeline.refresh.edits import stale_captions, superseded
 from tokenmill.pipeline.refresh.steps import Outlook, Step, counted
-from tokenmill.pipeline.refresh.why import Why
 from tokenmill.stages.table.columns import PLACES, TO_CAPTION
 from tokenmill.stages.tokenize.frames import LoadFramesConfig, bucket
 

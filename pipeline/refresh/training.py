@@ -9,8 +9,8 @@ from tokenmill.pipeline.catalog import models
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.refresh import fingerprints
+from tokenmill.pipeline.refresh.changed_keys import Why
 from tokenmill.pipeline.refresh.steps import Outlook, Step
-from tokenmill.pipeline.refresh.why import Why
 from tokenmill.tokenizer.webdataset_shards import Export, ExportError, read_export
 from tokenmill.training.job import DONE, TrainJob
 

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.refresh.arrow import differ, distinct, is_in
-from tokenmill.pipeline.refresh.why import REOPENED
+from tokenmill.pipeline.refresh.changed_keys import REOPENED
 from tokenmill.stages.fetch.urls import TRANSIENT
 from tokenmill.stages.select.decide import NOT_SCORED, RULE, columns_read, decide
 from tokenmill.stages.select.expensive import parse_scored

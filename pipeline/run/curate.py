@@ -5,7 +5,7 @@ import pyarrow.compute as pc
 
 from tokenmill.pipeline.catalog.forgotten import Forgotten
 from tokenmill.pipeline.catalog.ledger import KEYS, Ledger
-from tokenmill.pipeline.catalog.tables import Shard
+from tokenmill.pipeline.catalog.shard_files import Shard
 from tokenmill.pipeline.flow.flow import Sink
 from tokenmill.pipeline.refresh import edits, fingerprints, sources, upkeep, verdicts
 from tokenmill.pipeline.refresh.files import CuratePlan

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokenmill.pipeline.catalog.tables import Shard
+from tokenmill.pipeline.catalog.shard_files import Shard
 from tokenmill.pipeline.flow.flow import Sink
 from tokenmill.pipeline.refresh import edits
 from tokenmill.pipeline.refresh.media import MediaPlan

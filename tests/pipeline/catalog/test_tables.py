@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
-from tokenmill.pipeline.catalog.tables import Catalog, CatalogError, write_shard
+from tokenmill.pipeline.catalog.shard_files import write_shard
+from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.stages.table.columns import SOURCES
 from tokenmill.tokenizer.shards import TOKENS
 

@@ -10,7 +10,8 @@ from PIL import Image
 from rich.console import Console
 
 from tokenmill import storage
-from tokenmill.pipeline.catalog.tables import Catalog, CatalogError, write_shard
+from tokenmill.pipeline.catalog.shard_files import write_shard
+from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.commands.forget import forget
 from tokenmill.pipeline.commands.vacuum import vacuum
 from tokenmill.pipeline.config import RunConfig

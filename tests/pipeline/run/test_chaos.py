@@ -20,7 +20,8 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 from small_run import contents, end, num_commits, start, write_config
 
-from tokenmill.pipeline.catalog.tables import SCHEMAS, Catalog, write_shard
+from tokenmill.pipeline.catalog.shard_files import SCHEMAS, write_shard
+from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.commands.vacuum import vacuum
 from tokenmill.pipeline.config import load
 

@@ -10,7 +10,7 @@ from tokenmill.pipeline.catalog.tables import CatalogError
 from tokenmill.pipeline.catalog.versions import runs
 from tokenmill.pipeline.commands.forget import forget
 from tokenmill.pipeline.config import load
-from tokenmill.pipeline.refresh.why import changed_keys
+from tokenmill.pipeline.refresh.changed_keys import changed_keys
 from tokenmill.pipeline.run.redecide import redecide
 from tokenmill.pipeline.run.run import Run
 from tokenmill.pipeline.run.runner import run_phases

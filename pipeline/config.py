@@ -46,6 +46,9 @@ class Source(Config):
     captions: str | None = Field(
         None, description="A captions.jsonl that stands elsewhere; its file names are relative to its own folder."
     )
+    follow_links: bool = Field(
+        False, description="False: a link that leads out of the source is a row that says so; true: it is followed."
+    )
     column: str | None = Field(None, description="Of bytes, URLs or texts; null finds it by its name.", min_length=1)
     caption_column: str | None = Field(None, description="Null finds it by its name.", min_length=1)
 

@@ -7,7 +7,7 @@ than 2025 refuse are sent only where S3 requires them.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -159,6 +159,37 @@ def explained(uri: str, error: Exception) -> str:
     if code in ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError"):
         return f"{uri}: no store answers at {where} ({code}); check AWS_ENDPOINT_URL and the network"
     return f"{uri}: {' '.join(str(error).split())}; check the address and the AWS_* variables"
+
+
+def is_odd(uri: str) -> bool:
+    """Whether the key is legal and yet no path to pyarrow: with an empty part, or `.` or `..` for one."""
+    return any(part in ("", ".", "..") for part in uri.removeprefix("s3://").split("/"))
+
+
+def odd_chunks(uri: str, chunk_bytes: int | None, offset: int = 0, num_bytes: int | None = None) -> Iterator[bytes]:
+    """The bytes of an object with an odd key, by boto3: from `offset` on, at most `num_bytes`, one request a chunk.
+
+    Raises as `read` does.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    where = {"Bucket": bucket, "Key": key}
+    try:
+        size = client().head_object(**where)["ContentLength"]
+        end = size if num_bytes is None else min(size, offset + num_bytes)
+        for start in range(offset, end, chunk_bytes or max(size, 1)):
+            last = min(end, start + (chunk_bytes or size)) - 1
+            yield client().get_object(**where, Range=f"bytes={start}-{last}")["Body"].read()
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code in ("404", "NoSuchKey"):
+            raise FileNotFoundError(f"{uri}: not there") from None
+        if code in ("403", "AccessDenied"):
+            raise PermissionError(f"{uri}: {code}") from None
+        raise StoreError(explained(uri, error)) from error
+    except BotoCoreError as error:
+        raise StoreError(explained(uri, error)) from error
 
 
 def with_retries(call: Callable[[], _T], errors: tuple[type[Exception], ...], final: tuple[type[Exception], ...]) -> _T:

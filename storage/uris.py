@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from pyarrow import NativeFile, fs as pafs
 
@@ -31,6 +32,7 @@ __all__ = [
     "list_names",
     "local_file",
     "local_folder",
+    "local_uri",
     "read_bytes",
     "read_chunks",
     "read_json",
@@ -42,6 +44,7 @@ __all__ = [
 ]
 
 CHUNK_BYTES = 1 << 22
+_FILE = "file://"
 
 
 def is_remote(uri: str) -> bool:
@@ -50,12 +53,21 @@ def is_remote(uri: str) -> bool:
 
 
 def absolute(uri: str) -> str:
-    """`uri` without a trailing slash; a local path is made absolute and `~` expanded."""
+    """`uri` without a trailing slash; a local path is made absolute and `~` expanded. Of `local_uri` the path."""
     if is_remote(uri):
         return uri.rstrip("/")
+    if uri.startswith(_FILE):
+        return os.fsdecode(unquote_to_bytes(uri.removeprefix(_FILE)))
     if "://" in uri:
         raise ValueError(f"{uri}: unknown scheme; use a local path or s3://bucket/prefix")
     return str(Path(uri).expanduser().absolute())
+
+
+def local_uri(path: str) -> str:
+    """A local path as text: itself, or, where its name is no UTF-8, file:// and its bytes in percent code."""
+    if path.isascii() or not any("\ud800" <= c <= "\udfff" for c in path):
+        return path
+    return _FILE + quote_from_bytes(os.fsencode(path))
 
 
 def join(uri: str, *parts: str) -> str:
@@ -101,6 +113,9 @@ def read_chunks(uri: str, offset: int = 0, num_bytes: int | None = None) -> Iter
 
 def _remote_chunks(uri: str, chunk_bytes: int | None, offset: int = 0, num_bytes: int | None = None) -> Iterator[bytes]:
     """Chunks by one request each (None: one for all); a stream of pyarrow's would make one for each 256 KiB."""
+    if object_store.is_odd(uri):
+        yield from object_store.odd_chunks(uri, chunk_bytes, offset, num_bytes)
+        return
     filesystem_, path = filesystem(uri)
     with object_store.read(uri, lambda: filesystem_.open_input_file(path)) as file:
         size = file.size()

@@ -48,7 +48,7 @@ class Ledger:
         is_container = pc.is_valid(rows["container"])
         known = self._known(rows.filter(is_container)["uri"].combine_chunks())
         lists = [known.get(uri, ([], [])) if held else (None, None) for uri, held in _pairs(rows, is_container)]
-        made = rows.select(["uri", "size_bytes", "source_caption", "container", "column", "caption_column"])
+        made = rows.select(["uri", "size_bytes", "source_caption", "container", "column", "caption_column", "refused"])
         text = pa.list_(pa.string())
         made = made.append_column("known_members", pa.array([members for members, _ in lists], text))
         made = made.append_column("known_ids", pa.array([ids for _, ids in lists], text))

@@ -2,6 +2,7 @@
 
 In: what the sources hold, the config, what the tables hold. Out: a plan of each phase; edits that need no medium.
 
+    walk.py          a folder or a prefix to its entries, odd ones named
     sources.py       what the sources hold, and their captions
     plan.py          the plan of a run, phase by phase: printed by `--plan`, carried out by a run
     steps.py         a line of a plan; the catalog as phases before will leave it

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tokenmill import storage
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.refresh.arrow import NO_IDS, count, differ, distinct, is_in, without
 from tokenmill.pipeline.refresh.sources import LISTING, Listing
@@ -52,5 +53,13 @@ def source_changes(listing: Listing, catalog: Catalog, fingerprint: str) -> Sour
         num_remeasured=todo.num_rows - num_new - num_changed,
         remeasured=stale.filter(is_in(stale["uri"], todo["uri"])).select(["fingerprint", "last_seen_run"]),
         recaptioned=rows.filter(only_caption),
-        gone=without(distinct(present["uri"]), rows["uri"]).sort(),
+        gone=_seen(without(distinct(present["uri"]), rows["uri"]).sort(), listing.unseen),
     )
+
+
+def _seen(uris: pa.Array, unseen: list[str]) -> pa.Array:
+    """Those that do not stand below a folder whose content is not known now."""
+    for folder in unseen:
+        below = pc.or_(pc.equal(uris, folder), pc.starts_with(uris, storage.join(folder, "")))
+        uris = uris.filter(pc.invert(below))
+    return uris

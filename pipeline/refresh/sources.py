@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,7 +20,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from tokenmill import storage
 from tokenmill.pipeline.config import CAPTIONS_NAME, ConfigError, Source
+from tokenmill.pipeline.refresh.walk import Entry, SilentError, walk
 from tokenmill.stages.table.columns import UNPACK
+from tokenmill.stages.table.text import MAX_CAPTION_CHARS, clean
 from tokenmill.storage import object_store
 from tokenmill.storage.identity import fingerprint_of
 
@@ -35,7 +36,7 @@ LISTING = pa.schema(
         pa.field("caption_uri", pa.string()),  # the sidecar
         pa.field("caption", pa.string()),  # the text, when it stands in a captions.jsonl
         pa.field("caption_etag", pa.string()),  # changes with the caption; null = none
-        *(UNPACK.field(name) for name in ("container", "column", "caption_column")),
+        *(UNPACK.field(name) for name in ("container", "column", "caption_column", "refused")),
     ]
 )
 
@@ -47,109 +48,86 @@ _EXTENSIONS = {
 }
 
 
-class _Object(NamedTuple):
-    uri: str
-    etag: str
-    size_bytes: int
-
-
 @dataclass
 class Listing:
-    """Objects in all sources, sorted by uri, and how many names were not media."""
+    """Entries of all sources, sorted by uri; how many names were not media; and what could not be listed."""
 
     rows: pa.Table
     ignored: Counter[str] = field(default_factory=Counter)
+    unseen: list[str] = field(default_factory=list)  # folders and prefixes whose content is not known now
+    failed: list[str] = field(default_factory=list)  # what became of sources that failed half-way
+    broken_lines: list[str] = field(default_factory=list)  # of captions.jsonl
 
 
-def check_sources(sources: list[Source]) -> None:
-    """Open every source and look at its first object. Raises ConfigError as `list_sources` does, in a moment."""
+def check_sources(sources: list[Source], limit_s: float | None = None) -> None:
+    """Open every source and look at its first entry; at most `limit_s` at each. Raises ConfigError for a source that
+    is not there or cannot be listed.
+    """
     for number, source in enumerate(sources):
         with _named(number, source):
             uri = storage.absolute(source.uri)
             if storage.is_remote(uri):
                 object_store.check(uri)
-            next(_list(uri, source.kind != "files"), None)
+            elif not os.access(uri, os.R_OK) and os.path.exists(uri):
+                raise PermissionError("it may not be read")
+            next(walk(uri, source.kind != "files", source.follow_links, limit_s), None)
 
 
 @contextmanager
 def _named(number: int, source: Source) -> Iterator[None]:
+    """What failed, and where. Raises ConfigError."""
+    key = f"sources.{number}.uri"
     try:
         yield
     except object_store.StoreError as error:
-        raise ConfigError(f"sources.{number}.uri: {error}") from None
+        raise ConfigError(f"{key}: {error}") from None
     except (ClientError, BotoCoreError) as error:
-        raise ConfigError(f"sources.{number}.uri: {object_store.explained(source.uri, error)}") from None
+        raise ConfigError(f"{key}: {object_store.explained(source.uri, error)}") from None
+    except SilentError as error:
+        raise ConfigError(f"{key}: {error}; see whether the disk answers (ls), then run again") from None
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"sources.{number}.uri: {source.uri}: {error}; check the address and your permissions"
-        ) from None
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigError(f"{key}: {source.uri}: {said}; check the address and your permissions") from None
 
 
-def list_sources(sources: list[Source]) -> Listing:
-    """List every source. Raises ConfigError for a source that is not there or cannot be read."""
-    found: list[pa.Table] = []
-    ignored: Counter[str] = Counter()
+def list_sources(sources: list[Source], limit_s: float | None = None) -> Listing:
+    """List every source, waiting at most `limit_s` for an entry.
+
+    A source that fails on the way is named in `failed`, and all below it counts as unseen: nothing of it is taken for
+    new, changed or gone. Raises ConfigError for one that cannot be used at all.
+    """
+    found: list[pa.Table] = [LISTING.empty_table()]
+    listing = Listing(found[0])
     for number, source in enumerate(sources):
+        uri, entries = storage.absolute(source.uri), list[Entry]()
+        try:
+            with _named(number, source):
+                for entry in walk(uri, source.kind != "files", source.follow_links, limit_s):
+                    entries.append(entry)
+        except ConfigError as error:
+            if not entries:
+                raise
+            listing.failed.append(str(error))
+            listing.unseen.append(uri)
+            continue
+        listing.unseen += [entry.uri for entry in entries if entry.is_unseen]
         with _named(number, source):
-            objects = list(_list(storage.absolute(source.uri), source.kind != "files"))
-            found.append((_files if source.kind == "files" else _containers)(objects, source, ignored))
+            found.append((_files if source.kind == "files" else _containers)(entries, source, listing))
     rows = pa.concat_tables(found).combine_chunks()
-    if len(found) > 1:  # a file that stands in several sources belongs to the first
+    if len(found) > 2:  # a file that stands in several sources belongs to the first
         first = pc.equal(pc.index_in(rows["uri"], value_set=rows["uri"].combine_chunks()), pa.array(range(len(rows))))
         rows = rows.filter(first)
-    return Listing(rows.sort_by("uri"), ignored)
+    listing.rows = rows.sort_by("uri")
+    return listing
 
 
-def _list(uri: str, may_be_file: bool) -> Iterator[_Object]:
-    return _list_s3(uri, may_be_file) if storage.is_remote(uri) else _list_local(uri, may_be_file)
-
-
-def _list_local(folder: str, may_be_file: bool) -> Iterator[_Object]:
-    if os.path.isfile(folder):
-        if not may_be_file:
-            raise NotADirectoryError("this is a file; give the folder that holds it")
-        yield _local(folder, os.stat(folder))
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                if not entry.name.startswith("."):
-                    yield from _list_local(entry.path, may_be_file)
-            else:
-                yield _local(entry.path, entry.stat())
-
-
-def _local(path: str, state: os.stat_result) -> _Object:
-    return _Object(path, f"{state.st_mtime_ns}-{state.st_size}", state.st_size)
-
-
-def _list_s3(uri: str, may_be_file: bool) -> Iterator[_Object]:
-    bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-    is_file = may_be_file and "." in prefix.rpartition("/")[2]
-    pages = (
-        object_store.client()
-        .get_paginator("list_objects_v2")
-        .paginate(Bucket=bucket, Prefix=prefix if is_file else f"{prefix}/" if prefix else "")
-    )
-    empty = True
-    for page in pages:
-        for item in page.get("Contents", []):
-            if is_file and item["Key"] != prefix and not item["Key"].startswith(f"{prefix}/"):
-                continue
-            empty = False
-            if not item["Key"].endswith("/"):
-                yield _Object(f"s3://{bucket}/{item['Key']}", item["ETag"].strip('"'), item["Size"])
-    if empty:
-        raise FileNotFoundError("nothing under this prefix")
-
-
-def _containers(objects: list[_Object], source: Source, ignored: Counter[str]) -> pa.Table:
+def _containers(objects: list[Entry], source: Source, listing: Listing) -> pa.Table:
     endings = _EXTENSIONS[source.kind]
     mine = [item for item in objects if item.uri.lower().endswith(endings)]
     if not mine:
         raise FileNotFoundError(f"nothing there that ends in {', '.join(endings)}, as kind '{source.kind}' asks")
     if other := len(objects) - len(mine):
-        ignored[f"no {source.kind} file"] += other
+        listing.ignored[f"no {source.kind} file"] += other
     # Another column is another content.
     columns = [source.column, source.caption_column]
     state = f"#{fingerprint_of(columns)}" if any(columns) else ""
@@ -161,23 +139,27 @@ def _containers(objects: list[_Object], source: Source, ignored: Counter[str]) -
             [item.size_bytes for item in mine],
             *(none, none, none),
             *([value] * len(mine) for value in (source.kind, *columns)),
+            [item.refused for item in mine],
         ],
         schema=LISTING,
     )
 
 
-def _files(objects: list[_Object], source: Source, ignored: Counter[str]) -> pa.Table:
-    texts = _captions_by_uri(objects, source)
+def _files(objects: list[Entry], source: Source, listing: Listing) -> pa.Table:
+    texts = _captions_by_uri(objects, source, listing)
     stems = {_stem(item.uri) for item in objects if not item.uri.endswith(".txt")}
-    beside = {_stem(item.uri): item for item in objects if item.uri.endswith(".txt") and _stem(item.uri) in stems}
-    rows: list[_Object] = []
-    sidecars: list[_Object | None] = []
+    readable = [item for item in objects if item.uri.endswith(".txt") and item.refused is None]
+    beside = {_stem(item.uri): item for item in readable if _stem(item.uri) in stems}
+    rows: list[Entry] = []
+    sidecars: list[Entry | None] = []
     for item in objects:
         name = item.uri.rsplit("/", 1)[1]
         if name.startswith("."):
-            ignored["hidden file"] += 1
-        elif name == CAPTIONS_NAME or (item.uri.endswith(".txt") and _stem(item.uri) in beside):
-            ignored["caption file"] += 1
+            listing.ignored["hidden file"] += 1
+        elif item.refused is None and (
+            name == CAPTIONS_NAME or (item.uri.endswith(".txt") and _stem(item.uri) in beside)
+        ):
+            listing.ignored["caption file"] += 1
         else:
             rows.append(item)
             sidecars.append(beside.get(_stem(item.uri)))
@@ -196,6 +178,7 @@ def _files(objects: list[_Object], source: Source, ignored: Counter[str]) -> pa.
             captions,
             states,
             *(none, none, none),
+            [item.refused for item in rows],
         ],
         schema=LISTING,
     )
@@ -206,31 +189,46 @@ def _stem(uri: str) -> str:
     return f"{folder}/{name.rsplit('.', 1)[0]}"
 
 
-def _captions_by_uri(objects: list[_Object], source: Source) -> dict[str, str]:
-    files = [item.uri for item in objects if item.uri.rsplit("/", 1)[1] == CAPTIONS_NAME]
+def _captions_by_uri(objects: list[Entry], source: Source, listing: Listing) -> dict[str, str]:
+    """Captions that stand in lists, by the uri of their file; lines that cannot be read are named."""
+    there = [item for item in objects if item.uri.rsplit("/", 1)[1] == CAPTIONS_NAME and item.refused is None]
+    files = [item.uri for item in there]
     if source.captions:
         files.insert(0, storage.absolute(source.captions))
     # The deepest file wins: it is the nearest to the media.
     found: dict[str, str] = {}
     for file in sorted(files, key=lambda uri: uri.count("/")):
         folder = file.rsplit("/", 1)[0]
-        for number, line in enumerate(storage.read_bytes(file).decode().splitlines(), start=1):
-            if line.strip():
-                name, caption = _caption_line(file, number, line)
-                if caption is not None:
-                    found[storage.join(folder, name)] = caption
+        for number, line in enumerate(storage.read_bytes(file).decode(errors="replace").split("\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                name, caption = _caption_line(line)
+            except (ValueError, KeyError, AttributeError, TypeError, IndexError, RecursionError):
+                listing.broken_lines.append(f"{file}, line {number}")
+                continue
+            if caption:
+                found[storage.join(folder, name)] = caption
     return found
 
 
-def _caption_line(file: str, number: int, line: str) -> tuple[str, str | None]:
+def _caption_line(line: str) -> tuple[str, str | None]:
+    """`{"file": ..., "caption": ...}`, or a list "captions", of which the first counts."""
+    document = json.loads(line)
+    captions = document.get("captions") or [document.get("caption")]
+    name, caption = document["file"], captions[0]
+    if not isinstance(name, str) or not isinstance(caption, str | None):
+        raise ValueError("no text")
+    return name, None if caption is None else clean(caption, MAX_CAPTION_CHARS).strip()
+
+
+def _sidecar(uri: str) -> str | None:
+    """The text of a caption file; null for one that is gone or may not be read by now, and for an empty one."""
     try:
-        document = json.loads(line)
-        captions = document.get("captions") or [document.get("caption")]
-        return str(document["file"]), None if captions[0] is None else str(captions[0])
-    except (ValueError, KeyError, AttributeError, TypeError, IndexError):
-        raise ValueError(
-            f'{file}, line {number}: expected {{"file": ..., "caption": ...}} or a list "captions"; correct the line'
-        ) from None
+        data = next(storage.read_chunks(uri, 0, 4 * MAX_CAPTION_CHARS), b"")
+    except (FileNotFoundError, PermissionError):
+        return None
+    return clean(data.decode(errors="replace"), MAX_CAPTION_CHARS).strip() or None
 
 
 def with_captions(rows: pa.Table) -> pa.Table:
@@ -239,11 +237,11 @@ def with_captions(rows: pa.Table) -> pa.Table:
     def text(row: dict[str, str | None]) -> str | None:
         if row["caption_uri"] is None:
             return row["caption"]
-        return storage.read_bytes(row["caption_uri"]).decode(errors="replace")
+        return _sidecar(row["caption_uri"])
 
     with ThreadPoolExecutor(_SIDECAR_READERS) as readers:
         texts = list(readers.map(text, rows.select(["caption_uri", "caption"]).to_pylist()))
     made = rows.select(["uri", "size_bytes"]).append_column("source_caption", pa.array(texts, pa.string()))
-    for name in ("container", "column", "caption_column"):
+    for name in ("container", "column", "caption_column", "refused"):
         made = made.append_column(name, rows[name])
     return made

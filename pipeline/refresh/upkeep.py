@@ -1,7 +1,7 @@
 """The rule that ties the tables together, as what it asks for and as edits that carry it out.
 
-`media` holds what a present source holds, at the first place where it stands and with the caption of that place;
-`captions` and `tokens` hold only media that go on: not rejected, no duplicate of another.
+`media` holds what a present source holds, at the first place where it stands and with the longest caption of all its
+places; `captions` and `tokens` hold only media that go on: not rejected, no duplicate of another.
 """
 
 from collections.abc import Mapping
@@ -67,6 +67,7 @@ def upkeep(catalog: Catalog, fingerprint: str, foreseen: Foreseen | None = None)
         pc.index_in(media["file_id"], value_set=sources["file_id"].combine_chunks()),
     )
     settled = {name: sources[of].take(at) for name, of in _PLACED.items()}
+    settled["source_caption"] = _captions(media["file_id"], sources, settled["source_caption"])
     differs = {name: differ(media[name], settled[name]) for name in _PLACED}
     moved = pc.or_(differs["uri"], pc.or_(differs["member"], differs["offset_bytes"]))
     is_other = pc.or_(pc.or_(moved, differs["source_caption"]), differs["metadata"])
@@ -78,6 +79,21 @@ def upkeep(catalog: Catalog, fingerprint: str, foreseen: Foreseen | None = None)
         recaptioned = distinct(recaptioned, old.filter(is_other)["media_id"])
     stale, moved_ids = distinct(old["file_id"]), distinct(media.filter(moved)["media_id"])
     return Upkeep(stale, lost, placed, moved_ids, distinct(recaptioned))
+
+
+def _captions(files: pa.ChunkedArray, sources: pa.Table, of_place: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The source caption of each of `files`: that of its place, `of_place`, or, where the content stands at several
+    places, the longest of theirs; of equals the first by place. The others stand in `sources`.
+    """
+    counts = sources["file_id"].value_counts()
+    several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    if not len(several):
+        return of_place
+    told = sources.filter(pc.and_(is_in(sources["file_id"], several), pc.is_valid(sources["caption"])))
+    told = told.append_column("length", pc.utf8_length(told["caption"]))
+    told = told.sort_by([("length", "descending"), ("uri", "ascending"), ("member", "ascending")])
+    best = told["caption"].take(pc.index_in(files, value_set=told["file_id"].combine_chunks()))
+    return pc.if_else(is_in(files, several), best, of_place)
 
 
 def _filtered(columns: dict[str, pa.ChunkedArray], mask: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:

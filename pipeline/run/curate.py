@@ -13,6 +13,8 @@ from tokenmill.pipeline.reports.terminal import Meter
 from tokenmill.pipeline.run.pools import curate_stages
 from tokenmill.pipeline.run.run import Run, rejected
 
+_NAMED = 5  # broken lines
+
 
 def curate(run: Run) -> None:
     """Carry out the plan. Raises PlanError, CatalogError."""
@@ -30,6 +32,8 @@ def curate(run: Run) -> None:
             "num_remeasured": changes.num_remeasured,
             "num_recaptioned": changes.recaptioned.num_rows,
             "num_gone": len(changes.gone),
+            "num_unseen": len(run.listing.unseen),
+            "num_broken_lines": len(run.listing.broken_lines),
             "num_unchanged": changes.num_listed - num_todo,
             "num_redecided": len(plan.judged),
             "num_reopened": len(plan.reopened),
@@ -39,6 +43,9 @@ def curate(run: Run) -> None:
             _read(run, plan, meter)
         else:
             meter.note(f"all {changes.num_listed} files are known and unchanged; none was read")
+        if broken := run.listing.broken_lines:
+            named = ", ".join(broken[:_NAMED]) + (", ..." if len(broken) > _NAMED else "")
+            meter.note(f"{len(broken)} lines are no caption and were passed over: {named}")
         edits.mark_gone(catalog, changes.gone, run.run_id)
         edits.recaption(catalog, plan.recaptioned, run.run_id)
         if not plan.is_nothing:

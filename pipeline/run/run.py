@@ -13,7 +13,7 @@ from tokenmill.pipeline.catalog.forgotten import Forgotten
 from tokenmill.pipeline.catalog.lease import new_run_id
 from tokenmill.pipeline.catalog.records import write_record
 from tokenmill.pipeline.catalog.tables import Catalog, Table
-from tokenmill.pipeline.config import RunConfig
+from tokenmill.pipeline.config import ConfigError, RunConfig
 from tokenmill.pipeline.refresh.plan import PhasePlan, make_plan, plan_phase
 from tokenmill.pipeline.refresh.sources import Listing, list_sources
 from tokenmill.pipeline.refresh.steps import Outlook, Step
@@ -51,9 +51,14 @@ class Run:
     @cached_property
     def listing(self) -> Listing:
         """What the sources hold and nobody forgot, listed once for the plan and the work. Raises ConfigError."""
-        listing = list_sources(self.config.sources)
+        listing = list_sources(self.config.sources, self.config.cluster.medium_timeout_s)
         listing.rows = Forgotten.load(self.catalog.root).without(listing.rows)
         return listing
+
+    def check_listing(self) -> None:
+        """Raises ConfigError when a source failed half-way: all else is done, and nothing of it was changed."""
+        if failed := self.listing.failed if "curate" in self.plans else []:
+            raise ConfigError("\n".join([*failed, "What was known of it stays as it is; run the same command again"]))
 
     def foresee(self, phases: tuple[str, ...]) -> None:
         """Plan all phases. Raises ConfigError and CatalogError."""

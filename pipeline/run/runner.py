@@ -35,11 +35,12 @@ def run_phases(
             f"version {config.version} is past and stays as it is: `{command}` would change it; leave --version out"
         )
     if "curate" in phases:
-        check_sources(config.sources)
+        check_sources(config.sources, config.cluster.medium_timeout_s)
     if plan_only:
         run.catalog.read_absent_as_empty()
         run.foresee(phases)
         tell.print_plan(run)
+        run.check_listing()
         return run
     with held(run.catalog, run.run_id, command):
         if config.version is None:
@@ -60,6 +61,7 @@ def run_phases(
             finally:
                 run.record()
     closing(run.reports, run.catalog, console)
+    run.check_listing()
     return run
 
 

@@ -18,7 +18,9 @@ import pyarrow.parquet as pq
 
 from tokenmill import storage
 from tokenmill.stages.read.formats import HEAD_BYTES, sniff
+from tokenmill.stages.table import limits
 from tokenmill.stages.table.rows import RowError, words
+from tokenmill.stages.table.text import MAX_CAPTION_CHARS, clean, clean_fields, clean_name
 
 HELD_BYTES = 1 << 26  # larger members of a tar are read by their span, later
 _ROWS_AT_ONCE = 32
@@ -111,6 +113,7 @@ class _Forwards(io.RawIOBase):
     def _fill(self) -> bool:
         while not self._held:
             chunk = next(self._chunks, None)
+            limits.beat()
             if chunk is None:
                 return False
             self._held = memoryview(chunk)
@@ -155,8 +158,9 @@ def _files(uri: str) -> Iterator[Member]:
                 tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header
                 if info.isdir():
                     continue
+                name = clean_name(info.name)
                 if not info.isreg() or info.issparse():
-                    yield Member(info.name, error=RowError("not_a_file", "a link, a device or a sparse file in a tar"))
+                    yield Member(name, error=RowError("not_a_file", "a link, a device or a sparse file in a tar"))
                     continue
                 content = None
                 if info.size <= HELD_BYTES:
@@ -164,7 +168,7 @@ def _files(uri: str) -> Iterator[Member]:
                     content = stream.read(info.size)
                     if len(content) < info.size:
                         raise tarfile.ReadError("unexpected end of data")
-                yield Member(info.name, content, offset=info.offset_data, size=info.size)
+                yield Member(name, content, offset=info.offset_data, size=info.size)
             # tarfile takes a damaged header, or one of zeros, for the end.
             rest = stream.last
             while rest:
@@ -187,7 +191,7 @@ def _told_apart(sample: list[Member]) -> Iterator[Member]:
         if member.error is not None:
             media.append(member)
         elif extension == "txt" and member.content is not None:
-            caption = member.content.decode(errors="replace").strip()
+            caption = clean(member.content.decode(errors="replace"), MAX_CAPTION_CHARS).strip()
         elif extension == "json" and member.content is not None:
             metadata = member.content
         elif extension in _COMPANIONS and sniff((member.content or b"")[:HEAD_BYTES])[0] == "unknown":
@@ -216,16 +220,17 @@ def _fields(document: bytes | None) -> tuple[str | None, str | None]:
         return None, None
     try:
         fields = json.loads(document)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None, None
     if not isinstance(fields, dict):
         return None, None
     caption = fields.get("caption")
-    return caption if isinstance(caption, str) and caption else None, _json(fields)
+    said = clean(caption, MAX_CAPTION_CHARS).strip() if isinstance(caption, str) else ""
+    return said or None, _json(fields)
 
 
 def _json(fields: dict[str, Any]) -> str:
-    return json.dumps(fields, default=str, sort_keys=True)
+    return json.dumps(clean_fields(fields), default=str, sort_keys=True)
 
 
 def _cells(uri: str, container: str, column: str | None, caption_column: str | None) -> Iterator[Member]:
@@ -243,7 +248,7 @@ def _cells(uri: str, container: str, column: str | None, caption_column: str | N
         caption = row.get(said) if said else None
         others = {key: each for key, each in row.items() if key not in (name, said) and not _is_bytes(each)}
         found: dict[str, Any] = {
-            "caption": caption if isinstance(caption, str) else None,
+            "caption": clean(caption, MAX_CAPTION_CHARS) if isinstance(caption, str) else None,
             "metadata": _json(others) if others else None,
         }
         if kind == "bytes":
@@ -251,12 +256,12 @@ def _cells(uri: str, container: str, column: str | None, caption_column: str | N
             empty = None if value else RowError("empty_file", f"no bytes in column {name}")
             yield Member(f"{name}:{number:09d}", value, error=empty, size=len(value or b""), **found)
         elif kind == "text":
-            text = value if isinstance(value, str) and value.strip() else None
+            text = clean(value) if isinstance(value, str) and value.strip() else None
             empty = None if text else RowError("empty_file", f"no text in column {name}")
             yield Member(f"{number:09d}", text=text, error=empty, **(found | {"caption": None}))
         elif not isinstance(value, str) or not value.strip():
             yield Member(f"{number:09d}", error=RowError("bad_url", f"no URL in column {name}"), **found)
-        elif (url := value.strip()) not in seen:
+        elif (url := clean_name(value.strip())) not in seen:
             seen.add(url)
             yield Member(url, url=url, **found)
 

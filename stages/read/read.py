@@ -26,6 +26,7 @@ from tokenmill.stages.fetch.urls import Fetcher
 from tokenmill.stages.read.containers import Member, members
 from tokenmill.stages.read.formats import HEAD_BYTES, UNSUPPORTED, extension_fits, sniff
 from tokenmill.stages.read.media_bytes import WEB, fetched_uri
+from tokenmill.stages.table import limits
 from tokenmill.stages.table.columns import KNOWN, LISTED, MEDIA, UNPACK
 from tokenmill.stages.table.rows import RowError, replace, values_of, without, words
 from tokenmill.storage.identity import Config, content_id
@@ -95,14 +96,16 @@ class Read:
 
     def stream(self, table: pa.Table) -> Iterator[pa.Table]:
         """The same in tables of a few rows, so that a tar is never held whole; at least one."""
-        containers = values_of(table, UNPACK)["container"]
+        unpack = values_of(table, UNPACK)
+        pairs = zip(unpack["container"], unpack["refused"], strict=True)
+        is_container = [container is not None and refused is None for container, refused in pairs]
         start = 0
         while start < table.num_rows:
             end = start + 1
-            if containers[start] is not None:
+            if is_container[start]:
                 yield from self._container(table.slice(start, 1))
             else:
-                while end < min(table.num_rows, start + _ROWS_AT_ONCE) and containers[end] is None:
+                while end < min(table.num_rows, start + _ROWS_AT_ONCE) and not is_container[end]:
                     end += 1
                 yield self._files(table.slice(start, end - start))
             start = end
@@ -117,20 +120,29 @@ class Read:
         return result.select(order + [name for name in result.column_names if name not in order])
 
     def _files(self, table: pa.Table) -> pa.Table:
-        uris = table["uri"].to_pylist()
+        uris, refused = table["uri"].to_pylist(), values_of(table, UNPACK)["refused"]
         if any(storage.is_remote(uri) for uri in uris):
-            with ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
-                found = list(pool.map(self._file, uris))
+            with limits.medium(), ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
+                found = list(pool.map(self._file, uris, refused))
         else:
-            found = [self._file(uri) for uri in uris]
+            found = [self._local(uri, why) for uri, why in zip(uris, refused, strict=True)]
         for row, caption in zip(found, table["source_caption"].to_pylist(), strict=True):
             row["source_caption"] = caption
         return self._result(table, found)
 
-    def _file(self, uri: str) -> dict[str, Any]:
+    def _local(self, uri: str, refused: str | None) -> dict[str, Any]:
+        with limits.medium():
+            return self._file(uri, refused)
+
+    def _file(self, uri: str, refused: str | None) -> dict[str, Any]:
+        if refused is not None:
+            reason, _, detail = refused.partition(": ")
+            return _nameless(uri, RowError(reason, detail))
         try:
             local = None if storage.is_remote(uri) else storage.absolute(uri)
             return self._identify(storage.read_chunks(uri), uri, local)
+        except PermissionError as error:
+            return _nameless(uri, RowError("no_permission", words(error)))
         except (OSError, ValueError, pa.ArrowException) as error:
             return _nameless(uri, RowError("unreadable", words(error)))
 
@@ -138,7 +150,8 @@ class Read:
         spec = {**row.select(LISTED.names).to_pylist()[0], **{k: v[0] for k, v in values_of(row, UNPACK).items()}}
         part: list[dict[str, Any]] = []
         held = 0
-        for found in self._members(spec):
+        of_urls = spec["container"] == "urls"  # hosts have their own pace, and requests their own limits
+        for found in self._members(spec) if of_urls else _limited(self._members(spec)):
             if len(part) >= _ROWS_AT_ONCE or held > _HELD_BYTES:
                 yield self._result(row.take(pa.array([0] * len(part), pa.int64())), part)
                 part, held = [], 0
@@ -282,6 +295,16 @@ class Read:
         return path
 
 
+def _limited(items: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """`items`, each made within the time limit of a medium."""
+    while True:
+        with limits.medium():
+            item = next(items, None)
+        if item is None:
+            return
+        yield item
+
+
 def _nameless(place: str, error: RowError) -> dict[str, Any]:
     """The row of what could not be read: its place stands for its bytes."""
     nameless = content_id([b"unreadable:", place.encode()])
@@ -331,6 +354,7 @@ class _OnePass:
 
     def __iter__(self) -> Iterator[bytes]:
         for chunk in self._chunks:
+            limits.beat()
             self.size_bytes += len(chunk)
             if self._keep is not None and self.size_bytes <= self.limit_bytes:
                 self._keep(chunk)

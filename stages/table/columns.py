@@ -99,7 +99,7 @@ LISTED = pa.schema(
     ]
 )
 
-# The same of a container: what it is, and which of its members are known.
+# The same of a container: what it is, and which of its members are known; and of an entry that cannot be read: why.
 UNPACK = pa.schema(
     [
         pa.field("container", pa.string()),  # webdataset | parquet | urls | text; null = a file of its own
@@ -108,6 +108,7 @@ UNPACK = pa.schema(
         pa.field("known_members", pa.list_(pa.string())),  # measured already, with the content of `known_ids`
         pa.field("known_ids", pa.list_(pa.string())),
         pa.field("only", pa.list_(pa.string())),  # members to take; null = all
+        pa.field("refused", pa.string()),  # reason: detail
     ]
 )
 

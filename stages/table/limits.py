@@ -16,6 +16,7 @@ _RENEW_EVERY_S = 0.5
 _limit_s: float | None = None
 _renewed = 0.0
 _nowhere: int | None = None
+_num_open = 0
 
 
 def set_limit(limit_s: float | None) -> None:
@@ -28,20 +29,26 @@ def set_limit(limit_s: float | None) -> None:
 
 @contextmanager
 def medium() -> Iterator[None]:
-    """The time in which one medium is decoded and scored."""
-    global _renewed
+    """The time in which one medium is read, or decoded and scored."""
+    global _renewed, _num_open
     _renewed = 0.0
+    _num_open += 1
     beat()
     try:
         yield
     finally:
+        _num_open -= 1
         if _limit_s is not None:
             faulthandler.cancel_dump_traceback_later()
 
 
 def beat() -> None:
-    """A sign of life inside `medium`, such as one more frame; costs nothing when the last was a moment ago."""
+    """A sign of life inside `medium`, such as one more frame; costs nothing when the last was a moment ago, and does
+    nothing outside.
+    """
     global _renewed
+    if not _num_open:
+        return
     now = time.monotonic()
     if now - _renewed >= _RENEW_EVERY_S:
         _renewed = now

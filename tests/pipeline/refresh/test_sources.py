@@ -69,10 +69,22 @@ def test_two_sources_that_overlap_list_a_file_once(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["not json", '{"caption": "no file"}', "[1]", '{"file": "a", "captions": 3}'])
-def test_a_wrong_captions_line_is_named(tmp_path, line):
-    make(tmp_path, {"a.jpg": "x", "captions.jsonl": f'{{"file": "a.jpg", "caption": "fine"}}\n{line}'})
-    with pytest.raises(ConfigError, match=r"captions.jsonl, line 2"):
-        list_sources([Source(uri=str(tmp_path))])
+def test_a_broken_captions_line_costs_that_line(tmp_path, line):
+    lines = ['{"file": "a.jpg", "caption": "fine"}', line, '{"file": "b.jpg", "caption": "so is this"}']
+    make(tmp_path, {"a.jpg": "x", "b.jpg": "y", "captions.jsonl": "\n".join(lines)})
+    listing = list_sources([Source(uri=str(tmp_path))])
+    assert listing.broken_lines == [f"{tmp_path}/captions.jsonl, line 2"]
+    assert captions_of(tmp_path) == {"a.jpg": "fine", "b.jpg": "so is this"}
+
+
+def test_captions_are_cleaned(tmp_path):
+    said = {"a.jpg": "a \ud800 b\x00c\u202egpj", "b.jpg": " \n ", "c.jpg": "long " * 50_000}
+    lines = [json.dumps({"file": name, "caption": text}) for name, text in said.items()]
+    make(tmp_path, dict.fromkeys([*said, "d.jpg"], "x"))
+    make(tmp_path, {"captions.jsonl": "\n".join(lines), "d.txt": b"e\xff\x07f"})
+    found = captions_of(tmp_path)
+    assert (found["a.jpg"], found["b.jpg"], found["d.jpg"]) == ("a \ufffd bcgpj", None, "e\ufffdf")
+    assert len(found["c.jpg"]) <= 1 << 16 and found["c.jpg"].startswith("long long")
 
 
 def test_a_missing_source_is_named(tmp_path):

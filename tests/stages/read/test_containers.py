@@ -181,3 +181,14 @@ def test_clips_of_a_video_in_a_tar(tmp_path, texture, write_video):
     assert (row["frames_t"], row["frames_h"], row["frames_w"], row["reject_reason"]) == (16, 48, 64, None)
     changed = todo.set_column(todo.schema.get_field_index("offset_bytes"), "offset_bytes", pa.array([0]))
     assert LoadFrames(LoadFramesConfig(area_px=64 * 48))(changed)["reject_reason"].to_pylist() != [None]
+
+
+def test_texts_and_names_in_containers_are_cleaned(tmp_path):
+    lines = [{"text": "a \ud800 document\x00"}, {"text": "fine", "by": "\u202eeve"}]
+    (tmp_path / "x.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    found = list(members(str(tmp_path / "x.jsonl"), "text"))
+    assert [member.text for member in found] == ["a \ufffd document", "fine"]
+    assert json.loads(found[1].metadata) == {"by": "eve"}
+    tar = tar_of(tmp_path / "x.tar", {"a\udcff.png": picture(1), "a\udcff.txt": b"said\x07 so\xff"})
+    (member,) = members(str(tar), "webdataset")
+    assert (member.name, member.caption, member.content) == (r"a\udcff.png", "said so\ufffd", picture(1))

@@ -271,7 +271,7 @@ def load(path: str | Path, sets: list[str] | None = None) -> RunConfig:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else "; give the path of a YAML config"
         raise ConfigError(f"{path}: no such file{hint}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {error}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: the top level must be keys and values, such as `root: runs/mine`")

@@ -229,8 +229,12 @@ def _fields(document: bytes | None) -> tuple[str | None, str | None]:
     return said or None, _json(fields)
 
 
-def _json(fields: dict[str, Any]) -> str:
-    return json.dumps(clean_fields(fields), default=str, sort_keys=True)
+def _json(fields: dict[str, Any]) -> str | None:
+    """The fields on one line; null where they are nested too deep."""
+    try:
+        return json.dumps(clean_fields(fields), default=str, sort_keys=True)
+    except RecursionError:
+        return None
 
 
 def _cells(uri: str, container: str, column: str | None, caption_column: str | None) -> Iterator[Member]:
@@ -348,7 +352,7 @@ class _Chunks(io.RawIOBase):
 def _json_row(line: str) -> dict[str, Any] | RowError:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return RowError("corrupt", f"no JSON: {words(error)}")
     return row if isinstance(row, dict) else RowError("corrupt", "a JSON value that is no object")
 

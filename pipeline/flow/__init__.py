@@ -4,6 +4,7 @@ In: tables of rows to do, chains of stages. Out: Parquet shards, commits, reject
 
     flow.py      what any flow is: blocks, shards, commits, lost workers
     local.py     a flow in worker processes of this machine
+    loopback.py  Ray on this machine alone
     on_ray.py    a flow on Ray
     writer.py    blocks to shards
     pool_use.py  how busy the workers of each pool were

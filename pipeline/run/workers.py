@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 from tokenmill.pipeline.config import Cluster
 from tokenmill.pipeline.flow import local
 from tokenmill.pipeline.flow.flow import Containers, Flow, Reject, Sink
+from tokenmill.pipeline.flow.loopback import keep_to_loopback
 from tokenmill.pipeline.reports.terminal import Meter
 from tokenmill.pipeline.run.pools import PhaseStages, groups
 
@@ -36,6 +37,7 @@ class Workers:
 
     def start_ray(self) -> None:
         """Ray, where it is not up."""
+        keep_to_loopback(self._config.address)
         from tokenmill.pipeline.flow.on_ray import cluster  # its import takes a second
 
         self._stack.enter_context(cluster(self._config))

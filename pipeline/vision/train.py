@@ -11,12 +11,11 @@ from rich.console import Console
 
 from tokenmill import storage
 from tokenmill.pipeline.config import RunConfig
-from tokenmill.pipeline.flow.on_ray import cluster
+from tokenmill.pipeline.flow.loopback import keep_to_loopback
 from tokenmill.pipeline.vision.kept import kept_media
 from tokenmill.pipeline.vision.worker import Job, train_worker
 from tokenmill.storage.cpu import emulation
 from tokenmill.storage.run_log import Record
-from tokenmill.training.run.launch import run_on_workers
 
 _SHOW_EVERY_S = 5.0
 
@@ -41,6 +40,10 @@ def train_tokenizer(config: RunConfig, out: str | None, console: Console) -> Non
     )
     if slow := emulation(part.train.dtype, part.resources.use_gpu):
         console.print(f"  {slow}", style="yellow", highlight=False)
+    keep_to_loopback(config.cluster.address)
+    from tokenmill.pipeline.flow.on_ray import cluster  # both import Ray
+    from tokenmill.training.run.launch import run_on_workers
+
     with cluster(config.cluster):
         run_on_workers(train_worker, {"job": job}, part.resources, uri, _Progress(console, part.train.steps))
     console.print(

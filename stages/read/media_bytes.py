@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from tokenmill import storage
+from tokenmill.stages.table import limits
 from tokenmill.stages.table.rows import RowError
 
 PLACE = ("uri", "member", "offset_bytes", "size_bytes", "file_id")
@@ -65,7 +66,9 @@ class Places:
         handle, path = tempfile.mkstemp(prefix="tokenmill-")
         try:
             with os.fdopen(handle, "wb") as spool:
-                spool.writelines(self.chunks(place))
+                for chunk in self.chunks(place):
+                    limits.beat()
+                    spool.write(chunk)
             yield path
         finally:
             os.unlink(path)

@@ -13,6 +13,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from tokenmill.stages.image.pixels import Picture
+from tokenmill.stages.table import limits
 from tokenmill.stages.table.columns import MEDIA
 from tokenmill.stages.table.rows import RowError, pick, words
 from tokenmill.stages.video.decode import Video
@@ -101,6 +102,7 @@ def of_clip(video: Video, start_s: float, end_s: float, config: LoadFramesConfig
     clip = np.empty((num_frames, height, width, 3), np.uint8)
     shown = None
     for t, time_s in enumerate(times_s[:num_frames].tolist()):
+        limits.beat()
         frame = video.frame_at(time_s)
         clip[t] = clip[t - 1] if frame is shown else geometry.resize(video.upright(frame), (width, height))
         shown = frame

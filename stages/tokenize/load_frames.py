@@ -1,7 +1,7 @@
 """Load the pixels to be tokenized: kept media -> frames at the exact size of their area bucket (frames.py)."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from tokenmill import storage
 from tokenmill.stages.read.media_bytes import Places
+from tokenmill.stages.table import limits
 from tokenmill.stages.table.columns import PLACES
 from tokenmill.stages.table.rows import RowError, replace, values_of, words
 from tokenmill.stages.tokenize import frames
@@ -87,12 +88,19 @@ class LoadFrames:
             self._closing.close()
             self._last = None
             try:
-                path = self._closing.enter_context(self._places.local_file(medium))
-                file_id = content_id(storage.read_chunks(path))
+                with limits.medium():
+                    path = self._closing.enter_context(self._places.local_file(medium))
+                    file_id = content_id(_with_beats(storage.read_chunks(path)))
             except (OSError, pa.ArrowException) as error:
                 raise RowError("unreadable", words(error)) from error
             self._last = place, path, file_id
         return self._last[1:]
+
+
+def _with_beats(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    for chunk in chunks:
+        limits.beat()
+        yield chunk
 
 
 def _changed() -> RowError:
@@ -108,7 +116,8 @@ def _fill(
     values: dict[str, list], i: int, load: Callable[[dict[str, Any]], dict[str, Any]], medium: dict[str, Any]
 ) -> None:
     try:
-        _put(values, i, load(medium))
+        with limits.medium():
+            _put(values, i, load(medium))
     except RowError as rejected:
         _put(values, i, rejected.columns)
 

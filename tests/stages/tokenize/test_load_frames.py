@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +134,19 @@ def test_small_media_keep_their_size_unless_enlarged() -> None:
     assert fitted_size(64, 48, config) == (64, 48)
     assert fitted_size(64, 48, config.model_copy(update={"enlarge": True})) == (296, 224)
     assert fitted_size(1024, 1024, config) == (256, 256)
+
+
+def test_a_medium_that_hangs_ends_its_worker(tmp_path):
+    """Reading and decoding for the tokenizer have the time limit of a medium, as curating has."""
+    os.mkfifo(tmp_path / "hangs.png")  # as a file on a disk that gives no answer
+    code = f"""
+import pyarrow as pa
+from tokenmill.stages.table import limits
+from tokenmill.stages.tokenize.frames import LoadFramesConfig
+from tokenmill.stages.tokenize.load_frames import LoadFrames
+limits.set_limit(1.0)
+row = {{"media_id": "m", "file_id": "m", "kind": "image", "uri": {str(tmp_path / "hangs.png")!r}}}
+LoadFrames(LoadFramesConfig())(pa.Table.from_pylist([row], schema=LoadFrames.reads))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert done.returncode == 1 and not done.stderr, "ended by the watchdog"

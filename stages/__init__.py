@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tokenmill.stages.select.rules import Rule as Rule
     from tokenmill.stages.table.chain import StageSpec as StageSpec
     from tokenmill.stages.table.columns import PLACES as PLACES
+    from tokenmill.stages.table.reasons import REASONS as REASONS
     from tokenmill.stages.table.rows import RowError as RowError, words as words
     from tokenmill.stages.tokenize.frames import LoadFramesConfig as LoadFramesConfig
     from tokenmill.stages.tokenize.load_frames import LoadFrames as LoadFrames
@@ -61,6 +62,7 @@ _EXPORTED = {
     "tokenize.tokenize": "Tokenize TokenizeConfig",
     "table.chain": "StageSpec",
     "table.columns": "PLACES",
+    "table.reasons": "REASONS",
     "table.rows": "RowError words",
 }
 

@@ -7,6 +7,9 @@ tokens.
     object_store.py  the clients of an S3 store: retries, timeouts, causes
     identity.py      strict configs, fingerprints, content ids
     errors.py        errors that a person can mend; the command line prints them alone
+    failures.py      what else fails and is no bug, as one line: disks, memory, stores, networks, clusters
+    failure_log.py   tracebacks kept in a file, without credentials
+    stopping.py      Ctrl-C and SIGTERM
     run_log.py       log.jsonl of a training
     cpu.py           what this CPU is, and the dtype it multiplies quickly in
 """

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from pyarrow import fs as pafs
 
+from tokenmill.storage import failures
 from tokenmill.storage.errors import UserError
 
 ATTEMPTS = 10  # too few: half a minute's overload ends a run; too many: a wrong address is noticed late
@@ -37,6 +38,11 @@ def endpoint() -> str | None:
 def region() -> str:
     """The region of the buckets."""
     return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+
+
+def store() -> str:
+    """The store in words."""
+    return endpoint() or f"AWS, region {region()}"
 
 
 def arrow() -> pafs.S3FileSystem:
@@ -143,21 +149,9 @@ def drop_uploads(uri: str, before_s: float, dry_run: bool) -> tuple[int, int]:
 
 def explained(uri: str, error: Exception) -> str:
     """A botocore error on `uri` as one line: what is wrong, and what to do."""
-    response = getattr(error, "response", {})
-    code = response.get("Error", {}).get("Code", type(error).__name__)
-    bucket = uri.removeprefix("s3://").partition("/")[0]
-    where = endpoint() or f"AWS, region {region()}"
-    if code in ("NoSuchBucket", "404"):
-        return f"{uri}: no bucket {bucket} at {where}; create it, or correct the address"
-    if code in ("NoCredentialsError", "PartialCredentialsError"):
-        return f"{uri}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken"):
-        return f"{uri}: {where} refuses the credentials ({code}); correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    if code in ("AccessDenied", "AllAccessDisabled", "403"):
-        operation = getattr(error, "operation_name", "the request")
-        return f"{uri}: no permission for {operation} ({code}); ask the bucket's owner to grant it"
-    if code in ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError"):
-        return f"{uri}: no store answers at {where} ({code}); check AWS_ENDPOINT_URL and the network"
+    if found := failures.find(error):
+        bucket = uri.removeprefix("s3://").partition("/")[0]
+        return failures.line(*found, where=uri, bucket=bucket, store=store())
     return f"{uri}: {' '.join(str(error).split())}; check the address and the AWS_* variables"
 
 
@@ -227,7 +221,5 @@ def read(uri: str, call: Callable[[], _T]) -> _T:
     except (FileNotFoundError, PermissionError):
         raise
     except OSError as error:
-        raise StoreError(
-            f"{uri}: the store failed again and again: {error}; "
-            "check the network and the AWS_* variables, then run the same command again to continue"
-        ) from error
+        what = failures.advice(error, f"check the network and the AWS_* variables, then {failures.AGAIN}")
+        raise StoreError(f"{uri}: the store failed again and again: {error}; {what}") from error

@@ -20,6 +20,7 @@ from typing import Any
 from tokenmill import storage
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.storage import object_store
+from tokenmill.storage.failures import advice
 from tokenmill.storage.object_store import StoreError
 
 RENEW_S = 5.0
@@ -99,9 +100,8 @@ class _Lease:
         except StoreError as error:
             raise CatalogError(f"root: {error}") from None
         except OSError as error:
-            raise CatalogError(
-                f"root: {self._root}: cannot be written: {error}; check the path and your permission to write"
-            ) from None
+            what = advice(error, "check the path and your permission to write")
+            raise CatalogError(f"root: {self._root}: cannot be written: {error}; {what}") from None
 
     def check(self) -> None:
         """Raise CatalogError when another run has taken the lease over."""

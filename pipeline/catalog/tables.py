@@ -29,6 +29,7 @@ from tokenmill.pipeline.catalog import readable
 from tokenmill.pipeline.catalog.readable import delta_schema
 from tokenmill.pipeline.catalog.shard_files import SCHEMAS, Shard, write_shard
 from tokenmill.storage.errors import UserError
+from tokenmill.storage.failures import AGAIN, advice, words
 from tokenmill.storage.object_store import delta_options, with_retries
 
 _MIN_SMALL_FILES = 16
@@ -71,13 +72,14 @@ class Table:
             except TableNotFoundError as error:
                 raise CatalogError(f"{self.uri}: no table there; run `tokenmill run CONFIG` first") from error
             except (DeltaError, OSError) as error:
-                raise CatalogError(
-                    f"{self.uri}: cannot be opened: {error}; check the address and the AWS_* variables"
-                ) from error
+                raise self._failed("cannot be opened", error, "check the address and the AWS_* variables") from error
             if reason := readable.misfit(opened.schema(), self.schema):
                 raise CatalogError(f"{self.uri}: {reason}")
             self._delta = opened
         return self._delta
+
+    def _failed(self, what: str, error: Exception, otherwise: str) -> CatalogError:
+        return CatalogError(f"{self.uri}: {what}: {words(error)}; {advice(error, otherwise)}")
 
     def _open(self, version: int | None = None) -> DeltaTable:
         return _asked(self.uri, lambda: DeltaTable(self.uri, version=version, storage_options=delta_options()))
@@ -87,9 +89,7 @@ class Table:
         try:
             return _asked(self.uri, lambda: DeltaTable.is_deltatable(self.uri, storage_options=delta_options()))
         except (DeltaError, OSError) as error:
-            raise CatalogError(
-                f"{self.uri}: cannot be reached: {error}; check the address and the AWS_* variables"
-            ) from error
+            raise self._failed("cannot be reached", error, "check the address and the AWS_* variables") from error
 
     def create(self) -> None:
         """Create the table, empty, unless it exists. Raises CatalogError, as `delta` does for one that exists."""
@@ -102,9 +102,7 @@ class Table:
             schema, options = delta_schema(self.schema), delta_options()
             _asked(self.uri, lambda: DeltaTable.create(self.uri, schema, mode="ignore", storage_options=options))
         except (DeltaError, OSError) as error:
-            raise CatalogError(
-                f"{self.uri}: cannot be created: {error}; check the path and your permission to write"
-            ) from error
+            raise self._failed("cannot be created", error, "check the path and your permission to write") from error
 
     @property
     def version(self) -> int:
@@ -230,9 +228,7 @@ class Table:
                     return
                 # A version of another writer's: what this one was made from is old.
                 if num_new or attempt == _COMMIT_ATTEMPTS - 1 or not storage.is_remote(self.uri):
-                    raise CatalogError(
-                        f"{self.uri}: commit failed: {error}; run the same command again to continue"
-                    ) from error
+                    raise self._failed("commit failed", error, AGAIN) from error
                 time.sleep(2.0**attempt)
 
     def _add_columns(self, note: dict[str, str]) -> None:
@@ -250,7 +246,7 @@ class Table:
         try:
             _asked(self.uri, add)
         except (DeltaError, OSError) as error:
-            raise CatalogError(f"{self.uri}: columns cannot be added: {error}; run the same command again") from error
+            raise self._failed("columns cannot be added", error, AGAIN) from error
         self._delta = None
 
     def _num_rows(self, names: list[str]) -> int:

@@ -2,7 +2,8 @@
 
 In: arguments. Out: the calls of the rooms above, errors as one line.
 
-    cli.py        which commands there are; errors as one line
+    cli.py        which commands there are
+    ending.py     how a command ends: one line, and an exit code
     options.py    what several commands take
     phases.py     run, curate, caption, tokenize, train, redecide
     look.py       status, show, log, diff, rules, sheet, sample
@@ -10,6 +11,7 @@ In: arguments. Out: the calls of the rooms above, errors as one line.
     tokenizer.py  tokenizer train, eval, convert
     takedown.py   forget, vacuum
     reference.py  config and command line as docs/reference.md
+    trouble.py    what fails, and the reasons of rejected rows, as docs/errors.md
     forget.py     media taken out of everything, for good
     vacuum.py     files that no version needs
 """

@@ -1,6 +1,7 @@
 """The command line: `tokenmill run CONFIG` and its relatives. Parses, calls, prints; the work is elsewhere.
 
-Exit codes: 0 done, 1 a message says what to do, 130 interrupted (the same command continues).
+Exit codes: 0 done, 1 a message says what to do, 2 the command line is wrong, 70 a bug of tokenmill, 130 and 143 ended
+by Ctrl-C and SIGTERM (the same command continues).
 """
 
 import sys
@@ -9,11 +10,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from tokenmill.pipeline.commands import export, look, phases, takedown, tokenizer
+from tokenmill.pipeline.commands import ending, export, look, phases, takedown, tokenizer
 from tokenmill.pipeline.commands.options import Sets, console
-from tokenmill.storage.errors import UserError
 
 
 def demo(
@@ -55,15 +54,8 @@ app.add_typer(tokenizer_app, name="tokenizer")
 
 
 def main() -> None:
-    """Entry point of the `tokenmill` command."""
-    try:
-        app()
-    except UserError as error:
-        Console(stderr=True).print(f"tokenmill: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("\nInterrupted. What was committed stays; run the same command to continue.")
-        sys.exit(130)
+    """Entry point of the `tokenmill` command: one line for whatever ends it, and the exit code."""
+    sys.exit(ending.code_of(app))
 
 
 if __name__ == "__main__":

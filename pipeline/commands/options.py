@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tokenmill.pipeline.config import RunConfig
 
 _PLAIN_WIDTH = 120
+places: list[str] = []  # folders of the command that runs: its root; a failure that names none is looked for there
 console = Console(width=None if Console().is_terminal else _PLAIN_WIDTH)
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the run.")]
@@ -30,5 +31,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 def load(config: Path, sets: list[str] | None, version: int | None = None) -> "RunConfig":
     """The config, looking at `version` of the dataset. Raises ConfigError."""
     from tokenmill.pipeline.config import load as load_config
+    from tokenmill.storage import absolute
 
-    return load_config(config, [*(sets or []), *([] if version is None else [f"version={version}"])])
+    loaded = load_config(config, [*(sets or []), *([] if version is None else [f"version={version}"])])
+    places[:] = [absolute(loaded.root)]
+    return loaded

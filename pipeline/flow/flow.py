@@ -46,6 +46,10 @@ class Containers(Protocol):
 class Writer(Protocol):
     """Who turns finished blocks, in the form that its flow has them, into shards (pipeline/flow/writer.py)."""
 
+    def verdicts(self, *blocks: Any) -> dict[str | None, int]:
+        """Verdicts on these blocks and on those asked of before, as far as they are known by now."""
+        ...
+
     def write(self, *blocks: Any) -> tuple[Shard, pa.Table]:
         """One shard, and the key columns of its rows."""
         ...
@@ -141,6 +145,7 @@ class Collector:
         if num_rows:
             self._pending += blocks
             self._num_pending += num_rows
+            flow.meter.judged(self._writer.verdicts(*blocks))
         if not flow.num_containers:
             flow.meter.arrived(flow.groups[-1].pool.batch_rows)
         # Short runs show early what they keep, and write while workers still score.
@@ -152,6 +157,7 @@ class Collector:
         """Write and commit what is pending."""
         if self._pending:
             keys = self._flow.sink.take(self._writer, self._pending)
+            self._writer.verdicts()  # what is still unsaid is of rows that are committed now
             ended = _ended(keys)
             self._seen.append(ended[self._flow.key])
             if self._flow.num_containers:

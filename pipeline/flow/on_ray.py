@@ -7,8 +7,10 @@ pool run in one process and hand tables over in memory: a decoded picture never 
 
 import logging
 import os
+import socket
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,15 +23,17 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.annotations import RayDeprecationWarning
 
 from tokenmill.pipeline.catalog.shard_files import Shard
-from tokenmill.pipeline.config import Cluster
+from tokenmill.pipeline.config import Cluster, ConfigError
 from tokenmill.pipeline.flow import writer
 from tokenmill.pipeline.flow.flow import LIVES, START_S, Collector, Flow, Group, Sink
 from tokenmill.pipeline.flow.pool_use import pools_used
 from tokenmill.stages.table.chain import Chain
+from tokenmill.storage import failures, stopping
 
 _RETRIES = 1
 _WRITER_RESTARTS = 10  # without a limit, blocks that no memory holds would be tried for ever
 _LOOK_EVERY_S = 1.0
+_ANSWER_S = 5.0
 _CONTAINER_BLOCK_BYTES = 1 << 20  # of results, so that a tar's are committed while it is read
 
 
@@ -51,6 +55,17 @@ class _Writer:
             num_cpus=writer.NUM_CPUS, max_restarts=_WRITER_RESTARTS, max_task_retries=_WRITER_RESTARTS
         )
         self._actor = actor.remote(sink.root, sink.table, sink.constants, sink.keys)
+        self._asked: list[Any] = []
+
+    def verdicts(self, *blocks: Any) -> dict[str | None, int]:
+        self._asked += [self._actor.verdicts.remote(*blocks)] if blocks else []
+        if not self._asked:
+            return {}
+        done, self._asked = ray.wait(self._asked, num_returns=len(self._asked), timeout=0 if blocks else None)
+        counts: Counter[str | None] = Counter()
+        for each in ray.get(done):
+            counts.update(each)
+        return dict(counts)
 
     def write(self, *blocks: Any) -> tuple[Shard, pa.Table]:
         return ray.get(self._actor.write.remote(*blocks))
@@ -70,10 +85,11 @@ def cluster(config: Cluster) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _check(config.address)
     # Without an address Ray joins whatever cluster was started on this machine.
     own: dict[str, Any] = {"address": "local", "num_cpus": config.num_cpus, "include_dashboard": False}
     how = {"address": config.address} if config.address else own
-    with _silent_stderr():
+    with _silent_stderr(), stopping.kept():
         ray.init(logging_level=logging.ERROR, log_to_driver=False, **how)
     # No named parameter sets the retries of a task yet, and without a limit a deadly file would be tried for ever.
     warnings.filterwarnings("ignore", category=RayDeprecationWarning)
@@ -88,6 +104,17 @@ def cluster(config: Cluster) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check(address: str | None) -> None:
+    """See in seconds whether anyone answers at HOST:PORT; Ray would try for minutes. Raises ConfigError."""
+    host, _, port = (address or "").rpartition(":")
+    if not port.isdigit() or "://" in host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
+    except OSError as error:
+        raise ConfigError(f"cluster.address: {address}: {failures.line('no_cluster', error)}") from error
 
 
 @contextmanager

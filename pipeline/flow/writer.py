@@ -2,13 +2,16 @@
 in the time of its imports.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tokenmill import storage
 from tokenmill.pipeline.catalog.shard_files import Shard, write_shard
+from tokenmill.stages.table.columns import KNOWN
 
 NUM_CPUS = 0.2  # that an actor reserves
 
@@ -18,6 +21,14 @@ class ShardWriter:
 
     def __init__(self, root: str, table: str, constants: Mapping[str, str], keys: Sequence[str]):
         self._root, self._table, self._constants, self._keys = root, table, constants, list(keys)
+
+    def verdicts(self, *blocks: pa.Table) -> dict[str | None, int]:
+        """How many rows of finished blocks were kept (null), and rejected for each reason."""
+        counts: Counter[str | None] = Counter()
+        for reasons in (block["reject_reason"] for block in blocks if "reject_reason" in block.schema.names):
+            counts.update({item["values"]: item["counts"] for item in pc.value_counts(reasons).to_pylist()})
+        del counts[KNOWN]
+        return dict(counts)
 
     def write(self, *blocks: pa.Table) -> tuple[Shard, pa.Table]:
         """Blocks -> one shard with the constant columns added, and the key columns of its rows."""

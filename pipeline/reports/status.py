@@ -14,7 +14,7 @@ from tokenmill.pipeline.catalog.lease import at_work
 from tokenmill.pipeline.catalog.records import newest_first
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.config import RunConfig
-from tokenmill.pipeline.reports.terminal import PhaseReport, reasons_of, shown, table
+from tokenmill.pipeline.reports.terminal import PhaseReport, reasons_of, shown, table, with_meaning
 from tokenmill.stages.select.decide import NOT_SCORED
 from tokenmill.stages.select.duplicates import KEPT
 from tokenmill.training.job import DONE
@@ -193,7 +193,8 @@ def _print_rows(name: str, rows: pa.Table, console: Console) -> None:
         made = table(name, "column", "value")
         for column, value in row.items():
             if value is not None:
-                made.add_row(column, shown(f"{value:.6g}" if isinstance(value, float) else str(value), 1000))
+                text = shown(f"{value:.6g}" if isinstance(value, float) else str(value), 1000)
+                made.add_row(column, with_meaning(text) if column == "reject_reason" else text)
         console.print(made)
     if not rows.num_rows:
         console.print(f"{name}: no row", highlight=False)

@@ -5,6 +5,7 @@ Text that comes from a corpus (names, captions, a decoder's words) is escaped be
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -16,6 +17,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from tokenmill.stages import REASONS
+
 _PLAIN_EVERY_S = 5.0
 _ESTIMATE_AFTER_S = 3.0  # since the first result: what is known before says how long a start takes
 _BUSY_FROM_S = 10.0
@@ -25,6 +28,11 @@ def shown(text: str, limit: int = 200) -> str:
     """Text from a corpus, made harmless: control characters escaped, markup off, cut at `limit` characters."""
     cut = text if len(text) <= limit else text[: limit - 1] + "…"
     return escape("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut))
+
+
+def with_meaning(reason: str) -> str:
+    """A reason with what happened; a rule of the config's says it by its name."""
+    return f"{reason}: {REASONS[reason]}" if reason in REASONS else reason
 
 
 @dataclass
@@ -68,6 +76,7 @@ class Meter:
         self._first: tuple[float, int] | None = None  # when results came first, and how many
         self._bar: Progress | None = None
         self._text = ""
+        self._judged: Counter[str | None] = Counter()  # verdicts of rows that arrived and are not committed yet
         self._total_files = self._num_done = 0  # where files are containers, and rows their media
 
     def __enter__(self) -> "Meter":
@@ -85,6 +94,8 @@ class Meter:
         self.report.seconds = time.monotonic() - self._start
         if self._bar:
             self._bar.stop()
+        if kind is not None and self.arrived_rows:
+            self.console.print(f"  {self.report.phase}: stopped at {self._line()}", highlight=False)
 
     def note(self, text: str) -> None:
         """Something the person should know."""
@@ -104,6 +115,10 @@ class Meter:
         self._first = self._first or (time.monotonic(), self.arrived_rows)
         self._show()
 
+    def judged(self, verdicts: Mapping[str | None, int]) -> None:
+        """So many rows more were kept (null) or rejected for a reason; they are not committed yet."""
+        self._judged.update(verdicts)
+
     def unpacked(self, num_rows: int, num_done: int) -> None:
         """`num_rows` media of containers came out of the last stage; `num_done` more files are through to their end."""
         self._num_done += num_done
@@ -121,14 +136,15 @@ class Meter:
 
     def settled(self, keys: pa.Table) -> None:
         """Rows were committed; `keys` has reject_reason and is_fresh."""
+        self._judged.clear()
         fresh = keys.filter(keys["is_fresh"])
         self.report.num_copies += keys.num_rows - fresh.num_rows
         self.report.num_seen += fresh.num_rows
-        for item in pc.value_counts(fresh["reject_reason"]).to_pylist():
-            if item["values"] is None:
-                self.report.num_kept += item["counts"]
+        for reason, count in verdicts_of(fresh).items():
+            if reason is None:
+                self.report.num_kept += count
             else:
-                self.report.rejected[item["values"]] += item["counts"]
+                self.report.rejected[reason] += count
         self.report.rows_per_s = self._rate()
         self._show()
 
@@ -143,8 +159,18 @@ class Meter:
         done = f"{self.arrived_rows}/{self.total} {self.unit}"
         if self._total_files:
             done = f"{self.arrived_rows} {self.unit} of {self._num_done}/{self._total_files} files"
-        text = self._text or f"written: kept {self.report.num_kept}, rejected {sum(self.report.rejected.values())}"
+        text = self._text or self._verdicts()
         return "  ".join(part for part in (done, *self._pace(text)) if part)
+
+    def _verdicts(self) -> str:
+        """Nothing before there is one: those of rows on other machines come a little later than the rows' number."""
+        num_kept, num_rejected = self.report.num_kept, self.report.rejected.total()
+        waiting = self._judged.total()
+        kept = num_kept + self._judged[None]
+        rejected = num_rejected + waiting - self._judged[None]
+        if not kept + rejected:
+            return ""
+        return f"kept {kept}, rejected {rejected}" + (f", unwritten {waiting}" if waiting else "")
 
     def _pace(self, text: str) -> tuple[str, ...]:
         """`text` between the rate and the time left, where these are known."""
@@ -178,6 +204,11 @@ def table(title: str, *columns: str) -> Table:
     for column in columns:
         made.add_column(column.rstrip("#"), justify="right" if column.endswith("#") else "left")
     return made
+
+
+def verdicts_of(rows: pa.Table) -> dict[str | None, int]:
+    """How many rows were kept (null), and rejected for each reason."""
+    return {item["values"]: item["counts"] for item in pc.value_counts(rows["reject_reason"]).to_pylist()}
 
 
 def reasons_of(rows: pa.Table) -> dict[str, int]:

@@ -28,7 +28,7 @@ from tokenmill.stages.read.formats import HEAD_BYTES, UNSUPPORTED, extension_fit
 from tokenmill.stages.read.media_bytes import WEB, fetched_uri
 from tokenmill.stages.table import limits
 from tokenmill.stages.table.columns import KNOWN, LISTED, MEDIA, UNPACK
-from tokenmill.stages.table.rows import RowError, replace, values_of, without, words
+from tokenmill.stages.table.rows import RowError, replace, unreadable, values_of, without
 from tokenmill.storage.identity import Config, content_id
 
 _DOWNLOADS_AT_ONCE = 8  # an object store answers after tens of milliseconds; local disks need no overlap
@@ -141,10 +141,8 @@ class Read:
         try:
             local = None if storage.is_remote(uri) else storage.absolute(uri)
             return self._identify(storage.read_chunks(uri), uri, local)
-        except PermissionError as error:
-            return _nameless(uri, RowError("no_permission", words(error)))
         except (OSError, ValueError, pa.ArrowException) as error:
-            return _nameless(uri, RowError("unreadable", words(error)))
+            return _nameless(uri, unreadable(error))
 
     def _container(self, row: pa.Table) -> Iterator[pa.Table]:
         spec = {**row.select(LISTED.names).to_pylist()[0], **{k: v[0] for k, v in values_of(row, UNPACK).items()}}
@@ -185,7 +183,7 @@ class Read:
             except RowError as rejected:
                 error = rejected
             except (OSError, pa.ArrowException) as failed:
-                error = RowError("unreadable", words(failed))
+                error = unreadable(failed)
             yield from (waiting.result() for waiting in window)
         if error is not None and only is None:
             yield _nameless(spec["uri"], error)
@@ -214,7 +212,7 @@ class Read:
         except RowError as rejected:
             found = _nameless(f"{uri}\n{member.name}", rejected)
         except (OSError, ValueError, pa.ArrowException) as error:
-            found = _nameless(f"{uri}\n{member.name}", RowError("unreadable", words(error)))
+            found = _nameless(f"{uri}\n{member.name}", unreadable(error))
         if found["file_id"] in ids:
             if found.get("path"):
                 os.unlink(found["path"])

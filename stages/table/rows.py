@@ -4,12 +4,14 @@ A data error never leaves a stage as an exception: it becomes `reject_reason` an
 damaged file that emptied its whole batch is what cost another pipeline half of its good images.
 """
 
+import errno
 import re
 from typing import Any
 
 import pyarrow as pa
 
 MAX_DETAIL_CHARS = 300
+_OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS)
 
 
 class RowError(Exception):
@@ -21,6 +23,13 @@ class RowError(Exception):
     def __init__(self, reason: str, detail: str, **found: Any):
         super().__init__(f"{reason}: {detail}")
         self.columns: dict[str, Any] = {**found, "reject_reason": reason, "reject_detail": detail[:MAX_DETAIL_CHARS]}
+
+
+def unreadable(error: Exception) -> RowError:
+    """Why a row's bytes cannot be had. Raises `error` itself where it is this machine's: no file is rejected for it."""
+    if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+        raise error
+    return RowError("no_permission" if isinstance(error, PermissionError) else "unreadable", words(error))
 
 
 def words(error: BaseException) -> str:

@@ -33,7 +33,8 @@ def unpacked(data: bytes) -> pa.Table:
 
 def main(descriptor: int) -> None:
     """Serve the pipe with this file descriptor until its other end closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the other side's to hear; it closes the pipe
+    for which in (signal.SIGINT, signal.SIGTERM):  # the other side's to hear; it closes the pipe
+        signal.signal(which, signal.SIG_IGN)
     pipe: Connection = Connection(descriptor)
     chain, number = None, None
     while True:

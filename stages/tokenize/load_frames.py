@@ -12,7 +12,7 @@ from tokenmill import storage
 from tokenmill.stages.read.media_bytes import Places
 from tokenmill.stages.table import limits
 from tokenmill.stages.table.columns import PLACES
-from tokenmill.stages.table.rows import RowError, replace, values_of, words
+from tokenmill.stages.table.rows import RowError, replace, unreadable, values_of
 from tokenmill.stages.tokenize import frames
 from tokenmill.stages.video.decode import Video
 from tokenmill.storage.identity import clip_id, content_id
@@ -60,7 +60,7 @@ class LoadFrames:
         try:
             content = self._places.read(medium)
         except (OSError, pa.ArrowException) as error:
-            raise RowError("unreadable", words(error)) from error
+            raise unreadable(error) from error
         if content_id([content]) != medium["media_id"]:
             raise _changed()
         return frames.of_image(content, self._config, self._factor)
@@ -92,7 +92,7 @@ class LoadFrames:
                     path = self._closing.enter_context(self._places.local_file(medium))
                     file_id = content_id(_with_beats(storage.read_chunks(path)))
             except (OSError, pa.ArrowException) as error:
-                raise RowError("unreadable", words(error)) from error
+                raise unreadable(error) from error
             self._last = place, path, file_id
         return self._last[1:]
 

@@ -1,11 +1,10 @@
 """A function on Ray Train's workers, while the driver watches the log that rank 0 writes.
 
 Ray Train only places and restarts workers: checkpoints go straight to storage, because Ray's own beside them would be a
-second truth. Its output is kept quiet, its Ctrl-C handler is undone, and a worker's own error is raised as it was.
+second truth. Its output is kept quiet, Ctrl-C stays ours, and a worker's own error is raised as it was.
 """
 
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,8 @@ from typing import Any
 import ray
 
 from tokenmill import storage
-from tokenmill.storage.errors import UserError
+from tokenmill.storage import failures, stopping
+from tokenmill.storage.errors import TrainingError, UserError
 from tokenmill.storage.run_log import LogTail, Record
 from tokenmill.training.config import WorkerResources
 
@@ -36,8 +36,17 @@ def run_on_workers(
     `on_record` is called here for every line that appears in the log under `run_uri` (storage/run_log.py). Ray must be
     up. Raises the UserError that a worker raised, or else its ValueError or RuntimeError.
     """
-    with _interrupts_restored(), _watched(run_uri, on_record):
-        unwrapped(lambda: _fit(function, arguments, resources, run_uri))
+    with stopping.kept(), _watched(run_uri, on_record):
+        try:
+            unwrapped(lambda: _fit(function, arguments, resources, run_uri))
+        except Exception as error:
+            found = failures.find(error)
+            if found is None or found[0] != "lost_node" or isinstance(error, UserError):
+                raise
+            raise TrainingError(
+                f"{run_uri}: {failures.line(*found)}; a training goes on from its newest checkpoint, and "
+                f"resources.max_failures (now {resources.max_failures}) lets it do so by itself"
+            ) from error
 
 
 def _fit(
@@ -45,6 +54,14 @@ def _fit(
 ) -> None:
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.config import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+
+    class Trainer(TorchTrainer):
+        """Ends with the interrupt that our own handler raises; Ray's waits for its workers, six seconds and more."""
+
+        controller: Any = None
+
+        def _register_sigint_handler(self, controller: Any) -> None:
+            self.controller = controller
 
     filesystem, path = storage.filesystem(run_uri)
     run_config: Any = RunConfig(
@@ -55,7 +72,7 @@ def _fit(
         logging_config=LoggingConfig(log_level="ERROR"),
         worker_runtime_env={"env_vars": _THREADS | {name: os.environ[name] for name in _THREADS if name in os.environ}},
     )
-    TorchTrainer(
+    trainer = Trainer(
         function,
         train_loop_config=arguments,
         scaling_config=ScalingConfig(
@@ -64,7 +81,13 @@ def _fit(
             resources_per_worker={"CPU": resources.cpus_per_worker} | ({"GPU": 1} if resources.use_gpu else {}),
         ),
         run_config=run_config,
-    ).fit()
+    )
+    try:
+        trainer.fit()
+    except (KeyboardInterrupt, SystemExit):
+        if trainer.controller is not None:
+            ray.kill(trainer.controller)  # and with it its workers
+        raise
 
 
 def unwrapped(call: Callable[[], Any]) -> Any:
@@ -72,25 +95,12 @@ def unwrapped(call: Callable[[], Any]) -> Any:
     try:
         return call()
     except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
+        raise error.cause from error
     except Exception as error:
         failures = getattr(error, "worker_failures", {}).values()  # of Ray Train's WorkerGroupError
         known = [failure for failure in failures if isinstance(failure, UserError)]
         plain = [failure for failure in failures if type(failure) in (ValueError, RuntimeError)]
-        raise [*known, *plain, error][0] from None
-
-
-@contextmanager
-def _interrupts_restored() -> Iterator[None]:
-    """Ray Train takes over Ctrl-C and does not give it back."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+        raise [*known, *plain, error][0] from (error if known or plain else error.__cause__)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import io
 
+import pyarrow as pa
 import pytest
 from rich.console import Console
 
@@ -54,4 +55,30 @@ def test_files_of_many_media_are_counted_as_files(clock):
         "curate: 100 media of 0/4 files  kept 90",
         "curate: 300 media of 0/4 files  20.0/s  kept 280",
         "curate: 400 media of 2/4 files  15.0/s  kept 370  left 30 s",
+    ]
+
+
+def keys(*reasons: str | None) -> pa.Table:
+    return pa.table({"reject_reason": pa.array(reasons, pa.string()), "is_fresh": [True] * len(reasons)})
+
+
+def test_verdicts_are_told_as_rows_arrive_and_what_of_them_is_written(clock):
+    console = Console(file=io.StringIO(), width=200)
+    with pytest.raises(OSError), Meter(console, PhaseReport("curate"), 40, "files") as meter:
+        meter.judged({None: 9, "sharp": 1})
+        meter.arrived(10)
+        clock[0] += 5
+        meter.judged({None: 8, "sharp": 1, "corrupt": 1})
+        meter.arrived(10)
+        meter.settled(keys(*[None] * 17, "sharp", "sharp", "corrupt"))
+        clock[0] += 5
+        meter.judged({None: 10})
+        meter.arrived(10)
+        raise OSError
+    assert lines(console) == [
+        "curate: 10/40 files  kept 9, rejected 1, unwritten 10",
+        "curate: 20/40 files  2.0/s  kept 17, rejected 3, unwritten 20  left 10 s",
+        "curate: 20/40 files  2.0/s  kept 17, rejected 3  left 10 s",
+        "curate: 30/40 files  2.0/s  kept 27, rejected 3, unwritten 10  left 5 s",
+        "curate: stopped at 30/40 files  2.0/s  kept 27, rejected 3, unwritten 10  left 5 s",
     ]

@@ -96,6 +96,46 @@ def test_a_killed_worker_is_replaced_and_goes_on(make_job, small_config):
     assert losses(job) == pytest.approx(losses(quiet), rel=1e-6)
 
 
+def when_steps_are_logged(job, num_steps, call):
+    """Start a thread that calls when so many steps are logged."""
+
+    def watch():
+        while len(read_log(job.run_uri)) < num_steps:
+            time.sleep(0.05)
+        call()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+@pytest.mark.slow
+def test_a_lost_worker_is_one_line_with_the_folder_and_how_to_go_on(make_job, small_config):
+    job = make_job(config=small_config(steps=400))
+    resources = TrainResources(checkpoint_every_steps=20, max_failures=0, cpus_per_worker=0.5, threads=1)
+    killer = when_steps_are_logged(job, 30, lambda: [os.kill(pid, signal.SIGKILL) for pid in own_train_workers()])
+    with pytest.raises(TrainingError) as lost:
+        fit(job, resources)
+    killer.join()
+    said = str(lost.value)
+    assert said.startswith(f"{job.run_uri}: a worker or its machine was lost: ") and "\n" not in said, said
+    assert "run the same command again to continue; a training goes on from its newest checkpoint" in said
+    assert fit(job, resources).resumed_from >= 20
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_the_workers_at_once(make_job, small_config):
+    job = make_job(config=small_config(steps=4000))
+    interrupts = when_steps_are_logged(job, 20, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        fit(job, TrainResources(cpus_per_worker=0.5, threads=1))
+    interrupts.join()
+    time.sleep(5)
+    num_logged = len(read_log(job.run_uri))
+    time.sleep(2)
+    assert len(read_log(job.run_uri)) == num_logged, "a worker goes on"
+
+
 def test_errors_arrive_as_they_were_raised(make_job):
     with pytest.raises(TrainingError, match="tokenize first"):
         fit(make_job(tokens_fingerprint="nobody"))

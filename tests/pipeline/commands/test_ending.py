@@ -218,7 +218,7 @@ BUGS = [
 ]
 
 
-@pytest.mark.parametrize("error", BUGS, ids=str)
+@pytest.mark.parametrize("error", BUGS, ids=lambda error: type(error).__name__)
 def test_a_bug_says_that_it_is_one_and_what_to_send(error, root, monkeypatch, capsys):
     code, said = ended(monkeypatch, capsys, error)
     log = next((root / "runs/logs").iterdir())

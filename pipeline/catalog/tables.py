@@ -25,10 +25,10 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from tokenmill import storage
-from tokenmill.pipeline.catalog import readable
+from tokenmill.pipeline.catalog import readable, seals
 from tokenmill.pipeline.catalog.readable import delta_schema
-from tokenmill.pipeline.catalog.shard_files import SCHEMAS, Shard, write_shard
-from tokenmill.storage.errors import UserError
+from tokenmill.pipeline.catalog.shard_files import SCHEMAS, Shard, damaged_file, write_shard
+from tokenmill.storage.errors import DamagedError, UserError
 from tokenmill.storage.object_store import delta_options, with_retries
 
 _MIN_SMALL_FILES = 16
@@ -72,7 +72,8 @@ class Table:
                 raise CatalogError(f"{self.uri}: no table there; run `tokenmill run CONFIG` first") from error
             except (DeltaError, OSError) as error:
                 raise CatalogError(
-                    f"{self.uri}: cannot be opened: {error}; check the address and the AWS_* variables"
+                    f"{self.uri}: cannot be opened: {str(error).splitlines()[0]}; check the address and AWS_* variables; "
+                    "`tokenmill verify CONFIG --repair` mends a damaged log"
                 ) from error
             if reason := readable.misfit(opened.schema(), self.schema):
                 raise CatalogError(f"{self.uri}: {reason}")
@@ -100,7 +101,13 @@ class Table:
             if not storage.is_remote(self.uri):
                 storage.filesystem(self.uri)[0].create_dir(self.uri, recursive=True)
             schema, options = delta_schema(self.schema), delta_options()
-            _asked(self.uri, lambda: DeltaTable.create(self.uri, schema, mode="ignore", storage_options=options))
+            note = CommitProperties(custom_metadata=seals.sealed({}, seals.entries_of_schema(schema)))
+            _asked(
+                self.uri,
+                lambda: DeltaTable.create(
+                    self.uri, schema, mode="ignore", storage_options=options, commit_properties=note
+                ),
+            )
         except (DeltaError, OSError) as error:
             raise CatalogError(
                 f"{self.uri}: cannot be created: {error}; check the path and your permission to write"
@@ -148,7 +155,12 @@ class Table:
         self, columns: list[str] | None = None, where: pc.Expression | None = None, version: int | None = None
     ) -> pa.Table:
         """Rows of a version as one Arrow table, only the asked columns being read."""
-        files = self.files(version)
+        return self.read_files(self.files(version), columns, where)
+
+    def read_files(
+        self, files: list[str], columns: list[str] | None = None, where: pc.Expression | None = None
+    ) -> pa.Table:
+        """Rows of these data files. Raises DamagedError for one that cannot be read."""
         names = columns or self.schema.names
         if not files:
             return pa.schema([self.schema.field(name) for name in names]).empty_table()
@@ -160,10 +172,19 @@ class Table:
         return self._count(files, where) if files else 0
 
     def _read(self, files: list[str], where: pc.Expression | None = None, names: list[str] | None = None) -> pa.Table:
-        return _asked(self.uri, lambda: self._dataset(files).to_table(columns=names, filter=where))
+        return self._asked_of(files, lambda: self._dataset(files).to_table(columns=names, filter=where))
 
     def _count(self, files: list[str], where: pc.Expression | None) -> int:
-        return _asked(self.uri, lambda: self._dataset(files).count_rows(filter=where))
+        return self._asked_of(files, lambda: self._dataset(files).count_rows(filter=where))
+
+    def _asked_of(self, files: list[str], call: Callable[[], Any]) -> Any:
+        """What a call that reads `files` returns. Raises DamagedError that names the file that cannot be read."""
+        try:
+            return _asked(self.uri, call)
+        except (pa.ArrowException, OSError) as error:
+            if storage.is_remote(self.uri) and not isinstance(error, pa.ArrowException | FileNotFoundError):
+                raise  # the store's fault
+            raise DamagedError(damaged_file(files) or self.uri, error) from error
 
     def arrow_dataset(self) -> pads.Dataset:
         """The rows as an Arrow dataset, read when they are asked for."""
@@ -216,7 +237,8 @@ class Table:
             self.guard()
         self._add_columns(note)
         version, commit_id = self.version, uuid.uuid4().hex
-        properties = CommitProperties(custom_metadata=note | {"commit_id": commit_id}, max_commit_retries=0)
+        note = seals.sealed(note | {"commit_id": commit_id}, seals.entries_of(actions))
+        properties = CommitProperties(custom_metadata=note, max_commit_retries=0)
         for attempt in range(_COMMIT_ATTEMPTS):
             try:
                 self.delta.create_write_transaction(

@@ -8,7 +8,7 @@ In: arguments. Out: the calls of the rooms above, errors as one line.
     look.py       status, show, log, diff, rules, sheet, sample
     export.py     export images, clips, webdataset; convert-head
     tokenizer.py  tokenizer train, eval, convert
-    takedown.py   forget, vacuum
+    takedown.py   forget, vacuum, verify
     reference.py  config and command line as docs/reference.md
     forget.py     media taken out of everything, for good
     vacuum.py     files that no version needs

@@ -214,7 +214,7 @@ def _open(out: str) -> dict[str, Any]:
     place = storage.join(out, webdataset_shards.DOCUMENT)
     if storage.exists(place):
         try:
-            return webdataset_shards.read_export(out).document
+            return webdataset_shards.read_export(out, must_be_whole=False).document
         except webdataset_shards.ExportStoppedError:
             return empty
         except webdataset_shards.ExportError as error:

@@ -51,7 +51,7 @@ def removed(path: str) -> str:
 
 def column(field: Mapping[str, object]) -> str:
     """`field` as in the log's schema."""
-    return json.dumps([field[name] for name in ("name", "type", "nullable")], sort_keys=True)
+    return json.dumps(field, sort_keys=True)
 
 
 def _digest(note: Mapping[str, str], entries: Iterable[str]) -> str:

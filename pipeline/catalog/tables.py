@@ -72,7 +72,7 @@ class Table:
                 raise CatalogError(f"{self.uri}: no table there; run `tokenmill run CONFIG` first") from error
             except (DeltaError, OSError) as error:
                 raise CatalogError(
-                    f"{self.uri}: cannot be opened: {str(error).splitlines()[0]}; check the address and AWS_* variables; "
+                    f"{self.uri}: cannot be opened: {str(error).splitlines()[0]}; check its address, AWS_*; "
                     "`tokenmill verify CONFIG --repair` mends a damaged log"
                 ) from error
             if reason := readable.misfit(opened.schema(), self.schema):

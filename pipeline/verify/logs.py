@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import Schema
+from deltalake.exceptions import DeltaError
 
 from tokenmill import storage
 from tokenmill.pipeline.catalog import readable, seals
@@ -143,15 +144,31 @@ def _commit(uri: str) -> _Commit | None:
         if not parts["add"] and not parts["remove"]:  # the seal of a creation is that of its columns
             fields = [field for action in parts["metaData"] for field in json.loads(action["schemaString"])["fields"]]
             entries += [seals.column(field) for field in fields]
-        if seals.SEAL in info:
-            if not seals.is_intact(info, entries):
-                return None
-        elif not {key for key, _ in actions} <= _ACTIONS:
+        if not ({key for key, _ in actions} <= _ACTIONS and seals.is_intact(info, entries)):
+            return None
+        if not all(_is_sound(kind, action) for kind, action in actions):
+            return None
+        if uri.endswith(f"/{0:020}.json") and not (parts["metaData"] and "protocol" in dict(actions)):
             return None
         added = {action["path"]: int(action["size"]) for action in parts["add"]}
         return _Commit(added, frozenset(action["path"] for action in parts["remove"]), int(info["timestamp"]))
-    except (ValueError, KeyError, TypeError, AttributeError, StopIteration):
+    except (DeltaError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
         return None
+
+
+def _is_sound(kind: str, action: dict[str, Any]) -> bool:
+    """Whether what no seal covers is as a table of ours has it."""
+    if kind == "commitInfo":
+        return isinstance(action.get("operationParameters", {}), dict)
+    if kind == "protocol":
+        versions = [action[name] for name in ("minReaderVersion", "minWriterVersion")]
+        return versions[0] in range(1, 4) and versions[1] in range(2, 8)
+    if kind == "metaData":
+        Schema.from_json(action["schemaString"])  # raises DeltaError
+        return action["format"] == {"provider": "parquet", "options": {}} and action["partitionColumns"] == []
+    if kind == "add":
+        return action["partitionValues"] == {} and int(action["modificationTime"]) > 0 and action["dataChange"] is True
+    return True
 
 
 def _checkpoint(uri: str, schema: pa.Schema) -> dict[str, int] | None:
@@ -163,16 +180,10 @@ def _checkpoint(uri: str, schema: pa.Schema) -> dict[str, int] | None:
         [_] = rows["protocol"].filter(pc.is_valid(rows["protocol"]))
         is_ours = readable.misfit(Schema.from_json(metadata["schemaString"]), schema) is None
         return {action["path"]: action["size"] for action in added} if is_ours else None
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
+    except (DeltaError, pa.ArrowException, OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def unopened(table: Table, error: Exception) -> Problem:
     """A table that cannot be opened with all this set right."""
     return Problem("log", table.uri, str(error), "the whole table: put its _delta_log back from a copy of your own")
-
-
-def sizes(table: Table) -> list[dict[str, Any]]:
-    """Files of the newest version: path, size_bytes, num_records, modification_time."""
-    names = ["path", "size_bytes", "num_records", "modification_time"]
-    return pa.table(table.delta.get_add_actions()).select(names).sort_by("path").to_pylist()

@@ -1,13 +1,15 @@
-"""Sizes and digests of the files of a folder, in `checksums.json` beside them, so that a damaged one is known."""
+"""Digests by which damage is known: of a folder's files, in `checksums.json` beside them; of a JSON document, in it."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 from tokenmill.storage import uris
 from tokenmill.storage.errors import DamagedError
 from tokenmill.storage.identity import content_id
 
 NAME = "checksums.json"
+_DIGEST = "digest"
 
 
 def write_checksums(folder: Path) -> None:
@@ -39,3 +41,14 @@ def damaged_file(uri: str) -> str | None:
     except (DamagedError, AttributeError, KeyError, TypeError):
         return place
     return None
+
+
+def signed(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with its digest in it; one that it had is replaced."""
+    rest = {name: value for name, value in document.items() if name != _DIGEST}
+    return rest | {_DIGEST: content_id([json.dumps(rest, sort_keys=True).encode()])}
+
+
+def is_as_signed(document: dict[str, Any]) -> bool:
+    """False for a document that is another than was signed; true for one of an older release, which has no digest."""
+    return _DIGEST not in document or signed(document) == document

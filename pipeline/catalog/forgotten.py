@@ -5,7 +5,6 @@ read again to find out.
 """
 
 import hashlib
-import json
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -14,8 +13,8 @@ import pyarrow.compute as pc
 from tokenmill import storage
 from tokenmill.pipeline.catalog.readable import FORGOTTEN
 from tokenmill.pipeline.catalog.tables import Catalog, Table
+from tokenmill.storage.checksums import is_as_signed, signed
 from tokenmill.storage.errors import DamagedError
-from tokenmill.storage.identity import content_id
 
 LIST, COPY = "forgotten.json", "forgotten.copy.json"  # no other file could be made anew from what is left
 
@@ -43,9 +42,8 @@ class Forgotten:
     def save(self) -> None:
         """Write the list."""
         document = {"ids": sorted(self.ids), "places": sorted(self.places)}
-        document["digest"] = [_digest(document)]
         for name in (LIST, COPY):
-            storage.write_json(storage.join(self.root, name), document)
+            storage.write_json(storage.join(self.root, name), signed(document))
 
     def id_array(self) -> pa.Array:
         """The ids as Arrow strings."""
@@ -70,14 +68,9 @@ class Forgotten:
 
 def is_intact(document: object) -> bool:
     """Whether a list is as it was written; one of an older release, whether it looks like a list."""
-    if not isinstance(document, dict) or not all(isinstance(part, list) for part in document.values()):
+    if not isinstance(document, dict):
         return False
-    rest = {name: part for name, part in document.items() if name != "digest"}
-    return "digest" not in document or document["digest"] == [_digest(rest)]
-
-
-def _digest(document: dict[str, list[str]]) -> str:
-    return content_id([json.dumps(document, sort_keys=True).encode()])
+    return is_as_signed(document) and all(isinstance(document.get(name, []), list) for name in ("ids", "places"))
 
 
 def place(uri: str, etag: str) -> str:

@@ -3,7 +3,6 @@
 Rows carry the id of the run that made them, so that a record tells which config a row was made with.
 """
 
-import json
 from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 from tokenmill import storage
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import RunConfig, with_keys_of_today
+from tokenmill.storage.checksums import is_as_signed, signed
 from tokenmill.storage.errors import DamagedError
-from tokenmill.storage.identity import content_id
 
 _CODE = ("tokenmill", "torch", "transformers", "av", "pillow", "opencv-python", "scenedetect")
 
@@ -29,7 +28,7 @@ def write_record(catalog: Catalog, config: RunConfig, run_id: str, command: str,
         "config": config.model_dump(mode="json"),
         "code": {name: metadata.version(name) for name in _CODE},
     }
-    storage.write_json(_uri(catalog.root, run_id), document | {"digest": _digest(document)})
+    storage.write_json(_uri(catalog.root, run_id), signed(document))
 
 
 def read_record(root: str, run_id: str) -> Record | None:
@@ -53,14 +52,8 @@ def _read(uri: str) -> Record:
 
 
 def is_intact(record: Record) -> bool:
-    """Whether a record, as it stands in its file, is as it was written; one of an older release looks like a record."""
-    if "digest" not in record:
-        return {"run_id", "command", "phases", "versions", "config"} <= record.keys()
-    return record["digest"] == _digest({name: value for name, value in record.items() if name != "digest"})
-
-
-def _digest(document: Record) -> str:
-    return content_id([json.dumps(document, sort_keys=True).encode()])
+    """Whether a record is as it was written; one of an older release, whether it looks like a record."""
+    return is_as_signed(record) and {"run_id", "command", "phases", "versions", "config"} <= record.keys()
 
 
 def _uri(root: str, run_id: str) -> str:

@@ -17,13 +17,14 @@ from pyarrow import fs as pafs
 
 from tokenmill import storage
 from tokenmill.pipeline.catalog.shard_files import Shard, has_digest, is_as_written, write_shard
-from tokenmill.pipeline.catalog.tables import Table
+from tokenmill.pipeline.catalog.tables import Catalog, Table
 from tokenmill.pipeline.refresh.arrow import repeated, set_columns
 from tokenmill.pipeline.refresh.changed_keys import LOST
 from tokenmill.pipeline.verify.problems import Aside, Problem
 from tokenmill.storage.object_store import StoreError
 
 _THREADS = 8
+_GAP_S = 1e-3
 _KEYS = {
     "sources": ["uri", "member"],
     "media": ["media_id", "fingerprint"],
@@ -132,9 +133,49 @@ def _take_away(table: Table, broken: list[str], whole: list[str], aside: Aside) 
         aside.take(storage.join(table.uri, name))
 
 
-def _read(table: Table, files: list[str]) -> Iterator[tuple[str, pa.Table]]:
+def mark_lost(catalog: Catalog, files: pa.Array, aside: Aside) -> None:
+    """Let the next run measure these files anew, by id."""
+
+    def lost(rows: pa.Table) -> pa.Table:
+        return set_columns(rows, fingerprint=repeated(LOST, rows))
+
+    catalog.sources.edit(pc.field("file_id").isin(files), lost, aside.note)
+
+
+def mark_videos_in_parts(catalog: Catalog, whole: list[str], aside: Aside) -> None:
+    """Where media were lost, the other clips of a video would count as all of it. Marked are those with a gap between
+    their clips, and the first and the last of each file, for shards may be cut within a video.
+    """
+    if len(videos := _videos_in_parts(catalog.media, whole)):
+        mark_lost(catalog, videos, aside)
+
+
+def _videos_in_parts(table: Table, whole: list[str]) -> pa.Array:
+    found, clips = set[str](), list[pa.Table]()
+    for _, rows in _read(table, whole, ["file_id", "start_s", "end_s"]):
+        if rows.num_rows:
+            ends = rows.take([0, rows.num_rows - 1])
+            found |= set(ends.filter(pc.is_valid(ends["start_s"]))["file_id"].to_pylist())
+        clips.append(rows.filter(pc.is_valid(rows["start_s"])))
+    if not clips:
+        return pa.array([], pa.string())
+    order = [("file_id", "ascending"), ("start_s", "ascending")]
+    rows = pa.concat_tables(clips).sort_by(order)
+    begins = pc.fill_null(pc.not_equal(rows["file_id"], _before(rows["file_id"])), True)
+    end_s = pc.if_else(begins, 0.0, _before(rows["end_s"]))
+    has_gap = pc.greater(pc.subtract(rows["start_s"], end_s), _GAP_S)
+    return pa.array(sorted(found | set(rows.filter(has_gap)["file_id"].to_pylist())), pa.string())
+
+
+def _before(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Each row's predecessor; null for the first."""
+    shifted = [pa.nulls(1, column.type), *column.slice(0, max(0, len(column) - 1)).chunks]
+    return pa.chunked_array(shifted).slice(0, len(column))
+
+
+def _read(table: Table, files: list[str], columns: list[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
     for file in files:
-        yield file, table.read_files([file])
+        yield file, table.read_files([file], columns)
 
 
 def find_twice(table: Table, files: list[str]) -> list[Problem]:

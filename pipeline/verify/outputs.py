@@ -14,7 +14,7 @@ from tokenmill import storage
 from tokenmill.pipeline.catalog.export_registry import exports
 from tokenmill.pipeline.config import CAPTIONS_NAME
 from tokenmill.pipeline.verify.problems import Aside, Problem, set_aside
-from tokenmill.storage.checksums import damaged_file
+from tokenmill.storage.checksums import damaged_file, is_as_signed, signed
 from tokenmill.storage.errors import DamagedError
 from tokenmill.storage.identity import content_id
 from tokenmill.tokenizer import webdataset_shards
@@ -56,7 +56,11 @@ def _tars(uri: str) -> Iterator[Problem]:
     place = storage.join(uri, webdataset_shards.DOCUMENT)
     try:
         document = storage.read_json(place)
-        shards = [{name: shard[name] for name in ("name", "size_bytes", "md5sum")} for shard in document["shards"]]
+        shards = [
+            {name: shard[name] for name in ("name", "size_bytes", "md5sum")} | shard for shard in document["shards"]
+        ]
+        if not is_as_signed(document):
+            raise DamagedError(place)
     except (OSError, ValueError, KeyError, TypeError):
         mend = partial(_write_stopped, place)
         yield Problem("export", place, "damaged or gone", "which tars there are: " + _AGAIN, mend=mend)
@@ -67,7 +71,7 @@ def _tars(uri: str) -> Iterator[Problem]:
         md5 = hashlib.md5(usedforsecurity=False)
         for chunk in storage.read_chunks(tar) if storage.exists(tar) else ():
             md5.update(chunk)
-        return md5.hexdigest() == shard["md5sum"], _members_fit(tar, shard["md5sum"])
+        return md5.hexdigest() == shard["md5sum"], _members_fit(tar, shard)
 
     with ThreadPoolExecutor(_THREADS) as threads:
         for shard, (is_whole, fits) in zip(shards, threads.map(look, shards), strict=True):
@@ -80,10 +84,14 @@ def _tars(uri: str) -> Iterator[Problem]:
                 yield Problem("export", members, "damaged or gone", "made anew from its tar", mend=set_aside(members))
 
 
-def _members_fit(tar: str, md5sum: str) -> bool:
+def _members_fit(tar: str, shard: dict[str, Any]) -> bool:
+    """As the export recorded them; it has done so since it writes `members_id`."""
     try:
+        content = storage.read_bytes(webdataset_shards.members_uri(tar))
+        if content_id([content]) != shard.get("members_id", content_id([content])):
+            return False
         members, of_tar = webdataset_shards.read_members(tar)
-        return of_tar == md5sum and members.schema.names == webdataset_shards.MEMBERS.names
+        return of_tar == shard["md5sum"] and members.schema.names == webdataset_shards.MEMBERS.names
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -101,7 +109,7 @@ def _drop_shard(place: str, tar: str, aside: Aside) -> None:
     document["shards"] = [shard for shard in document["shards"] if shard["name"] != name]
     document["removed"].pop(name, None)
     document[webdataset_shards.LOST] = [*document.get(webdataset_shards.LOST, []), name]
-    storage.write_json(place, document)
+    storage.write_json(place, signed(document))
     aside.take(tar)
     aside.take(webdataset_shards.members_uri(tar))
 

@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 
 from tokenmill import storage
 from tokenmill.pipeline.catalog.tables import Catalog, Table
-from tokenmill.pipeline.refresh.arrow import count, distinct, is_in, repeated, set_columns, without
+from tokenmill.pipeline.refresh.arrow import count, distinct, is_in, without
 from tokenmill.pipeline.refresh.changed_keys import LOST, REOPENED
+from tokenmill.pipeline.verify.files import mark_lost
 from tokenmill.pipeline.verify.problems import Aside, Problem
 from tokenmill.stages.read.media_bytes import WEB, fetched_uri
 from tokenmill.stages.select.duplicates import KEPT
@@ -42,10 +43,13 @@ class References:
         unmarked = present.filter(pc.invert(is_marked))["file_id"].drop_null()
         if len(lost := distinct(without(unmarked, media["file_id"]))):
             hangs = f"{len(lost)} files, read again"
-            yield Problem("reference", catalog.media.uri, "media lost", hangs, mend=partial(self._mark, lost))
+            yield Problem(
+                "reference", catalog.media.uri, "media lost", hangs, mend=partial(mark_lost, self._catalog, lost)
+            )
         if number := count(pc.invert(is_in(media["file_id"], present["file_id"]))):
             yield Problem("reference", catalog.media.uri, f"{number} media of no source", _STOPPED, is_harmless=True)
-        yield from self._find_fetched(media)
+        marked = present.filter(is_marked)["file_id"].drop_null()
+        yield from self._find_fetched(media.filter(pc.invert(is_in(media["file_id"], marked))))
         duplicates = self._scan(catalog.duplicates, "media_id", "method")
         going = media["media_id"]
         if deep:
@@ -79,12 +83,4 @@ class References:
 
     def _fetch_again(self, uri: str, file_id: str, aside: Aside) -> None:
         aside.take(uri)
-        self._mark(pa.array([file_id]), aside)
-
-    def _mark(self, files: pa.Array, aside: Aside) -> None:
-        """Sources of these files are measured anew by the next run."""
-
-        def lost(rows: pa.Table) -> pa.Table:
-            return set_columns(rows, fingerprint=repeated(LOST, rows))
-
-        self._catalog.sources.edit(pc.field("file_id").isin(files), lost, aside.note)
+        mark_lost(self._catalog, pa.array([file_id]), aside)

@@ -70,7 +70,8 @@ def _looked(config: RunConfig, catalog: Catalog, deep: bool, aside: Aside | None
     take(found)
     whole: dict[str, list[str]] = {}
     for each in catalog:
-        if not take(logs.find(each, recorded.get(each.name, 0))):
+        of_log = logs.find(each, recorded.get(each.name, 0))
+        if not take(of_log):
             continue
         try:
             _ = each.delta
@@ -80,6 +81,8 @@ def _looked(config: RunConfig, catalog: Catalog, deep: bool, aside: Aside | None
         codes = files.Codes(fingerprints.standing_tokens(config), fingerprints.codebook_size(config)) if deep else None
         found, whole[each.name] = files.find(each, codes)
         made.num_files[each.name] = len(whole[each.name]) + len(found)
+        if aside is not None and each is catalog.media and (found or of_log):
+            files.mark_videos_in_parts(catalog, whole[each.name], aside)
         take(found)
         whole[each.name] = each.files() if aside is not None else whole[each.name]
         if not take(files.find_twice(each, whole[each.name])):

@@ -65,14 +65,19 @@ class Held:
         self.may: dict[str, dict[str, set[str]]] = {}  # of commits: rows of the files that came and went with them
         for name, (phase, key) in KEYS.items():
             folder = root / name
-            rows = {path.name: set(pq.read_table(path, columns=[key])[key].to_pylist()) for path in folder.glob("*.p*")}
+            tables = {path.name: pq.read_table(path).to_pylist() for path in folder.glob("*.parquet")}
+            rows = {file: {row[key] for row in table if row.get("status") != "gone"} for file, table in tables.items()}
             for uri in DeltaTable(str(folder)).file_uris():
                 file = uri.rsplit("/", 1)[1]
                 self.must[f"{name}/{file}"] = {phase: rows[file]}
             for log in folder.glob("_delta_log/*.json"):
                 actions = [json.loads(line) for line in log.read_text().splitlines()]
                 files = [action[kind]["path"] for action in actions for kind in ("add", "remove") if kind in action]
-                self.may[f"{name}/_delta_log/{log.name}"] = {phase: {key for file in files for key in rows[file]}}
+                may = {phase: {key for file in files for key in rows[file]}}
+                if phase == "curate":  # where an older row is back, what was made of it is made again, too
+                    ids = {row["file_id"] for file in files for row in tables[file]}
+                    may |= {"caption": ids, "tokenize": ids}
+                self.may[f"{name}/_delta_log/{log.name}"] = may
 
 
 def damage(path: Path, dice: random.Random) -> str:

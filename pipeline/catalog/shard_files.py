@@ -7,8 +7,9 @@ A name ends in a digest of the file's bytes, so that a damaged file is known wit
 import hashlib
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -58,3 +59,17 @@ def is_as_written(uri: str) -> bool:
 def damaged_file(uris: Iterable[str]) -> str | None:
     """The first of these files that is gone or not as it was written; null when none is known to be."""
     return next((uri for uri in uris if not storage.exists(uri) or (has_digest(uri) and not is_as_written(uri))), None)
+
+
+def put_together(files: list[dict[str, Any]], target_bytes: int) -> Iterator[list[dict[str, Any]]]:
+    """Files (`size_bytes`) in groups that reach `target_bytes`, but for the last."""
+    group: list[dict[str, Any]] = []
+    size = 0
+    for file in files:
+        group.append(file)
+        size += file["size_bytes"]
+        if size >= target_bytes:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -25,9 +26,9 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from tokenmill import storage
-from tokenmill.pipeline.catalog import readable, seals
+from tokenmill.pipeline.catalog import log_copies, readable, seals
 from tokenmill.pipeline.catalog.readable import delta_schema
-from tokenmill.pipeline.catalog.shard_files import SCHEMAS, Shard, damaged_file, write_shard
+from tokenmill.pipeline.catalog.shard_files import SCHEMAS, Shard, damaged_file, put_together, write_shard
 from tokenmill.storage.errors import DamagedError, UserError
 from tokenmill.storage.object_store import delta_options, with_retries
 
@@ -56,6 +57,7 @@ class Table:
         self.is_new = False  # true: not created yet, and reads as empty
         self._pinned = pinned
         self._delta: DeltaTable | None = None
+        self._copied: int | None = None  # commits up to this version have a copy; null: not known
 
     @property
     def delta(self) -> DeltaTable:
@@ -102,12 +104,9 @@ class Table:
                 storage.filesystem(self.uri)[0].create_dir(self.uri, recursive=True)
             schema, options = delta_schema(self.schema), delta_options()
             note = CommitProperties(custom_metadata=seals.sealed({}, seals.entries_of_schema(schema)))
-            _asked(
-                self.uri,
-                lambda: DeltaTable.create(
-                    self.uri, schema, mode="ignore", storage_options=options, commit_properties=note
-                ),
-            )
+            create = partial(DeltaTable.create, self.uri, schema, mode="ignore", storage_options=options)
+            _asked(self.uri, lambda: create(commit_properties=note))
+            self._copy_commits()
         except (DeltaError, OSError) as error:
             raise CatalogError(
                 f"{self.uri}: cannot be created: {error}; check the path and your permission to write"
@@ -228,8 +227,13 @@ class Table:
         actions += [RemoveAction(name, True, now, partition_values={}) for name in removed]
         self._write_version(actions, {key: str(value) for key, value in note.items()})
         self._delta = None
+        self._copy_commits()
         if self.version and self.version % _LOG_EVERY_COMMITS == 0:
             _asked(self.uri, self.delta.create_checkpoint)
+
+    def _copy_commits(self) -> None:
+        log_copies.copy_commits(self.uri, self._copied, self.version)
+        self._copied = self.version
 
     def _write_version(self, actions: list[AddAction | RemoveAction], note: dict[str, str]) -> None:
         """Make `actions` the next version, once: a put whose answer was lost is looked for before it is sent again."""
@@ -291,14 +295,9 @@ class Table:
         if len(small) < _MIN_SMALL_FILES:
             return 0
         added: list[Shard] = []
-        group: list[str] = []
-        size = 0
-        for position, file in enumerate(small):
-            group.append(storage.join(self.uri, file["path"]))
-            size += file["size_bytes"]
-            if size >= target_bytes or position == len(small) - 1:
-                added.append(write_shard(self.root, self.name, self._read(group)))
-                group, size = [], 0
+        for group in put_together(small, target_bytes):
+            uris = [storage.join(self.uri, file["path"]) for file in group]
+            added.append(write_shard(self.root, self.name, self._read(uris)))
         num_rows = sum(shard.num_rows for shard in added)
         self.commit(added, [file["path"] for file in small], note | {"what": "compacted"}, num_rows)
         return len(small) - len(added)
@@ -349,6 +348,8 @@ class Table:
         if names and not dry_run:
             _asked(self.uri, lambda: self.delta.vacuum(hours_up, dry_run=False, **options))
             self._delta = None
+            self._copy_commits()
+            log_copies.drop_copies(self.uri)
         return len(names), sum(sizes)
 
     def history(self, limit: int | None = None) -> list[dict[str, Any]]:

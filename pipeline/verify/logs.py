@@ -2,9 +2,10 @@
 
 Delta's readers stop at a damaged commit, and without a word at the one before a commit that is gone. Here the files of
 the log are read as they are: each commit has a seal (pipeline/catalog/seals.py), a checkpoint must say what the commits
-before it say, and the records of runs name the newest version. A commit that no checkpoint covers is replaced by an
-empty one of the same number, because models and exports know versions by their numbers. The rows that it had brought
-are lost then, and what it had taken away is back: the other checks and the next run see to both, as after kill -9.
+before it say, and records of runs and copies of commits name the newest version. A damaged commit is put back from its
+copy (pipeline/catalog/log_copies.py). Where that is damaged, too, and no checkpoint covers it, an empty one takes its
+number, because models and exports know versions by their numbers. The rows that it had brought are lost then, and what
+it had taken away is back: the other checks and the next run see to that as far as rows tell, as after kill -9.
 
 Source: the Delta transaction log protocol, actions and checkpoints.
 """
@@ -26,11 +27,10 @@ from deltalake import Schema
 from deltalake.exceptions import DeltaError
 
 from tokenmill import storage
-from tokenmill.pipeline.catalog import readable, seals
+from tokenmill.pipeline.catalog import log_copies, readable, seals
 from tokenmill.pipeline.catalog.tables import Table
 from tokenmill.pipeline.verify.problems import Aside, Problem, set_aside
 
-_COMMIT = re.compile(r"(\d{20})\.json")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\.parquet")
 _HINT = "_last_checkpoint"
 _ACTIONS = {"commitInfo", "add", "remove", "metaData", "protocol", "txn", "domainMetadata", "cdc"}
@@ -57,12 +57,15 @@ class _Log:
         self._table, self._folder = table, storage.join(table.uri, "_delta_log")
         names = storage.list_names(self._folder)
         self._names = set(names)
-        commits = [int(found[1]) for name in names if (found := _COMMIT.fullmatch(name))]
+        commits = [int(found[1]) for name in names if (found := log_copies.COMMIT.fullmatch(name))]
         self._checkpoints = [int(found[1]) for name in names if (found := _CHECKPOINT.fullmatch(name))]
         with ThreadPoolExecutor(_THREADS) as threads:
             read = threads.map(lambda version: _commit(self._uri(version)), commits)
             self._commits = dict(zip(commits, read, strict=True))
-        self._newest = max([*commits, *self._checkpoints, recorded])
+            copied = sorted(log_copies.copied(table.uri))
+            read = threads.map(lambda version: _commit(log_copies.copy_uri(table.uri, version)), copied)
+            self._copies = dict(zip(copied, read, strict=True))
+        self._newest = max([*commits, *copied, *self._checkpoints, recorded])
 
     def problems(self) -> Iterator[Problem]:
         base = -1  # the newest checkpoint that can be relied on
@@ -76,18 +79,37 @@ class _Log:
         if _HINT in self._names and not self._hint_holds(base):
             uri = storage.join(self._folder, _HINT)
             yield Problem("log", uri, "names no checkpoint", "nothing", mend=set_aside(uri))
-        for version, commit in sorted(self._commits.items()):
-            if commit is None and version <= base:
-                uri, hangs = self._uri(version), "its line in `tokenmill log`"
-                yield Problem("log", uri, "damaged commit", hangs, mend=set_aside(uri))
-        for version in range(base + 1, self._newest + 1):
-            if self._commits.get(version) is None:
-                what = "damaged commit" if version in self._commits else "commit gone"
-                hangs = "the rows that it brought, done again"
-                yield Problem("log", self._uri(version), what, hangs, mend=partial(self._stand_in, version))
+        for version in range(self._newest + 1):
+            if self._commits.get(version) is None and (version > base or version in self._commits):
+                yield self._of_commit(version, base)
+            elif version in self._commits and self._copies.get(version) != self._commits[version]:
+                yield self._of_copy(version)
+
+    def _of_commit(self, version: int, base: int) -> Problem:
+        uri, what = self._uri(version), "damaged commit" if version in self._commits else "commit gone"
+        if self._copies.get(version) is not None:
+            copy = log_copies.copy_uri(self._table.uri, version)
+            mend = partial(self._replace, uri, copy)
+            return Problem("log", uri, what, "nothing: it has a copy", mend=mend)
+        if version <= base:
+            return Problem("log", uri, what, "its line in `tokenmill log`", mend=set_aside(uri))
+        hangs = "the rows that it brought, done again"
+        return Problem("log", uri, what, hangs, mend=partial(self._stand_in, version))
+
+    def _of_copy(self, version: int) -> Problem:
+        """One that was never made is what a killed run leaves."""
+        copy, is_gone = log_copies.copy_uri(self._table.uri, version), version not in self._copies
+        mend = partial(self._replace, copy, self._uri(version))
+        what = "no copy of a commit" if is_gone else "damaged copy of a commit"
+        return Problem("log", copy, what, "nothing: the commit stands", is_harmless=is_gone, mend=mend)
+
+    def _replace(self, uri: str, by: str, aside: Aside) -> None:
+        aside.take(uri)
+        storage.write_bytes(uri, storage.read_bytes(by))
+        self._table.refresh()
 
     def _uri(self, version: int) -> str:
-        return storage.join(self._folder, f"{version:020}.json")
+        return log_copies.log_uri(self._table.uri, version)
 
     def _state(self, version: int) -> dict[str, int] | None:
         """Files by the commits alone; null when one is missing."""
@@ -108,8 +130,7 @@ class _Log:
             return False
 
     def _stand_in(self, version: int, aside: Aside) -> None:
-        """Set aside what there is of a commit, and write an empty one."""
-        aside.take(self._uri(version))
+        """Set aside what there is of a commit and of its copy, and write an empty one."""
         known = [(number, commit.timestamp) for number, commit in self._commits.items() if commit is not None]
         before = [time_ms for number, time_ms in sorted(known) if number < version]
         after = [time_ms for number, time_ms in sorted(known) if number > version]
@@ -119,7 +140,10 @@ class _Log:
         lines = [json.dumps({"commitInfo": info})]
         if version == 0:
             lines = _creation(self._table)
-        storage.write_bytes(self._uri(version), "".join(f"{line}\n" for line in lines).encode())
+        data = "".join(f"{line}\n" for line in lines).encode()
+        for uri in (self._uri(version), log_copies.copy_uri(self._table.uri, version)):
+            aside.take(uri)
+            storage.write_bytes(uri, data)
         self._table.refresh()
 
 

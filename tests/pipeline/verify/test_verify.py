@@ -135,6 +135,28 @@ def test_a_commit_is_found_and_stood_in_for(config, root, prepared, how, version
     assert Catalog(str(root)).media.version >= newest, "numbers are not used twice"
 
 
+@pytest.mark.parametrize("table", ["sources", "media", "captions", "tokens"])
+@pytest.mark.parametrize("version", [0, 1, -1])
+def test_a_commit_whose_copy_is_gone_too_costs_what_it_brought(config, root, prepared, table, version):
+    """An empty one takes its number."""
+    path = sorted((root / table / "_delta_log").glob("*.json"))[version]
+    names = [str(path.relative_to(root)), str(path.relative_to(root)).replace("_delta_log", "_log_copies")]
+    newest = Catalog(str(root)).__dict__[table].version
+    for name in names:
+        (root / name).unlink()
+    check_mended(config, prepared.held, names, prepared.expected, version)
+    assert Catalog(str(root)).__dict__[table].version >= newest
+
+
+def test_a_copy_is_made_anew(config, root):
+    [one, other] = sorted((root / "media" / "_log_copies").glob("*.json"))[1:3]
+    one.unlink()
+    other.write_bytes(b"{")
+    seen = verify(config)
+    assert [each.is_harmless for each in seen.problems] == [True, False]
+    assert not verify(config, repair=True).open and found(config) == []
+
+
 def test_a_flip_in_a_commit_is_known_or_changes_nothing(root):
     folder, dice = root / "captions", random.Random(0)
 

@@ -152,20 +152,23 @@ def test_random_damages_are_mended_by_what_hung_on_them(tmp_path, seed):
         check_mended(load(world.path, [*world.sets, f"root={root}"]), held, chosen, expected, what)
 
 
-@pytest.mark.slow
-def test_damages_in_a_store_are_mended(tmp_path, ceph_s3):
-    """The same in Ceph, on a root that goes from damage to damage."""
-    world, dice, root = World(tmp_path), random.Random(1), f"{ceph_s3}/root"
+def in_a_store(folder: Path, store: str, seed: int, num_rounds: int) -> None:
+    """The same, of roots that were copied to a store with their damages."""
+    world, dice, root = World(folder), random.Random(seed), f"{store}/root"
     history(world)
-    held, expected = Held(tmp_path / "root"), contents(str(tmp_path / "root"))
-    for number in range(5):
+    held, expected = Held(folder / "root"), contents(str(folder / "root"))
+    for number in range(num_rounds):
         if storage.exists(root):
             storage.delete_folder(root)
-        local = tmp_path / "local"
+        local = folder / "local"
         shutil.rmtree(local, ignore_errors=True)
-        shutil.copytree(tmp_path / "root", local)
+        shutil.copytree(folder / "root", local)
         names = sorted(str(path.relative_to(local)) for path in local.rglob("*") if path.is_file())
         chosen = choose(names, dice)
         what = [number, *((name, damage(local / name, dice)) for name in chosen)]
         storage.upload_folder(local, root)
         check_mended(load(world.path, [*world.sets, f"root={root}"]), held, chosen, expected, what)
+
+
+def test_damages_in_a_store_are_mended(tmp_path, s3):
+    in_a_store(tmp_path, s3, seed=1, num_rounds=1)

@@ -183,7 +183,7 @@ class Table:
         except (pa.ArrowException, OSError) as error:
             if storage.is_remote(self.uri) and not isinstance(error, pa.ArrowException | FileNotFoundError):
                 raise  # the store's fault
-            raise DamagedError(damaged_file(files) or self.uri, error) from error
+            raise (DamagedError(at) if (at := damaged_file(files)) else DamagedError(self.uri, error)) from error
 
     def arrow_dataset(self) -> pads.Dataset:
         """The rows as an Arrow dataset, read when they are asked for."""

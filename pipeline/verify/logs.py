@@ -82,8 +82,12 @@ class _Log:
         for version in range(self._newest + 1):
             if self._commits.get(version) is None and (version > base or version in self._commits):
                 yield self._of_commit(version, base)
-            elif version in self._commits and self._copies.get(version) != self._commits[version]:
+            elif version in self._commits.keys() & self._copies and self._copies[version] != self._commits[version]:
                 yield self._of_copy(version)
+        if uncopied := [version for version in self._commits if version not in self._copies]:
+            what, hangs = f"{len(uncopied)} commits without a copy", "nothing: they stand"
+            mend = partial(self._copy, uncopied)
+            yield Problem("log", self._table.uri, what, hangs, is_harmless=True, mend=mend)
 
     def _of_commit(self, version: int, base: int) -> Problem:
         uri, what = self._uri(version), "damaged commit" if version in self._commits else "commit gone"
@@ -97,11 +101,17 @@ class _Log:
         return Problem("log", uri, what, hangs, mend=partial(self._stand_in, version))
 
     def _of_copy(self, version: int) -> Problem:
-        """One that was never made is what a killed run leaves."""
-        copy, is_gone = log_copies.copy_uri(self._table.uri, version), version not in self._copies
-        mend = partial(self._replace, copy, self._uri(version))
-        what = "no copy of a commit" if is_gone else "damaged copy of a commit"
-        return Problem("log", copy, what, "nothing: the commit stands", is_harmless=is_gone, mend=mend)
+        copy = log_copies.copy_uri(self._table.uri, version)
+        mend = partial(self._copy, [version])
+        return Problem("log", copy, "damaged copy of a commit", "nothing: the commit stands", mend=mend)
+
+    def _copy(self, versions: list[int], aside: Aside) -> None:
+        """Commits to their copies; what a killed run left out, and what an older release never made."""
+        for version in versions:
+            copy = log_copies.copy_uri(self._table.uri, version)
+            aside.take(copy)
+            if storage.exists(self._uri(version)):
+                storage.write_bytes(copy, storage.read_bytes(self._uri(version)))
 
     def _replace(self, uri: str, by: str, aside: Aside) -> None:
         aside.take(uri)

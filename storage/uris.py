@@ -20,6 +20,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from pyarrow import NativeFile, fs as pafs
 
 from tokenmill.storage import object_store
+from tokenmill.storage.errors import DamagedError
 
 __all__ = [
     "absolute",
@@ -33,6 +34,7 @@ __all__ = [
     "local_file",
     "local_folder",
     "local_uri",
+    "move",
     "read_bytes",
     "read_chunks",
     "read_json",
@@ -207,8 +209,12 @@ def _swap_s3(uri: str, data: bytes, expected: bytes | None) -> bool:
 
 
 def read_json(uri: str) -> Any:
-    """The JSON document at `uri`."""
-    return json.loads(read_bytes(uri))
+    """The JSON document at `uri`. Raises DamagedError for what is none, and as `read_bytes` does."""
+    data = read_bytes(uri)
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise DamagedError(uri, error) from None
 
 
 def write_json(uri: str, document: Any) -> None:
@@ -267,6 +273,15 @@ def local_file(uri: str) -> Iterator[str]:
             spool.write(chunk)
         spool.flush()
         yield spool.name
+
+
+def move(uri: str, target: str) -> None:
+    """Give one object, or a folder on a disk, another place; the folders above it are made."""
+    filesystem_, path = filesystem(uri)
+    _, there = filesystem(target)
+    if not is_remote(target):
+        filesystem_.create_dir(there.rsplit("/", 1)[0], recursive=True)
+    filesystem_.move(path, there)
 
 
 def delete_file(uri: str) -> None:

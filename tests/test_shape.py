@@ -46,11 +46,12 @@ ROOMS: dict[str, str] = {
     "pipeline.refresh": "pipeline pipeline.catalog",
     "pipeline.flow": "pipeline pipeline.catalog pipeline.reports",
     "pipeline.run": "pipeline pipeline.catalog pipeline.reports pipeline.refresh pipeline.flow",
+    "pipeline.verify": "pipeline pipeline.catalog pipeline.reports pipeline.refresh",
     "pipeline.export": "pipeline pipeline.catalog pipeline.reports",
     "pipeline.vision": "pipeline pipeline.catalog pipeline.reports pipeline.flow pipeline.run",
     "pipeline.demo": "pipeline pipeline.catalog pipeline.reports pipeline.run",
-    "pipeline.commands": "pipeline pipeline.catalog pipeline.reports pipeline.run pipeline.export pipeline.vision "
-    "pipeline.demo",
+    "pipeline.commands": "pipeline pipeline.catalog pipeline.reports pipeline.run pipeline.export pipeline.verify "
+    "pipeline.vision pipeline.demo",
 }
 MOST_ROOMS = 4
 PATHS = sorted(path for house in HOUSES for path in (PROJECT / house).rglob("*.py"))

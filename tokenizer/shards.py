@@ -39,23 +39,36 @@ _PLAIN_ROW_GROUP_ROWS = 1 << 16  # of others: read whole, one request for each c
 
 def write_parquet(table: pa.Table, uri: str, row_group_rows: int | None = None) -> int:
     """Write `table` to one Parquet file and return its size in bytes. `codes` columns are byte-stream-split."""
+    data = parquet_of(table, row_group_rows)
+    put(uri, data)
+    return data.size
+
+
+def put(uri: str, data: pa.Buffer) -> None:
+    """Write one file; its folder is made."""
+    filesystem, path = storage.filesystem(uri)
+    if not storage.is_remote(uri):
+        filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
+    with filesystem.open_output_stream(path) as stream:
+        stream.write(data)
+
+
+def parquet_of(table: pa.Table, row_group_rows: int | None = None) -> pa.Buffer:
+    """The Parquet file of `table` in memory, which takes less than the table does."""
     codes = [
         f"{field.name}.list.element"
         for field in table.schema
         if pa.types.is_list(field.type) and pa.types.is_integer(field.type.value_type)
     ]
     others = [field.name for field in table.schema if pa.types.is_string(field.type)]
-    filesystem, path = storage.filesystem(uri)
-    if not storage.is_remote(uri):
-        filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
-    with filesystem.open_output_stream(path) as stream:
-        pq.write_table(
-            table,
-            stream,
-            compression="zstd",
-            use_dictionary=others,
-            use_byte_stream_split=codes or False,
-            row_group_size=row_group_rows or (_ROW_GROUP_ROWS if codes else _PLAIN_ROW_GROUP_ROWS),
-            write_statistics=others,
-        )
-        return stream.tell()
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        use_dictionary=others,
+        use_byte_stream_split=codes or False,
+        row_group_size=row_group_rows or (_ROW_GROUP_ROWS if codes else _PLAIN_ROW_GROUP_ROWS),
+        write_statistics=others,
+    )
+    return sink.getvalue()

@@ -32,6 +32,7 @@ from tokenmill.storage.errors import UserError
 from tokenmill.storage.identity import fingerprint_of
 
 DOCUMENT = "tokenmill.json"
+LOST = "lost"  # in it: names of tars that were damaged and set aside
 FORMAT = "tokenmill-webdataset-1"
 MEMBERS = pa.schema(
     [
@@ -229,10 +230,11 @@ class Export:
         return fingerprint_of([shard["md5sum"] for shard in self.document["shards"]], self.removed)
 
 
-def read_export(uri: str) -> Export:
+def read_export(uri: str, must_be_whole: bool = True) -> Export:
     """The export at `uri`, a folder or s3:// prefix; members that a copy of it left behind are made from their tars.
 
-    Raises ExportError when there is none, it is not finished, or a tar whose members are to be made is not as written.
+    Raises ExportError when there is none, it is not finished, a tar whose members are to be made is not as written, or,
+    with `must_be_whole`, tars were set aside as damaged.
     """
     uri = storage.absolute(uri)
     place = storage.join(uri, DOCUMENT)
@@ -244,6 +246,10 @@ def read_export(uri: str) -> Export:
     if document["tokens_version"] is None:
         raise ExportStoppedError(
             f"{place}: the export was stopped; run the same `tokenmill export webdataset` to complete it"
+        )
+    if must_be_whole and (lost := document.get(LOST)):
+        raise ExportError(
+            f"{place}: {', '.join(lost)} set aside as damaged; `tokenmill export webdataset` writes the samples again"
         )
     there = set(storage.list_names(uri))
     for shard in document["shards"]:

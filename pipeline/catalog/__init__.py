@@ -4,6 +4,8 @@ In: rows. Out: versions of Delta tables, records of runs, leases; what was train
 
     tables.py           the Delta tables: append, edit, scan, versions
     shard_files.py      rows to a new file of a table: its name and schema
+    seals.py            what a commit says of itself
+    log_copies.py       a copy of each commit
     dataset.py          the tables as others read them
     versions.py         what each run changed, how two versions differ
     readable.py         columns of other releases, versions whose files are deleted

@@ -2,12 +2,12 @@
 
 from tokenmill import storage
 
-_EXPORTS = "exports.json"
+EXPORTS = "exports.json"
 
 
 def remember_export(root: str, kind: str, uri: str) -> None:
     """Record where media of this catalog were exported to, so that `forget` finds them."""
-    path = storage.join(root, _EXPORTS)
+    path = storage.join(root, EXPORTS)
     known = storage.read_json(path) if storage.exists(path) else []
     entry = {"kind": kind, "uri": uri}
     if entry not in known:
@@ -16,5 +16,5 @@ def remember_export(root: str, kind: str, uri: str) -> None:
 
 def exports(root: str) -> list[dict[str, str]]:
     """The recorded exports: `kind` (image, video, webdataset) and `uri`."""
-    path = storage.join(root, _EXPORTS)
+    path = storage.join(root, EXPORTS)
     return storage.read_json(path) if storage.exists(path) else []

@@ -13,8 +13,10 @@ import pyarrow.compute as pc
 from tokenmill import storage
 from tokenmill.pipeline.catalog.readable import FORGOTTEN
 from tokenmill.pipeline.catalog.tables import Catalog, Table
+from tokenmill.storage.checksums import is_as_signed, signed
+from tokenmill.storage.errors import DamagedError
 
-_LIST = "forgotten.json"
+LIST, COPY = "forgotten.json", "forgotten.copy.json"  # no other file could be made anew from what is left
 
 
 @dataclass
@@ -27,14 +29,21 @@ class Forgotten:
 
     @classmethod
     def load(cls, root: str) -> "Forgotten":
-        """The list under `root`; empty without one."""
-        uri = storage.join(root, _LIST)
-        document = storage.read_json(uri) if storage.exists(uri) else {}
+        """The list under `root`; empty without one. Raises DamagedError."""
+        uri = storage.join(root, LIST)
+        there = storage.exists(uri)
+        if not there and storage.exists(storage.join(root, COPY)):
+            raise DamagedError(uri)  # never without it: what it names would come back
+        document = storage.read_json(uri) if there else {}
+        if not is_intact(document):
+            raise DamagedError(uri)
         return cls(root, set(document.get("ids", [])), set(document.get("places", [])))
 
     def save(self) -> None:
         """Write the list."""
-        storage.write_json(storage.join(self.root, _LIST), {"ids": sorted(self.ids), "places": sorted(self.places)})
+        document = {"ids": sorted(self.ids), "places": sorted(self.places)}
+        for name in (LIST, COPY):
+            storage.write_json(storage.join(self.root, name), signed(document))
 
     def id_array(self) -> pa.Array:
         """The ids as Arrow strings."""
@@ -55,6 +64,13 @@ class Forgotten:
             self.places |= {place(row["uri"], row["etag"]) for row in met.select(["uri", "etag"]).to_pylist()}
             self.save()
         return rows.filter(pc.invert(is_forgotten))
+
+
+def is_intact(document: object) -> bool:
+    """Whether a list is as it was written; one of an older release, whether it looks like a list."""
+    if not isinstance(document, dict):
+        return False
+    return is_as_signed(document) and all(isinstance(document.get(name, []), list) for name in ("ids", "places"))
 
 
 def place(uri: str, etag: str) -> str:

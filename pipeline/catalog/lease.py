@@ -40,7 +40,7 @@ def at_work(root: str) -> dict[str, Any] | None:
     """
     uri = storage.join(storage.absolute(root), "runs", "lease")
     found = storage.read_bytes(uri) if storage.exists(uri) else b""
-    owner = json.loads(found or "{}")
+    owner = _owner_in(found)
     if not owner or (owner["machine"] == _machine() and not _lives(owner)):
         return None
     silent_s = max(0.0, time.time() - owner["renewed"] / 1e9)
@@ -138,7 +138,9 @@ class _Lease:
         return is_ours
 
     def _wait_for_death(self, found: bytes) -> None:
-        owner = json.loads(found)
+        owner = _owner_in(found)
+        if not owner:
+            return
         if owner["machine"] == _machine():
             if _lives(owner):
                 raise self._refused(owner)
@@ -157,6 +159,16 @@ class _Lease:
             f"pid {owner['pid']}, since {owner['since']}) is at work here; wait for it or end it, "
             "then run the same command again"
         )
+
+
+def _owner_in(found: bytes) -> dict[str, Any]:
+    """Who holds a lease; nobody, where it is empty or damaged: its owner notices at the next renewal, and stops."""
+    try:
+        owner = json.loads(found or b"{}")
+    except ValueError:
+        return {}
+    needed = {"run_id", "command", "host", "machine", "pid", "process_started", "since", "renewed"}
+    return owner if isinstance(owner, dict) and needed <= owner.keys() else {}
 
 
 def _machine() -> str:

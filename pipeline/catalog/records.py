@@ -10,6 +10,8 @@ from typing import Any
 from tokenmill import storage
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import RunConfig, with_keys_of_today
+from tokenmill.storage.checksums import is_as_signed, signed
+from tokenmill.storage.errors import DamagedError
 
 _CODE = ("tokenmill", "torch", "transformers", "av", "pillow", "opencv-python", "scenedetect")
 
@@ -26,17 +28,17 @@ def write_record(catalog: Catalog, config: RunConfig, run_id: str, command: str,
         "config": config.model_dump(mode="json"),
         "code": {name: metadata.version(name) for name in _CODE},
     }
-    storage.write_json(_uri(catalog.root, run_id), document)
+    storage.write_json(_uri(catalog.root, run_id), signed(document))
 
 
 def read_record(root: str, run_id: str) -> Record | None:
-    """The record of a run; null for one that was killed."""
+    """The record of a run; null for one that was killed. Raises DamagedError."""
     uri = _uri(root, run_id)
     return _read(uri) if storage.exists(uri) else None
 
 
 def newest_first(root: str) -> Iterator[Record]:
-    """All records, read one by one."""
+    """All records, read one by one. Raises DamagedError."""
     for name in reversed(storage.list_names(storage.join(root, "runs"))):
         if name.endswith(".json"):
             yield _read(storage.join(root, "runs", name))
@@ -44,7 +46,14 @@ def newest_first(root: str) -> Iterator[Record]:
 
 def _read(uri: str) -> Record:
     record = storage.read_json(uri)
+    if not isinstance(record, dict) or not is_intact(record):
+        raise DamagedError(uri)
     return record | {"config": with_keys_of_today(record["config"])}
+
+
+def is_intact(record: Record) -> bool:
+    """Whether a record is as it was written; one of an older release, whether it looks like a record."""
+    return is_as_signed(record) and {"run_id", "command", "phases", "versions", "config"} <= record.keys()
 
 
 def _uri(root: str, run_id: str) -> str:

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -25,10 +26,10 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from tokenmill import storage
-from tokenmill.pipeline.catalog import readable
+from tokenmill.pipeline.catalog import log_copies, readable, seals
 from tokenmill.pipeline.catalog.readable import delta_schema
-from tokenmill.pipeline.catalog.shard_files import SCHEMAS, Shard, write_shard
-from tokenmill.storage.errors import UserError
+from tokenmill.pipeline.catalog.shard_files import SCHEMAS, Shard, damaged_file, put_together, write_shard
+from tokenmill.storage.errors import DamagedError, UserError
 from tokenmill.storage.failures import AGAIN, advice, words
 from tokenmill.storage.object_store import delta_options, with_retries
 
@@ -57,6 +58,7 @@ class Table:
         self.is_new = False  # true: not created yet, and reads as empty
         self._pinned = pinned
         self._delta: DeltaTable | None = None
+        self._copied: int | None = None  # commits up to this version have a copy; null: not known
 
     @property
     def delta(self) -> DeltaTable:
@@ -72,7 +74,8 @@ class Table:
             except TableNotFoundError as error:
                 raise CatalogError(f"{self.uri}: no table there; run `tokenmill run CONFIG` first") from error
             except (DeltaError, OSError) as error:
-                raise self._failed("cannot be opened", error, "check the address and the AWS_* variables") from error
+                todo = "check its address and AWS_*; `tokenmill verify CONFIG --repair` mends a damaged log"
+                raise self._failed("cannot be opened", error, todo) from error
             if reason := readable.misfit(opened.schema(), self.schema):
                 raise CatalogError(f"{self.uri}: {reason}")
             self._delta = opened
@@ -100,7 +103,10 @@ class Table:
             if not storage.is_remote(self.uri):
                 storage.filesystem(self.uri)[0].create_dir(self.uri, recursive=True)
             schema, options = delta_schema(self.schema), delta_options()
-            _asked(self.uri, lambda: DeltaTable.create(self.uri, schema, mode="ignore", storage_options=options))
+            note = CommitProperties(custom_metadata=seals.sealed({}, seals.entries_of_schema(schema)))
+            create = partial(DeltaTable.create, self.uri, schema, mode="ignore", storage_options=options)
+            _asked(self.uri, lambda: create(commit_properties=note))
+            self._copy_commits()
         except (DeltaError, OSError) as error:
             raise self._failed("cannot be created", error, "check the path and your permission to write") from error
 
@@ -146,7 +152,12 @@ class Table:
         self, columns: list[str] | None = None, where: pc.Expression | None = None, version: int | None = None
     ) -> pa.Table:
         """Rows of a version as one Arrow table, only the asked columns being read."""
-        files = self.files(version)
+        return self.read_files(self.files(version), columns, where)
+
+    def read_files(
+        self, files: list[str], columns: list[str] | None = None, where: pc.Expression | None = None
+    ) -> pa.Table:
+        """Rows of these data files. Raises DamagedError for one that cannot be read."""
         names = columns or self.schema.names
         if not files:
             return pa.schema([self.schema.field(name) for name in names]).empty_table()
@@ -158,10 +169,19 @@ class Table:
         return self._count(files, where) if files else 0
 
     def _read(self, files: list[str], where: pc.Expression | None = None, names: list[str] | None = None) -> pa.Table:
-        return _asked(self.uri, lambda: self._dataset(files).to_table(columns=names, filter=where))
+        return self._asked_of(files, lambda: self._dataset(files).to_table(columns=names, filter=where))
 
     def _count(self, files: list[str], where: pc.Expression | None) -> int:
-        return _asked(self.uri, lambda: self._dataset(files).count_rows(filter=where))
+        return self._asked_of(files, lambda: self._dataset(files).count_rows(filter=where))
+
+    def _asked_of(self, files: list[str], call: Callable[[], Any]) -> Any:
+        """What a call that reads `files` returns. Raises DamagedError that names the file that cannot be read."""
+        try:
+            return _asked(self.uri, call)
+        except (pa.ArrowException, OSError) as error:
+            if storage.is_remote(self.uri) and not isinstance(error, pa.ArrowException | FileNotFoundError):
+                raise  # the store's fault
+            raise (DamagedError(at) if (at := damaged_file(files)) else DamagedError(self.uri, error)) from error
 
     def arrow_dataset(self) -> pads.Dataset:
         """The rows as an Arrow dataset, read when they are asked for."""
@@ -205,8 +225,13 @@ class Table:
         actions += [RemoveAction(name, True, now, partition_values={}) for name in removed]
         self._write_version(actions, {key: str(value) for key, value in note.items()})
         self._delta = None
+        self._copy_commits()
         if self.version and self.version % _LOG_EVERY_COMMITS == 0:
             _asked(self.uri, self.delta.create_checkpoint)
+
+    def _copy_commits(self) -> None:
+        log_copies.copy_commits(self.uri, self._copied, self.version)
+        self._copied = self.version
 
     def _write_version(self, actions: list[AddAction | RemoveAction], note: dict[str, str]) -> None:
         """Make `actions` the next version, once: a put whose answer was lost is looked for before it is sent again."""
@@ -214,7 +239,8 @@ class Table:
             self.guard()
         self._add_columns(note)
         version, commit_id = self.version, uuid.uuid4().hex
-        properties = CommitProperties(custom_metadata=note | {"commit_id": commit_id}, max_commit_retries=0)
+        note = seals.sealed(note | {"commit_id": commit_id}, seals.entries_of(actions))
+        properties = CommitProperties(custom_metadata=note, max_commit_retries=0)
         for attempt in range(_COMMIT_ATTEMPTS):
             try:
                 self.delta.create_write_transaction(
@@ -265,14 +291,9 @@ class Table:
         if len(small) < _MIN_SMALL_FILES:
             return 0
         added: list[Shard] = []
-        group: list[str] = []
-        size = 0
-        for position, file in enumerate(small):
-            group.append(storage.join(self.uri, file["path"]))
-            size += file["size_bytes"]
-            if size >= target_bytes or position == len(small) - 1:
-                added.append(write_shard(self.root, self.name, self._read(group)))
-                group, size = [], 0
+        for group in put_together(small, target_bytes):
+            uris = [storage.join(self.uri, file["path"]) for file in group]
+            added.append(write_shard(self.root, self.name, self._read(uris)))
         num_rows = sum(shard.num_rows for shard in added)
         self.commit(added, [file["path"] for file in small], note | {"what": "compacted"}, num_rows)
         return len(small) - len(added)
@@ -323,6 +344,8 @@ class Table:
         if names and not dry_run:
             _asked(self.uri, lambda: self.delta.vacuum(hours_up, dry_run=False, **options))
             self._delta = None
+            self._copy_commits()
+            log_copies.drop_copies(self.uri)
         return len(names), sum(sizes)
 
     def history(self, limit: int | None = None) -> list[dict[str, Any]]:

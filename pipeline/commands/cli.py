@@ -38,7 +38,7 @@ for command in (phases.run, phases.curate, phases.caption, phases.tokenize, phas
     app.command()(command)
 for command in (look.status, look.show, look.log, look.diff, look.rules, look.sheet, look.sample):
     app.command()(command)
-for command in (takedown.forget, takedown.vacuum, demo):
+for command in (takedown.forget, takedown.vacuum, takedown.verify, demo):
     app.command()(command)
 app.command("convert-head")(export.convert_head)
 export_app = _group("Kept media as files.")

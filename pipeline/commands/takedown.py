@@ -1,11 +1,11 @@
-"""Commands that take things away: forget, vacuum."""
+"""Commands that take things away: forget, vacuum; and verify, which sets aside what is damaged."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tokenmill.pipeline.commands.options import ConfigPath, Sets, console, load
+from tokenmill.pipeline.commands.options import AsJson, ConfigPath, Sets, console, load
 
 
 def forget(
@@ -39,3 +39,19 @@ def vacuum(
     from tokenmill.pipeline.commands.vacuum import vacuum as vacuum_tables
 
     vacuum_tables(load(config, sets), hours, dry_run, console)
+
+
+def verify(
+    config: ConfigPath,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Set aside what is damaged, so that the next run does just that again.")
+    ] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every data file, too.")] = False,
+    sets: Sets = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for damaged files in tables, exports, checkpoints and models, by size and checksum; exits with 1 for any."""
+    from tokenmill.pipeline.verify.verify import print_verified
+
+    if not print_verified(load(config, sets), deep, repair, as_json, console):
+        raise typer.Exit(1)

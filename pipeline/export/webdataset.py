@@ -31,6 +31,8 @@ from tokenmill.pipeline.catalog.export_registry import remember_export
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.reports.terminal import Meter, PhaseReport
+from tokenmill.storage.checksums import signed
+from tokenmill.storage.identity import content_id
 from tokenmill.tokenizer import webdataset_shards
 from tokenmill.tokenizer.webdataset_shards import Sample
 
@@ -112,7 +114,7 @@ def export_webdataset(
         "next_shard": before["next_shard"] + len(added),
     }
     storage.write_json(storage.join(out, WIDS_INDEX), _wids(document["shards"]))
-    storage.write_json(storage.join(out, webdataset_shards.DOCUMENT), document)
+    storage.write_json(storage.join(out, webdataset_shards.DOCUMENT), signed(document))
     _delete_unlisted(out, document["shards"])
     num_removed = sum(len(keys) for keys in removed.values())
     console.print(
@@ -214,7 +216,7 @@ def _open(out: str) -> dict[str, Any]:
     place = storage.join(out, webdataset_shards.DOCUMENT)
     if storage.exists(place):
         try:
-            return webdataset_shards.read_export(out).document
+            return webdataset_shards.read_export(out, must_be_whole=False).document
         except webdataset_shards.ExportStoppedError:
             return empty
         except webdataset_shards.ExportError as error:
@@ -341,6 +343,7 @@ def _entry(shard: _Shard, md5sum: str) -> dict[str, Any]:
         "num_samples": len(ids),
         "size_bytes": shard.num_bytes,
         "md5sum": md5sum,
+        "members_id": content_id([storage.read_bytes(webdataset_shards.members_uri(shard.uri))]),
         "first_key": ids[0].as_py(),
         "last_key": ids[-1].as_py(),
     }

@@ -13,8 +13,10 @@ import pyarrow.compute as pc
 
 from tokenmill.pipeline.catalog.records import Record, newest_first, read_record
 from tokenmill.pipeline.config import RunConfig
+from tokenmill.pipeline.refresh.arrow import is_in
 
 REOPENED = "reopened"  # the fingerprint of rows whose files are to be measured anew
+LOST = "lost"  # that of rows of `sources` whose media were lost with a damaged file (pipeline/verify)
 FOR_SCORES = "scores that rules ask for"
 
 _UNSET = object()
@@ -34,6 +36,8 @@ class Why:
         """Why these rows, with `fingerprint` and the ids of their runs, do not stand: keys below one of `below`."""
         if stale.num_rows and pc.all(pc.equal(stale["fingerprint"], REOPENED)).as_py():
             return self.of_rules()
+        if stale.num_rows and pc.all(is_in(stale["fingerprint"], pa.array([LOST, REOPENED]))).as_py():
+            return "rows lost with damaged files"
         run_ids = pc.unique(stale[run_column]).to_pylist()
         for run_id in islice(sorted(run_ids, reverse=True), _LOOKED_AT):
             record = read_record(self._root, run_id)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from small_run import contents, end, num_commits, run, start, write_config
+from test_damages import NUM_ROUNDS, in_a_store
 
 from tokenmill import storage
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
@@ -151,3 +152,7 @@ def test_who_may_only_read_is_told_before_work_starts(ceph_s3, tmp_path, monkeyp
     config = RunConfig(root=f"{ceph_s3}/root", sources=[{"uri": f"{ceph_s3}/corpus"}])
     with pytest.raises(CatalogError, match=rf"root: {ceph_s3}/root/runs/lease: no permission for PutObject .*owner"):
         run_phases(config, ("curate",), "curate", QUIET)
+
+
+def test_200_random_damages_are_mended_by_what_hung_on_them(ceph_s3, tmp_path):
+    in_a_store(tmp_path, ceph_s3, seed=2, num_rounds=NUM_ROUNDS)

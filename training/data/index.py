@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tokenmill import storage
-from tokenmill.storage.errors import TrainingError
+from tokenmill.storage.errors import DamagedError, TrainingError
 from tokenmill.tokenizer import webdataset_shards
 from tokenmill.tokenizer.sequence import SequenceLayout
 from tokenmill.tokenizer.text import encode_captions
@@ -94,18 +94,22 @@ def usable_rows(
 
     `removed` are, by name of a tar, the media_ids of samples that are no part of its export; they are not counted.
     Text documents are usable whatever their fingerprint: no vision tokenizer has touched them.
-    Raises TrainingError for a file that is not a token shard.
+    Raises TrainingError for a file that is not a token shard, DamagedError for one that cannot be read.
     """
     is_tar = webdataset_shards.is_tar(shard_uri)
     columns = [name for name in _COLUMNS if not (is_tar and name == "reject_reason")]  # a tar holds kept rows alone
     gone = pa.array(removed.get(shard_uri.rsplit("/", 1)[1], []), pa.string())
     filesystem, path = storage.filesystem(webdataset_shards.members_uri(shard_uri) if is_tar else shard_uri)
-    with filesystem.open_input_file(path) as stream:
-        shard = pq.ParquetFile(stream)
+    try:
+        whole = filesystem.open_input_file(path)
+        shard = pq.ParquetFile(whole)
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedError(shard_uri, error) from error
+    with whole:
         if missing := set(columns) - set(shard.schema_arrow.names):
             raise TrainingError(f"{shard_uri}: no columns {sorted(missing)}; give the files of a `tokens` table")
         for group in range(shard.num_row_groups):
-            table = shard.read_row_group(group, columns=columns)
+            table = _row_group(shard, group, columns, shard_uri)
             table = table.append_column("row", pa.array(np.arange(len(table), dtype=np.int32)))
             if is_tar:
                 table = table.filter(pc.invert(pc.is_in(table["media_id"], value_set=gone)))
@@ -175,6 +179,13 @@ def media_key(media_id: str, piece: int = 0) -> int:
     """The entry of a medium, or of a piece of a text document, in `Index.media`."""
     name = f"{media_id}/{piece}" if piece else media_id
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+
+
+def _row_group(shard: pq.ParquetFile, group: int, columns: list[str], uri: str) -> pa.Table:
+    try:
+        return shard.read_row_group(group, columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedError(uri, error) from error
 
 
 def _records(table: pa.Table, layout: SequenceLayout) -> dict[str, np.ndarray]:

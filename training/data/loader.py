@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenmill import storage
-from tokenmill.storage.errors import TrainingError
+from tokenmill.storage.errors import DamagedError, TrainingError
 from tokenmill.tokenizer import webdataset_shards
 from tokenmill.tokenizer.sequence import Kind, Sequence, SequenceLayout
 from tokenmill.training.data.index import Index, media_key
@@ -69,7 +69,7 @@ class RowGroups:
         return self._uris[shard]
 
     def get(self, shard: int, row_group: int) -> pa.Table:
-        """Columns media_id, codes, fps and caption of a row group. Raises OSError when the shard is gone."""
+        """Columns media_id, codes, fps and caption of a row group. Raises DamagedError; OSError when a tar is gone."""
         key = (shard, row_group)
         if key in self._cached:
             self._cached.move_to_end(key)
@@ -78,10 +78,15 @@ class RowGroups:
         is_tar = webdataset_shards.is_tar(uri)
         columns = ["media_id", "fps", "caption", *(webdataset_shards.CODES_PLACE if is_tar else ("codes",))]
         filesystem, path = storage.filesystem(webdataset_shards.members_uri(uri) if is_tar else uri)
-        with filesystem.open_input_file(path) as stream:
-            file = pq.ParquetFile(stream, metadata=self._footers.get(shard), pre_buffer=True)
-            self._footers[shard] = file.metadata
-            table = file.read_row_group(row_group, columns=columns)
+        try:
+            with filesystem.open_input_file(path) as stream:
+                file = pq.ParquetFile(stream, metadata=self._footers.get(shard), pre_buffer=True)
+                self._footers[shard] = file.metadata
+                table = file.read_row_group(row_group, columns=columns)
+        except (pa.ArrowException, OSError) as error:
+            if is_tar:
+                raise
+            raise DamagedError(uri, error) from error
         if is_tar:
             table = table.drop_columns(webdataset_shards.CODES_PLACE).append_column(
                 "codes", webdataset_shards.read_codes(uri, table)

@@ -11,9 +11,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
@@ -24,7 +26,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from tokenmill import storage
-from tokenmill.storage.errors import TrainingError
+from tokenmill.storage.checksums import write_checksums
+from tokenmill.storage.errors import DamagedError, TrainingError
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -68,6 +71,7 @@ def save(
     with _written_to(uri) as folder:
         save_file(_tensors(weights), folder / "model.safetensors")
         torch.save(state, folder / "optimizer.pt")
+        write_checksums(folder)
     storage.write_json(storage.join(uri, "meta.json"), {"step": step} | meta)
     for old in _complete_steps(run_uri)[:-keep]:
         filesystem, path = storage.filesystem(storage.join(folder_uri(run_uri, old), "meta.json"))
@@ -93,10 +97,13 @@ def latest(run_uri: str, plan_hash: str) -> int:
 
 
 def load(run_uri: str, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
-    """Restore what `save` wrote after `step` steps. Every worker must call it."""
+    """Restore what `save` wrote after `step` steps. Every worker must call it. Raises DamagedError."""
     with storage.local_folder(folder_uri(run_uri, step)) as folder:
-        weights: dict[str, Any] = dict(load_file(folder / "model.safetensors"))
-        state = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
+        try:
+            weights: dict[str, Any] = dict(load_file(folder / "model.safetensors"))
+            state = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
+        except (SafetensorError, OSError, RuntimeError, UnpicklingError) as error:
+            raise DamagedError(folder_uri(run_uri, step), error) from error
     set_state_dict(model, optimizers, model_state_dict=weights, optim_state_dict=state, options=_WHOLE)
 
 

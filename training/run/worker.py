@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from tokenmill import storage
+from tokenmill.storage.checksums import write_checksums
 from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.run_log import Record, TrainLog, read_log
 from tokenmill.tokenizer.sequence import Kind
@@ -173,6 +174,7 @@ def _finish(job: TrainJob, trainer: _Trainer, weights: dict[str, torch.Tensor]) 
         trainer.lm.save_pretrained(name, state_dict=lm_weights)
         trainer.ready.layout.tokenizer.save_pretrained(name)
         trainer.ready.layout.vocabulary.save(Path(name))
+        write_checksums(Path(name))
         storage.upload_folder(Path(name), job.at("model"))
     summary = trainer.ready.summary
     log = read_log(job.run_uri)

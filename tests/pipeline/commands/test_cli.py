@@ -31,6 +31,7 @@ COMMANDS = {
     "diff": ["CONFIG", "V1", "V2", "--set", "--json"],
     "forget": ["CONFIG", "--id", "--uri", "--file", "--set"],
     "vacuum": ["CONFIG", "--hours", "--dry-run", "--set"],
+    "verify": ["CONFIG", "--repair", "--deep", "--set", "--json"],
     "show": ["CONFIG", "MEDIA_ID", "--set", "--version"],
     "sample": ["CONFIG", "--prompt", "--out", "--seed", "--set"],
     "demo": ["--config", "--images", "--set"],

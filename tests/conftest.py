@@ -14,6 +14,7 @@ from botocore.exceptions import EndpointConnectionError
 from small_run import contents, make_corpus, run, write_config
 
 from tokenmill.pipeline.config import Cluster
+from tokenmill.pipeline.flow import local
 from tokenmill.pipeline.flow.local import local_workers
 from tokenmill.pipeline.flow.on_ray import cluster
 
@@ -78,6 +79,8 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         "AWS_ALLOW_HTTP": "true",
     }.items():
         monkeypatch.setenv(name, value)
+    if local._open is not None:
+        local._open.end()  # its processes have the variables of before
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL,

@@ -1,6 +1,7 @@
 """Fixtures that several test folders use."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +30,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if SERVICES & set(getattr(item, "fixturenames", ())):
             item.add_marker("service")
     items.sort(key=lambda item: item.get_closest_marker("service") is None)
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells hand it to what they start behind them
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ test-slow: $(STAMP)
 	$(PYTEST) -m slow
 
 check: lint types
-	$(PYTEST) -m "not slow and not service"
+	TOKENMILL_FUZZ_EXAMPLES=50 $(PYTEST) -m "not slow and not service"
 
 lint: $(STAMP)
 	.venv/bin/ruff check .

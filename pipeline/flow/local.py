@@ -85,7 +85,7 @@ class LocalWorkers:
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
         self._lock = threading.Lock()
-        self._notes = tempfile.TemporaryDirectory(prefix="tokenmill-workers-")
+        self._notes: tempfile.TemporaryDirectory[str] | None = None
         self._numbers = itertools.count()
 
     def run(self, flow: Flow) -> None:
@@ -131,7 +131,9 @@ class LocalWorkers:
             ending, self._all, self._idle = self._all, set(), []
         for process in ending:
             process.end()
-        self._notes.cleanup()
+        if self._notes is not None:
+            self._notes.cleanup()
+            self._notes = None
 
     def _call(self, job: Job, threads: int) -> list[pa.Table]:
         """In a process, and in the next one when it dies over a medium. Raises _WorkerDied when none was at hand."""
@@ -174,7 +176,9 @@ class LocalWorkers:
         raise AssertionError
 
     def _new_notes(self) -> str:
-        return os.path.join(self._notes.name, str(next(self._numbers)))
+        with self._lock:
+            self._notes = self._notes or tempfile.TemporaryDirectory(prefix="tokenmill-workers-")
+            return os.path.join(self._notes.name, str(next(self._numbers)))
 
     def _started(self, process: _Process) -> _Process:
         with self._lock:

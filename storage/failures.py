@@ -9,11 +9,14 @@ import errno
 import re
 import resource
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from tokenmill.storage.errors import DamagedError, UserError
 
 _MAX_DETAIL_CHARS = 300
 _NOWHERE = "this machine"
@@ -218,6 +221,19 @@ FAILURES = {
 def find(error: BaseException) -> tuple[str, BaseException] | None:
     """The name of the failure that `error` tells of, and the exception of its chain that tells it; null for a bug."""
     return _find(error, set())
+
+
+@contextmanager
+def as_damaged(uri: str) -> Iterator[None]:
+    """What a library raises that can make nothing of the file at `uri` -> DamagedError. Stays as it is: what the file
+    is not to blame for, and what is said already.
+    """
+    try:
+        yield
+    except Exception as error:  # of damaged files libraries raise whatever comes
+        if isinstance(error, UserError) or find(error):
+            raise
+        raise DamagedError(uri, f"{type(error).__name__}: {error}") from error
 
 
 def _find(error: BaseException, seen: set[int]) -> tuple[str, BaseException] | None:

@@ -28,7 +28,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenmill import storage
-from tokenmill.storage.errors import UserError
+from tokenmill.storage.checksums import is_as_signed
+from tokenmill.storage.errors import DamagedError, UserError
+from tokenmill.storage.failures import as_damaged
 from tokenmill.storage.identity import fingerprint_of
 
 DOCUMENT = "tokenmill.json"
@@ -176,9 +178,13 @@ def write_members(members: pa.Table, tar_uri: str, md5sum: str) -> None:
 
 
 def read_members(tar_uri: str, columns: list[str] | None = None) -> tuple[pa.Table, str]:
-    """The members of a tar and its MD5. Raises FileNotFoundError."""
-    table = pq.read_table(pa.BufferReader(storage.read_bytes(members_uri(tar_uri))), columns=columns)
-    return table, table.schema.metadata[b"md5sum"].decode()
+    """The members of a tar and its MD5. Raises FileNotFoundError, DamagedError."""
+    uri = members_uri(tar_uri)
+    data = storage.read_bytes(uri)
+    with as_damaged(uri):
+        table = pq.read_table(pa.BufferReader(data), columns=columns)
+        table.validate(full=True)
+        return table, table.schema.metadata[b"md5sum"].decode()
 
 
 def read_codes(tar_uri: str, members: pa.Table) -> pa.ListArray:
@@ -240,9 +246,11 @@ def read_export(uri: str, must_be_whole: bool = True) -> Export:
     place = storage.join(uri, DOCUMENT)
     if not storage.exists(place):
         raise ExportError(f"{place}: not there; write an export with `tokenmill export webdataset CONFIG --out {uri}`")
-    document = storage.read_json(place)
-    if document.get("format") != FORMAT:
+    document = storage.read_json(place, "format")
+    if document["format"] != FORMAT:
         raise ExportError(f"{place}: not an export that this version reads (format {FORMAT}); export into a new folder")
+    if not _is_whole(document):
+        raise DamagedError(place)
     if document["tokens_version"] is None:
         raise ExportStoppedError(
             f"{place}: the export was stopped; run the same `tokenmill export webdataset` to complete it"
@@ -256,6 +264,16 @@ def read_export(uri: str, must_be_whole: bool = True) -> Export:
         if members_uri(shard["name"]) not in there:
             _restore_members(storage.join(uri, shard["name"]), shard)
     return Export(uri, document)
+
+
+def _is_whole(document: dict[str, Any]) -> bool:
+    """As it was written; one of an older release, whether it looks like it."""
+    if not (is_as_signed(document) and {"tokens_version", "shards", "removed"} <= document.keys()):
+        return False
+    shards = document["shards"]
+    return isinstance(shards, list) and all(
+        isinstance(each, dict) and {"name", "md5sum"} <= each.keys() for each in shards
+    )
 
 
 def _restore_members(tar_uri: str, shard: dict[str, Any]) -> None:

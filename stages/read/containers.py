@@ -364,8 +364,8 @@ def _parquet_rows(uri: str) -> Iterator[dict[str, Any]]:
         with filesystem.open_input_file(path) as stream, pq.ParquetFile(stream) as file:
             for batch in file.iter_batches(_ROWS_AT_ONCE):
                 yield from batch.to_pylist()
-    except pa.ArrowInvalid as error:
-        raise RowError("corrupt_container", words(error)) from None
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError, OverflowError) as error:
+        raise RowError("corrupt_container", words(error)) from None  # UnicodeDecodeError among them
 
 
 class _Chunks(io.RawIOBase):

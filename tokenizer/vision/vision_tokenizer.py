@@ -23,6 +23,7 @@ from transformers import ChameleonVQVAE, Emu3VQVAE, JanusVQVAE
 from transformers.utils import logging as transformers_logging
 
 from tokenmill.storage.cpu import quick_dtype
+from tokenmill.storage.failures import find
 from tokenmill.storage.identity import weights_id
 from tokenmill.tokenizer.vision import published
 from tokenmill.tokenizer.vision.batching import DECODE_LAYERS, ENCODE_LAYERS, Passes, px_that_fit
@@ -47,7 +48,9 @@ def load_model(folder: Path) -> Model:
         if kind == published.MODEL_TYPE:
             return published.load_published(folder)
         return _CLASSES[kind].from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # of damaged files libraries raise whatever comes
+        if not isinstance(error, OSError | RuntimeError | ValueError) and find(error):
+            raise
         raise TokenizerLoadError(
             f"{folder}: cannot be loaded: {error}; save it again with save_pretrained()"
         ) from error

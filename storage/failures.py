@@ -23,6 +23,7 @@ _NOWHERE = "this machine"
 AGAIN = "run the same command again to continue"
 _KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # delta-rs draws arrows
+_RUST_TRACE = re.compile(r"\n\s+0: .*", re.DOTALL)  # with RUST_BACKTRACE=1; names what is no failure, pthread_create
 _RAY_DEATH = re.compile(r"The actor is dead because ([^.\n]+)")
 _RAY_HOST = re.compile(r"\bip[:=]\s*'?([\d.]+)")
 _RAY_VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
@@ -299,7 +300,7 @@ def _facts(error: BaseException) -> dict[str, str]:
 
 def words(error: BaseException) -> str:
     """What happened, on one line: of words with a traceback in them the last line."""
-    text = _COLOUR.sub("", str(error)).strip() or type(error).__name__
+    text = _RUST_TRACE.sub("", _COLOUR.sub("", str(error))).strip() or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename!r}" if error.filename else error.strerror
     if death := _RAY_DEATH.search(text):  # amid a page of guesses

@@ -15,6 +15,7 @@ from transformers import DynamicCache, Emu3ForCausalLM
 from transformers.utils import logging
 
 from tokenmill import storage
+from tokenmill.storage.errors import DamagedError
 from tokenmill.storage.failures import as_damaged
 from tokenmill.tokenizer.sequence import SequenceLayout
 from tokenmill.tokenizer.text import load_text_tokenizer
@@ -45,7 +46,11 @@ class Sampler:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         with as_damaged(uri), storage.local_folder(uri) as folder:
             layout = SequenceLayout(load_text_tokenizer(folder), Vocabulary.load(folder))
-            lm = Emu3ForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+            lm, found = Emu3ForCausalLM.from_pretrained(
+                folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
+            )
+            if lacking := sorted(found["missing_keys"]):  # transformers would draw them at random
+                raise DamagedError(uri, f"no weights {', '.join(lacking)}")
         return cls(lm.to(device), layout)  # type: ignore[arg-type]
 
     @torch.inference_mode()

@@ -47,7 +47,12 @@ def load_model(folder: Path) -> Model:
     try:
         if kind == published.MODEL_TYPE:
             return published.load_published(folder)
-        return _CLASSES[kind].from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
+        model, found = _CLASSES[kind].from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+        if lacking := sorted(found["missing_keys"]):  # transformers would draw them at random
+            raise ValueError(f"no weights {', '.join(lacking)}")
+        return model
     except Exception as error:  # of damaged files libraries raise whatever comes
         if not isinstance(error, OSError | RuntimeError | ValueError) and find(error):
             raise

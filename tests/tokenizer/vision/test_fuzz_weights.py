@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests import fuzzing
 from tokenmill.tokenizer.vision import weights
@@ -35,3 +36,12 @@ READERS: dict[str, tuple[Callable[[str], object], int]] = {
 def test_a_damaged_file_of_a_tokenizer_is_said(ram_path, name, num_inputs):
     folder = Path(shutil.copytree(weights.BUILTIN_FOLDER, ram_path / "tokenizer"))
     fuzzing.check_reader(name, folder / name, num_inputs, lambda: READERS[name][0](str(folder)))
+
+
+def test_a_tensor_that_is_not_there_is_named(tmp_path):
+    folder = Path(shutil.copytree(weights.BUILTIN_FOLDER, tmp_path / "tokenizer"))
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop(name := next(iter(tensors)))
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(weights.TokenizerLoadError, match=f"no weights {name}"):
+        VisionTokenizer.load(str(folder))

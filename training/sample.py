@@ -8,6 +8,7 @@ Every prompt draws from its own seeded stream, so it gives the same picture what
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,12 +47,13 @@ class Sampler:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         with as_damaged(uri), storage.local_folder(uri) as folder:
             layout = SequenceLayout(load_text_tokenizer(folder), Vocabulary.load(folder))
-            lm, found = Emu3ForCausalLM.from_pretrained(
+            loaded: Any = Emu3ForCausalLM.from_pretrained(
                 folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
             )
+            lm, found = loaded
             if lacking := sorted(found["missing_keys"]):  # transformers would draw them at random
                 raise DamagedError(uri, f"no weights {', '.join(lacking)}")
-        return cls(lm.to(device), layout)  # type: ignore[arg-type]
+        return cls(lm.to(device), layout)
 
     @torch.inference_mode()
     def draw(

@@ -35,7 +35,7 @@ READERS: dict[str, tuple[Callable[[str], object], int]] = {
 )
 def test_a_damaged_file_of_a_tokenizer_is_said(ram_path, name, num_inputs):
     folder = Path(shutil.copytree(weights.BUILTIN_FOLDER, ram_path / "tokenizer"))
-    fuzzing.check_reader(name, folder / name, num_inputs, lambda: READERS[name][0](str(folder)))
+    assert fuzzing.check_reader(name, folder / name, num_inputs, lambda: READERS[name][0](str(folder)))
 
 
 def test_a_tensor_that_is_not_there_is_named(tmp_path):

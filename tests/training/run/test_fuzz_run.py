@@ -80,4 +80,4 @@ READERS: dict[str, tuple[Callable[[TrainJob], object], int]] = {
 def test_a_damaged_file_of_a_training_is_said(ram_path, trained, small_config, name, num_inputs):
     folder = Path(shutil.copytree(trained, ram_path / "trained"))
     job = job_in(folder, small_config(steps=4))
-    fuzzing.check_reader(name, folder / name, num_inputs, lambda: READERS[name][0](job))
+    assert fuzzing.check_reader(name, folder / name, num_inputs, lambda: READERS[name][0](job))

@@ -231,10 +231,15 @@ def as_damaged(uri: str) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:  # of damaged files libraries raise whatever comes
-        if isinstance(error, UserError) or find(error):
+    except BaseException as error:  # of damaged files libraries raise whatever comes
+        if not (isinstance(error, Exception) or is_panic(error)) or isinstance(error, UserError) or find(error):
             raise
         raise DamagedError(uri, f"{type(error).__name__}: {error}") from error
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library written in Rust gave up: no subclass of Exception, and importable from nowhere."""
+    return type(error).__name__ == "PanicException"
 
 
 def _find(error: BaseException, seen: set[int]) -> tuple[str, BaseException] | None:

@@ -186,7 +186,7 @@ def said(command: Callable[[], object]) -> bool:
     """Whether `command` works, or ends with one line that is defined: raises what is called a bug."""
     try:
         command()
-    except BaseException as error:
+    except BaseException as error:  # a panic is no Exception
         if not isinstance(error, UserError) and find(error) is None:
             raise
         return False

@@ -6,6 +6,7 @@ from typing import Any
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from tokenmill import storage
+from tokenmill.storage.failures import is_panic
 from tokenmill.storage.object_store import with_retries
 
 
@@ -16,6 +17,6 @@ def asked(uri: str, call: Callable[[], Any]) -> Any:
     try:
         return with_retries(call, (DeltaError, OSError), (TableNotFoundError,)) if storage.is_remote(uri) else call()
     except BaseException as error:
-        if type(error).__name__ == "PanicException":  # no subclass of Exception, and importable from nowhere
+        if is_panic(error):
             raise DeltaError(f"delta-rs gave up: {error}") from error
         raise

@@ -2,7 +2,7 @@
 lost.
 
 Decoding costs milliseconds, so there are fewer of the slow formats than of what is only read; the numbers of the slow
-tests are what two minutes of a CPU allow for all images and two for all videos.
+tests are what a minute of a CPU allows for all images, and one for all videos.
 """
 
 import io
@@ -28,7 +28,7 @@ from tokenmill.stages.table.columns import LISTED
 from tokenmill.stages.video.split import SplitVideos, SplitVideosConfig
 
 FEW_IMAGES, FEW_VIDEOS = 150, 25  # of a format
-MANY_IMAGES, MANY_VIDEOS = 1_500, 300
+MANY_IMAGES, MANY_VIDEOS = 3_000, 1_000
 BATCH = 50
 LIMIT_S = 60.0
 MAX_GROWTH_BYTES = 1 << 30

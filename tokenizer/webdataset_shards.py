@@ -17,6 +17,7 @@ Source: POSIX.1-1988 ustar; NumPy's format version 1.0.
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,6 +35,7 @@ from tokenmill.storage.failures import as_damaged
 from tokenmill.storage.identity import fingerprint_of
 
 DOCUMENT = "tokenmill.json"
+_TAR = re.compile(r"[\w.-]+\.tar")
 LOST = "lost"  # in it: names of tars that were damaged and set aside
 FORMAT = "tokenmill-webdataset-1"
 MEMBERS = pa.schema(
@@ -249,7 +251,7 @@ def read_export(uri: str, must_be_whole: bool = True) -> Export:
     document = storage.read_json(place, "format")
     if document["format"] != FORMAT:
         raise ExportError(f"{place}: not an export that this version reads (format {FORMAT}); export into a new folder")
-    if not _is_whole(document):
+    if not is_intact(document):
         raise DamagedError(place)
     if document["tokens_version"] is None:
         raise ExportStoppedError(
@@ -266,13 +268,18 @@ def read_export(uri: str, must_be_whole: bool = True) -> Export:
     return Export(uri, document)
 
 
-def _is_whole(document: dict[str, Any]) -> bool:
-    """As it was written; one of an older release, whether it looks like it."""
-    if not (is_as_signed(document) and {"tokens_version", "shards", "removed"} <= document.keys()):
+def is_intact(document: Any) -> bool:
+    """Whether `tokenmill.json` is as it was written; one of an older release, whether it looks like it."""
+    if not (isinstance(document, dict) and {"tokens_version", "shards", "removed"} <= document.keys()):
         return False
     shards = document["shards"]
-    return isinstance(shards, list) and all(
-        isinstance(each, dict) and {"name", "md5sum"} <= each.keys() for each in shards
+    if not (isinstance(shards, list) and isinstance(document["removed"], dict) and is_as_signed(document)):
+        return False
+    return all(
+        isinstance(shard, dict)
+        and all(isinstance(shard.get(name), str) for name in ("name", "md5sum"))
+        and _TAR.fullmatch(shard["name"]) is not None
+        for shard in shards
     )
 
 

@@ -287,6 +287,8 @@ def load(path: str | Path, sets: list[str] | None = None) -> RunConfig:
         return RunConfig.model_validate(document)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(path, item) for item in error.errors())) from None
+    except UnicodeError as error:
+        raise ConfigError(f"{path}: holds text that is no Unicode: {error}") from None
 
 
 def with_keys_of_today(document: dict[str, Any]) -> dict[str, Any]:
@@ -305,7 +307,7 @@ def _override(document: Any, item: str) -> None:
         raise ConfigError(f"--set {item}: write it as key.sub_key=value")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"--set {item}: the value is not YAML: {error}") from None
     *parents, last = key.split(".")
     node = document

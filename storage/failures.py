@@ -9,17 +9,21 @@ import errno
 import re
 import resource
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from tokenmill.storage.errors import DamagedError, UserError
 
 _MAX_DETAIL_CHARS = 300
 _NOWHERE = "this machine"
 AGAIN = "run the same command again to continue"
 _KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # delta-rs draws arrows
+_RUST_TRACE = re.compile(r"\n\s+0: .*", re.DOTALL)  # with RUST_BACKTRACE=1; names what is no failure, pthread_create
 _RAY_DEATH = re.compile(r"The actor is dead because ([^.\n]+)")
 _RAY_HOST = re.compile(r"\bip[:=]\s*'?([\d.]+)")
 _RAY_VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
@@ -220,6 +224,24 @@ def find(error: BaseException) -> tuple[str, BaseException] | None:
     return _find(error, set())
 
 
+@contextmanager
+def as_damaged(uri: str) -> Iterator[None]:
+    """What a library raises that can make nothing of the file at `uri` -> DamagedError. Stays as it is: what the file
+    is not to blame for, and what is said already.
+    """
+    try:
+        yield
+    except BaseException as error:  # of damaged files libraries raise whatever comes
+        if not (isinstance(error, Exception) or is_panic(error)) or isinstance(error, UserError) or find(error):
+            raise
+        raise DamagedError(uri, f"{type(error).__name__}: {error}") from error
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library written in Rust gave up: no subclass of Exception, and importable from nowhere."""
+    return type(error).__name__ == "PanicException"
+
+
 def _find(error: BaseException, seen: set[int]) -> tuple[str, BaseException] | None:
     """Innermost first: explicit causes, and what Ray and Ray Train keep in attributes."""
     seen.add(id(error))
@@ -283,7 +305,7 @@ def _facts(error: BaseException) -> dict[str, str]:
 
 def words(error: BaseException) -> str:
     """What happened, on one line: of words with a traceback in them the last line."""
-    text = _COLOUR.sub("", str(error)).strip() or type(error).__name__
+    text = _RUST_TRACE.sub("", _COLOUR.sub("", str(error))).strip() or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename!r}" if error.filename else error.strerror
     if death := _RAY_DEATH.search(text):  # amid a page of guesses

@@ -208,13 +208,18 @@ def _swap_s3(uri: str, data: bytes, expected: bytes | None) -> bool:
         raise object_store.StoreError(object_store.explained(uri, error)) from error
 
 
-def read_json(uri: str) -> Any:
-    """The JSON document at `uri`. Raises DamagedError for what is none, and as `read_bytes` does."""
+def read_json(uri: str, *keys: str) -> Any:
+    """The JSON document at `uri`; with `keys` an object that has them. Raises DamagedError for what is none, and as
+    `read_bytes` does.
+    """
     data = read_bytes(uri)
     try:
-        return json.loads(data)
-    except ValueError as error:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
         raise DamagedError(uri, error) from None
+    if keys and not (isinstance(document, dict) and document.keys() >= set(keys)):
+        raise DamagedError(uri, f"no object with {', '.join(keys)}")
+    return document
 
 
 def write_json(uri: str, document: Any) -> None:

@@ -17,6 +17,7 @@ Source: POSIX.1-1988 ustar; NumPy's format version 1.0.
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,10 +29,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenmill import storage
-from tokenmill.storage.errors import UserError
+from tokenmill.storage.checksums import is_as_signed
+from tokenmill.storage.errors import DamagedError, UserError
+from tokenmill.storage.failures import as_damaged
 from tokenmill.storage.identity import fingerprint_of
 
 DOCUMENT = "tokenmill.json"
+_TAR = re.compile(r"[\w.-]+\.tar")
 LOST = "lost"  # in it: names of tars that were damaged and set aside
 FORMAT = "tokenmill-webdataset-1"
 MEMBERS = pa.schema(
@@ -176,9 +180,13 @@ def write_members(members: pa.Table, tar_uri: str, md5sum: str) -> None:
 
 
 def read_members(tar_uri: str, columns: list[str] | None = None) -> tuple[pa.Table, str]:
-    """The members of a tar and its MD5. Raises FileNotFoundError."""
-    table = pq.read_table(pa.BufferReader(storage.read_bytes(members_uri(tar_uri))), columns=columns)
-    return table, table.schema.metadata[b"md5sum"].decode()
+    """The members of a tar and its MD5. Raises FileNotFoundError, DamagedError."""
+    uri = members_uri(tar_uri)
+    data = storage.read_bytes(uri)
+    with as_damaged(uri):
+        table = pq.read_table(pa.BufferReader(data), columns=columns)
+        table.validate(full=True)
+        return table, table.schema.metadata[b"md5sum"].decode()
 
 
 def read_codes(tar_uri: str, members: pa.Table) -> pa.ListArray:
@@ -240,9 +248,11 @@ def read_export(uri: str, must_be_whole: bool = True) -> Export:
     place = storage.join(uri, DOCUMENT)
     if not storage.exists(place):
         raise ExportError(f"{place}: not there; write an export with `tokenmill export webdataset CONFIG --out {uri}`")
-    document = storage.read_json(place)
-    if document.get("format") != FORMAT:
+    document = storage.read_json(place, "format")
+    if document["format"] != FORMAT:
         raise ExportError(f"{place}: not an export that this version reads (format {FORMAT}); export into a new folder")
+    if not is_intact(document):
+        raise DamagedError(place)
     if document["tokens_version"] is None:
         raise ExportStoppedError(
             f"{place}: the export was stopped; run the same `tokenmill export webdataset` to complete it"
@@ -256,6 +266,21 @@ def read_export(uri: str, must_be_whole: bool = True) -> Export:
         if members_uri(shard["name"]) not in there:
             _restore_members(storage.join(uri, shard["name"]), shard)
     return Export(uri, document)
+
+
+def is_intact(document: Any) -> bool:
+    """Whether `tokenmill.json` is as it was written; one of an older release, whether it looks like it."""
+    if not (isinstance(document, dict) and {"tokens_version", "shards", "removed"} <= document.keys()):
+        return False
+    shards = document["shards"]
+    if not (isinstance(shards, list) and isinstance(document["removed"], dict) and is_as_signed(document)):
+        return False
+    return all(
+        isinstance(shard, dict)
+        and all(isinstance(shard.get(name), str) for name in ("name", "md5sum"))
+        and _TAR.fullmatch(shard["name"]) is not None
+        for shard in shards
+    )
 
 
 def _restore_members(tar_uri: str, shard: dict[str, Any]) -> None:

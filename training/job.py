@@ -6,6 +6,7 @@ from typing import Any
 
 from tokenmill import storage
 from tokenmill.storage.errors import TrainingError
+from tokenmill.storage.failures import as_damaged
 from tokenmill.storage.identity import fingerprint_of
 from tokenmill.training.config import TrainConfig
 
@@ -67,7 +68,7 @@ class TrainJob:
         """
         if not storage.exists(self.at(PLAN)):
             return None
-        summary = storage.read_json(self.at(PLAN))
+        summary = storage.read_json(self.at(PLAN), "job", "plan", "tokens_version", "num_steps")
         if summary["job"] != self.fingerprint:
             raise TrainingError(
                 f"{self.run_uri}: holds a run of another config or other token shards (tokens version "
@@ -97,6 +98,13 @@ class TrainResult:
     num_text_pieces: int = 0  # what they were cut into
     num_text_tokens: int = 0  # of num_tokens, those of text documents
     dtype: str | None = None  # of the matrix products; null: an older release did not say
+
+
+def read_result(job: TrainJob) -> TrainResult:
+    """What its finished run made. Raises DamagedError."""
+    uri = job.at(DONE)
+    with as_damaged(uri):
+        return TrainResult(**storage.read_json(uri))
 
 
 def _absolute_folder(name: str | None) -> str | None:

@@ -8,6 +8,7 @@ Every prompt draws from its own seeded stream, so it gives the same picture what
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from transformers import DynamicCache, Emu3ForCausalLM
 from transformers.utils import logging
 
 from tokenmill import storage
+from tokenmill.storage.errors import DamagedError
+from tokenmill.storage.failures import as_damaged
 from tokenmill.tokenizer.sequence import SequenceLayout
 from tokenmill.tokenizer.text import load_text_tokenizer
 from tokenmill.tokenizer.vocabulary import Vocabulary
@@ -33,7 +36,7 @@ class Sampler:
     def load(cls, uri: str, device: str | torch.device | None = None) -> "Sampler":
         """The model of a training's folder, or of its `model` folder, on `device` (null: a GPU if there is one).
 
-        bfloat16 on a GPU, float32 on a CPU. Raises FileNotFoundError where no finished training stands.
+        bfloat16 on a GPU, float32 on a CPU. Raises FileNotFoundError where no finished training stands, DamagedError.
         """
         uri = storage.absolute(uri)
         inner = storage.join(uri, "model")
@@ -42,10 +45,15 @@ class Sampler:
             raise FileNotFoundError(f"{uri}: no trained model; finish the training first, then give its folder")
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        with storage.local_folder(uri) as folder:
+        with as_damaged(uri), storage.local_folder(uri) as folder:
             layout = SequenceLayout(load_text_tokenizer(folder), Vocabulary.load(folder))
-            lm = Emu3ForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
-        return cls(lm.to(device), layout)  # type: ignore[arg-type]
+            loaded: Any = Emu3ForCausalLM.from_pretrained(
+                folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
+            )
+            lm, found = loaded
+            if lacking := sorted(found["missing_keys"]):  # transformers would draw them at random
+                raise DamagedError(uri, f"no weights {', '.join(lacking)}")
+        return cls(lm.to(device), layout)
 
     @torch.inference_mode()
     def draw(

@@ -3,6 +3,7 @@
 In: rows. Out: versions of Delta tables, records of runs, leases; what was trained, exported and forgotten.
 
     tables.py           the Delta tables: append, edit, scan, versions
+    delta_calls.py      what delta-rs is asked
     shard_files.py      rows to a new file of a table: its name and schema
     seals.py            what a commit says of itself
     log_copies.py       a copy of each commit

@@ -70,7 +70,9 @@ def is_intact(document: object) -> bool:
     """Whether a list is as it was written; one of an older release, whether it looks like a list."""
     if not isinstance(document, dict):
         return False
-    return is_as_signed(document) and all(isinstance(document.get(name, []), list) for name in ("ids", "places"))
+    lists = [document.get(name, []) for name in ("ids", "places")]
+    are_texts = all(isinstance(each, list) and all(isinstance(item, str) for item in each) for each in lists)
+    return are_texts and is_as_signed(document)
 
 
 def place(uri: str, etag: str) -> str:

@@ -27,12 +27,14 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from tokenmill import storage
 from tokenmill.pipeline.catalog import log_copies, readable, seals
+from tokenmill.pipeline.catalog.delta_calls import asked
 from tokenmill.pipeline.catalog.readable import delta_schema
 from tokenmill.pipeline.catalog.shard_files import SCHEMAS, Shard, damaged_file, put_together, write_shard
 from tokenmill.storage.errors import DamagedError, UserError
 from tokenmill.storage.failures import AGAIN, advice, words
-from tokenmill.storage.object_store import delta_options, with_retries
+from tokenmill.storage.object_store import delta_options
 
+_MENDS_LOGS = "`tokenmill verify CONFIG --repair` mends a damaged log"
 _MIN_SMALL_FILES = 16
 _COMMIT_ATTEMPTS = 5
 _LOG_EVERY_COMMITS = 10  # checkpoint the Delta log so that opening a long-lived table stays one read
@@ -40,11 +42,6 @@ _LOG_EVERY_COMMITS = 10  # checkpoint the Delta log so that opening a long-lived
 
 class CatalogError(UserError):
     """The catalog cannot be opened or written; the message says where and what to do."""
-
-
-def _asked(uri: str, call: Callable[[], Any]) -> Any:
-    """What a call of delta-rs returns; one to a store is made again when it fails."""
-    return with_retries(call, (DeltaError, OSError), (TableNotFoundError,)) if storage.is_remote(uri) else call()
 
 
 class Table:
@@ -74,8 +71,7 @@ class Table:
             except TableNotFoundError as error:
                 raise CatalogError(f"{self.uri}: no table there; run `tokenmill run CONFIG` first") from error
             except (DeltaError, OSError) as error:
-                todo = "check its address and AWS_*; `tokenmill verify CONFIG --repair` mends a damaged log"
-                raise self._failed("cannot be opened", error, todo) from error
+                raise self._failed("cannot be opened", error, f"check its address and AWS_*; {_MENDS_LOGS}") from error
             if reason := readable.misfit(opened.schema(), self.schema):
                 raise CatalogError(f"{self.uri}: {reason}")
             self._delta = opened
@@ -85,12 +81,12 @@ class Table:
         return CatalogError(f"{self.uri}: {what}: {words(error)}; {advice(error, otherwise)}")
 
     def _open(self, version: int | None = None) -> DeltaTable:
-        return _asked(self.uri, lambda: DeltaTable(self.uri, version=version, storage_options=delta_options()))
+        return asked(self.uri, lambda: DeltaTable(self.uri, version=version, storage_options=delta_options()))
 
     def exists(self) -> bool:
         """True when the table has been created."""
         try:
-            return _asked(self.uri, lambda: DeltaTable.is_deltatable(self.uri, storage_options=delta_options()))
+            return asked(self.uri, lambda: DeltaTable.is_deltatable(self.uri, storage_options=delta_options()))
         except (DeltaError, OSError) as error:
             raise self._failed("cannot be reached", error, "check the address and the AWS_* variables") from error
 
@@ -105,7 +101,7 @@ class Table:
             schema, options = delta_schema(self.schema), delta_options()
             note = CommitProperties(custom_metadata=seals.sealed({}, seals.entries_of_schema(schema)))
             create = partial(DeltaTable.create, self.uri, schema, mode="ignore", storage_options=options)
-            _asked(self.uri, lambda: create(commit_properties=note))
+            asked(self.uri, lambda: create(commit_properties=note))
             self._copy_commits()
         except (DeltaError, OSError) as error:
             raise self._failed("cannot be created", error, "check the path and your permission to write") from error
@@ -169,7 +165,12 @@ class Table:
         return self._count(files, where) if files else 0
 
     def _read(self, files: list[str], where: pc.Expression | None = None, names: list[str] | None = None) -> pa.Table:
-        return self._asked_of(files, lambda: self._dataset(files).to_table(columns=names, filter=where))
+        def read() -> pa.Table:
+            rows = self._dataset(files).to_table(columns=names, filter=where)
+            rows.validate(full=True)  # Arrow takes bytes that are no UTF-8 for text; 6 GB/s
+            return rows
+
+        return self._asked_of(files, read)
 
     def _count(self, files: list[str], where: pc.Expression | None) -> int:
         return self._asked_of(files, lambda: self._dataset(files).count_rows(filter=where))
@@ -177,7 +178,7 @@ class Table:
     def _asked_of(self, files: list[str], call: Callable[[], Any]) -> Any:
         """What a call that reads `files` returns. Raises DamagedError that names the file that cannot be read."""
         try:
-            return _asked(self.uri, call)
+            return asked(self.uri, call)
         except (pa.ArrowException, OSError) as error:
             if storage.is_remote(self.uri) and not isinstance(error, pa.ArrowException | FileNotFoundError):
                 raise  # the store's fault
@@ -227,7 +228,7 @@ class Table:
         self._delta = None
         self._copy_commits()
         if self.version and self.version % _LOG_EVERY_COMMITS == 0:
-            _asked(self.uri, self.delta.create_checkpoint)
+            asked(self.uri, self.delta.create_checkpoint)
 
     def _copy_commits(self) -> None:
         log_copies.copy_commits(self.uri, self._copied, self.version)
@@ -270,7 +271,7 @@ class Table:
                 self.delta.alter.add_columns(fields, commit_properties=CommitProperties(custom_metadata=what))
 
         try:
-            _asked(self.uri, add)
+            asked(self.uri, add)
         except (DeltaError, OSError) as error:
             raise self._failed("columns cannot be added", error, AGAIN) from error
         self._delta = None
@@ -338,19 +339,22 @@ class Table:
         if keep_versions:
             options["keep_versions"] = keep_versions
         hours_up = math.ceil(hours)
-        names = _asked(self.uri, lambda: self.delta.vacuum(hours_up, dry_run=True, **options))
+        names = asked(self.uri, lambda: self.delta.vacuum(hours_up, dry_run=True, **options))
         filesystem, path = storage.filesystem(self.uri)
         sizes = [info.size or 0 for info in filesystem.get_file_info([storage.join(path, name) for name in names])]
         if names and not dry_run:
-            _asked(self.uri, lambda: self.delta.vacuum(hours_up, dry_run=False, **options))
+            asked(self.uri, lambda: self.delta.vacuum(hours_up, dry_run=False, **options))
             self._delta = None
             self._copy_commits()
             log_copies.drop_copies(self.uri)
         return len(names), sum(sizes)
 
     def history(self, limit: int | None = None) -> list[dict[str, Any]]:
-        """Versions, newest first, with the notes of their commits; at most `limit`."""
-        return _asked(self.uri, lambda: self.delta.history(limit))
+        """Versions, newest first, with the notes of their commits; at most `limit`. Raises CatalogError."""
+        try:
+            return asked(self.uri, lambda: self.delta.history(limit))
+        except (DeltaError, OSError) as error:
+            raise self._failed("its log cannot be read", error, _MENDS_LOGS) from error
 
 
 class Catalog:

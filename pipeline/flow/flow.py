@@ -125,8 +125,10 @@ class Flow:
 
     @property
     def num_containers(self) -> int:
-        """Rows of `todo` that are containers."""
-        return 0 if self.containers is None else self.todo.num_rows - self.todo["container"].null_count
+        """Rows of `todo` that are containers of media."""
+        if self.containers is None:
+            return 0
+        return pc.sum(pc.not_equal(self.todo["container"], "captions")).as_py() or 0
 
     def blocks(self) -> list[pa.Table]:
         """`todo` cut into what workers take one at a time."""

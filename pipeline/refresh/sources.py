@@ -3,10 +3,11 @@
 Listing reads names, sizes and etags only (locally: mtime and size). Captions come from a `.txt` of the same stem
 beside a file, or from a `captions.jsonl` (`file`, and `caption` or a list `captions`) in the same folder or above it;
 the sidecar wins. Files that serve as captions and hidden files are no media; they are counted, everything else becomes
-a row. A container is one row too: what is in it is read by the workers (stages/read/containers.py).
+a row. A container is one row too: what is in it is read by the workers (stages/read/containers.py). So is a
+captions.jsonl with malformed lines, which are its members; its etag says which they are.
 """
 
-import json
+import io
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -21,12 +22,15 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tokenmill import storage
 from tokenmill.pipeline.config import CAPTIONS_NAME, ConfigError, Source
 from tokenmill.pipeline.refresh.walk import Entry, SilentError, walk
+from tokenmill.stages.read import lines
 from tokenmill.stages.table.columns import UNPACK
+from tokenmill.stages.table.rows import RowError
 from tokenmill.stages.table.text import MAX_CAPTION_CHARS, clean
 from tokenmill.storage import object_store
 from tokenmill.storage.identity import fingerprint_of
 
 _SIDECAR_READERS = 16
+NAMED = 5  # malformed lines
 
 LISTING = pa.schema(
     [
@@ -56,7 +60,8 @@ class Listing:
     ignored: Counter[str] = field(default_factory=Counter)
     unseen: list[str] = field(default_factory=list)  # folders and prefixes whose content is not known now
     failed: list[str] = field(default_factory=list)  # what became of sources that failed half-way
-    broken_lines: list[str] = field(default_factory=list)  # of captions.jsonl
+    num_malformed: int = 0  # lines of captions.jsonl
+    malformed: list[str] = field(default_factory=list)  # the first of them
 
 
 def check_sources(sources: list[Source], limit_s: float | None = None) -> None:
@@ -108,7 +113,7 @@ def list_sources(sources: list[Source], limit_s: float | None = None) -> Listing
             if not entries:
                 raise
             listing.failed.append(str(error))
-            listing.unseen.append(uri)
+            listing.unseen += [uri, *([storage.absolute(source.captions)] if source.captions else [])]
             continue
         listing.unseen += [entry.uri for entry in entries if entry.is_unseen]
         with _named(number, source):
@@ -146,7 +151,9 @@ def _containers(objects: list[Entry], source: Source, listing: Listing) -> pa.Ta
 
 
 def _files(objects: list[Entry], source: Source, listing: Listing) -> pa.Table:
-    texts = _captions_by_uri(objects, source, listing)
+    lists = _caption_lists(objects, source)
+    texts, malformed = _captions_by_uri(lists, listing)
+    of_captions = set(lists)
     stems = {_stem(item.uri) for item in objects if not item.uri.endswith(".txt")}
     readable = [item for item in objects if item.uri.endswith(".txt") and item.refused is None]
     beside = {_stem(item.uri): item for item in readable if _stem(item.uri) in stems}
@@ -156,8 +163,8 @@ def _files(objects: list[Entry], source: Source, listing: Listing) -> pa.Table:
         name = item.uri.rsplit("/", 1)[1]
         if name.startswith("."):
             listing.ignored["hidden file"] += 1
-        elif item.refused is None and (
-            name == CAPTIONS_NAME or (item.uri.endswith(".txt") and _stem(item.uri) in beside)
+        elif item.uri in of_captions or (
+            item.refused is None and item.uri.endswith(".txt") and _stem(item.uri) in beside
         ):
             listing.ignored["caption file"] += 1
         else:
@@ -169,7 +176,7 @@ def _files(objects: list[Entry], source: Source, listing: Listing) -> pa.Table:
         for side, text in zip(sidecars, captions, strict=True)
     ]
     none = [None] * len(rows)
-    return pa.table(
+    files = pa.table(
         [
             [item.uri for item in rows],
             [item.etag for item in rows],
@@ -182,6 +189,7 @@ def _files(objects: list[Entry], source: Source, listing: Listing) -> pa.Table:
         ],
         schema=LISTING,
     )
+    return pa.concat_tables([files, malformed])
 
 
 def _stem(uri: str) -> str:
@@ -189,37 +197,38 @@ def _stem(uri: str) -> str:
     return f"{folder}/{name.rsplit('.', 1)[0]}"
 
 
-def _captions_by_uri(objects: list[Entry], source: Source, listing: Listing) -> dict[str, str]:
-    """Captions that stand in lists, by the uri of their file; lines that cannot be read are named."""
-    there = [item for item in objects if item.uri.rsplit("/", 1)[1] == CAPTIONS_NAME and item.refused is None]
-    files = [item.uri for item in there]
-    if source.captions:
-        files.insert(0, storage.absolute(source.captions))
-    # The deepest file wins: it is the nearest to the media.
+def _caption_lists(objects: list[Entry], source: Source) -> list[str]:
+    """URIs of the files that hold captions of others, the deepest last: it is the nearest to the media, and wins."""
+    there = [item.uri for item in objects if item.uri.rsplit("/", 1)[1] == CAPTIONS_NAME and item.refused is None]
+    elsewhere = [storage.absolute(source.captions)] if source.captions else []
+    return sorted(dict.fromkeys([*elsewhere, *there]), key=lambda uri: uri.count("/"))
+
+
+def _captions_by_uri(uris: list[str], listing: Listing) -> tuple[dict[str, str], pa.Table]:
+    """Captions that stand in lists, by the uri of their file; and rows of LISTING of lists with malformed lines."""
     found: dict[str, str] = {}
-    for file in sorted(files, key=lambda uri: uri.count("/")):
-        folder = file.rsplit("/", 1)[0]
-        for number, line in enumerate(storage.read_bytes(file).decode(errors="replace").split("\n"), start=1):
-            if not line.strip():
-                continue
-            try:
-                name, caption = _caption_line(line)
-            except (ValueError, KeyError, AttributeError, TypeError, IndexError, RecursionError):
-                listing.broken_lines.append(f"{file}, line {number}")
-                continue
-            if caption:
-                found[storage.join(folder, name)] = caption
-    return found
+    rows: list[dict[str, str | int]] = []
 
+    def malformed(uri: str, data: bytes) -> Iterator[tuple[int, RowError]]:
+        """Keeps the other lines."""
+        folder = uri.rsplit("/", 1)[0]
+        for number, line in lines.captions(lines.bounded(io.BytesIO(data))):
+            if not isinstance(line, RowError):
+                name, caption = line
+                if caption:
+                    found[storage.join(folder, name)] = caption
+                continue
+            listing.num_malformed += 1
+            if len(listing.malformed) < NAMED:
+                listing.malformed.append(f"{uri}, line {number}")
+            yield number, line
 
-def _caption_line(line: str) -> tuple[str, str | None]:
-    """`{"file": ..., "caption": ...}`, or a list "captions", of which the first counts."""
-    document = json.loads(line)
-    captions = document.get("captions") or [document.get("caption")]
-    name, caption = document["file"], captions[0]
-    if not isinstance(name, str) or not isinstance(caption, str | None):
-        raise ValueError("no text")
-    return name, None if caption is None else clean(caption, MAX_CAPTION_CHARS).strip()
+    for uri in uris:
+        data = storage.read_bytes(uri)
+        if told := list(lines.told(malformed(uri, data))):
+            etag = fingerprint_of(told)
+            rows.append({"uri": uri, "etag": etag, "size_bytes": len(data), "container": "captions"})
+    return found, pa.Table.from_pylist(rows, schema=LISTING)
 
 
 def _sidecar(uri: str) -> str | None:

@@ -8,12 +8,36 @@ from tokenmill.pipeline.catalog.ledger import KEYS, Ledger
 from tokenmill.pipeline.catalog.shard_files import Shard
 from tokenmill.pipeline.flow.flow import Sink
 from tokenmill.pipeline.refresh import edits, fingerprints, sources, upkeep, verdicts
+from tokenmill.pipeline.refresh.arrow import is_in
 from tokenmill.pipeline.refresh.files import CuratePlan
 from tokenmill.pipeline.reports.terminal import Meter
 from tokenmill.pipeline.run.pools import curate_stages
 from tokenmill.pipeline.run.run import Run, rejected
 
-_NAMED = 5  # broken lines
+
+class _MalformedLines:
+    """Those of tables of text that this run read, and those of every captions.jsonl: counted, the first ones named."""
+
+    def __init__(self, run: Run):
+        self.num, self._named = run.listing.num_malformed, list(run.listing.malformed)
+        rows = run.listing.rows
+        self._counted = rows.filter(pc.fill_null(pc.equal(rows["container"], "captions"), False))["uri"]
+
+    def add(self, keys: pa.Table) -> None:
+        """Count those among rows that were read."""
+        is_one = pc.fill_null(pc.equal(keys["reject_reason"], "malformed_line"), False)
+        lines = keys.filter(pc.and_(is_one, pc.invert(is_in(keys["uri"], self._counted))))
+        self.num += lines.num_rows
+        for row in lines.slice(0, sources.NAMED - len(self._named)).select(["uri", "member"]).to_pylist():
+            self._named.append(f"{row['uri']}, row {int(row['member'])}")
+
+    def tell(self, meter: Meter) -> None:
+        """Say what was found."""
+        meter.report.numbers["num_malformed_lines"] = self.num
+        if self.num:
+            what = "1 malformed line was" if self.num == 1 else f"{self.num} malformed lines were"
+            more = ", ..." if self.num > len(self._named) else ""
+            meter.note(f"{what} passed over: {', '.join(self._named)}{more}")
 
 
 def curate(run: Run) -> None:
@@ -21,7 +45,7 @@ def curate(run: Run) -> None:
     config, catalog, plan = run.config, run.catalog, run.plan("curate", CuratePlan)
     verdicts.redecide(catalog, plan.judged, config, run.run_id)
     edits.reopen(catalog, plan.reopened, run.run_id)
-    changes, num_todo = plan.changes, plan.todo.num_rows
+    changes, num_todo, malformed = plan.changes, plan.todo.num_rows, _MalformedLines(run)
     with run.phase("curate", num_todo, "files") as meter:
         report = meter.report
         report.num_read = num_todo
@@ -33,19 +57,16 @@ def curate(run: Run) -> None:
             "num_recaptioned": changes.recaptioned.num_rows,
             "num_gone": len(changes.gone),
             "num_unseen": len(run.listing.unseen),
-            "num_broken_lines": len(run.listing.broken_lines),
             "num_unchanged": changes.num_listed - num_todo,
             "num_redecided": len(plan.judged),
             "num_reopened": len(plan.reopened),
             "ignored": dict(run.listing.ignored),
         }
         if num_todo:
-            _read(run, plan, meter)
+            _read(run, plan, meter, malformed)
         else:
             meter.note(f"all {changes.num_listed} files are known and unchanged; none was read")
-        if broken := run.listing.broken_lines:
-            named = ", ".join(broken[:_NAMED]) + (", ..." if len(broken) > _NAMED else "")
-            meter.note(f"{len(broken)} lines are no caption and were passed over: {named}")
+        malformed.tell(meter)
         edits.mark_gone(catalog, changes.gone, run.run_id)
         edits.recaption(catalog, plan.recaptioned, run.run_id)
         if not plan.is_nothing:
@@ -55,7 +76,7 @@ def curate(run: Run) -> None:
             report.numbers["reconciled"] = upkeep.reconcile(catalog, fingerprint, uses_source, run.run_id, duplicates)
 
 
-def _read(run: Run, plan: CuratePlan, meter: Meter) -> None:
+def _read(run: Run, plan: CuratePlan, meter: Meter, malformed: _MalformedLines) -> None:
     """Send the files of the plan through the stages."""
     config, catalog, schema = run.config, run.catalog, run.catalog.media.schema
     forgotten, fingerprint = Forgotten.load(catalog.root), fingerprints.of_curate(config)
@@ -67,6 +88,7 @@ def _read(run: Run, plan: CuratePlan, meter: Meter) -> None:
             catalog.media.commit([shard], [], run.note | {"phase": "curate"})
         # Media first: a crash in between re-reads these objects, finds their media known, and records them then.
         ledger.record(keys)
+        malformed.add(keys)
 
     def reject(row: pa.Table, reason: str, detail: str) -> pa.Table:
         said = {"kind": "unknown", "reject_reason": reason, "reject_detail": detail}

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tokenmill import storage
-from tokenmill.pipeline.catalog import forgotten, records
-from tokenmill.pipeline.catalog.export_registry import EXPORTS
+from tokenmill.pipeline.catalog import export_registry, forgotten, records
 from tokenmill.pipeline.verify.problems import Aside, Problem, set_aside
 from tokenmill.storage.errors import DamagedError
 
@@ -22,8 +21,8 @@ def find(root: str) -> tuple[list[Problem], dict[str, int]]:
         for name, version in record["versions"].items():
             versions[name] = max(version, versions.get(name, 0))
     problems += _forgotten(root)
-    uri = storage.join(root, EXPORTS)
-    if storage.exists(uri) and not isinstance(_read(uri), list):
+    uri = storage.join(root, export_registry.EXPORTS)
+    if storage.exists(uri) and not export_registry.is_intact(_read(uri)):
         hangs = "`forget` no longer finds exports: export once more to each place"
         problems.append(Problem("document", uri, "damaged", hangs, mend=set_aside(uri)))
     return problems, versions

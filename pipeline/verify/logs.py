@@ -196,7 +196,10 @@ def _is_sound(kind: str, action: dict[str, Any]) -> bool:
         return isinstance(action.get("operationParameters", {}), dict)
     if kind == "protocol":
         versions = [action[name] for name in ("minReaderVersion", "minWriterVersion")]
-        return versions[0] in range(1, 4) and versions[1] in range(2, 8)
+        has_features = (versions[0] < 3 or "readerFeatures" in action) and (
+            versions[1] < 7 or "writerFeatures" in action
+        )
+        return versions[0] in range(1, 4) and versions[1] in range(2, 8) and has_features
     if kind == "metaData":
         Schema.from_json(action["schemaString"])  # raises DeltaError
         return action["format"] == {"provider": "parquet", "options": {}} and action["partitionColumns"] == []

@@ -14,7 +14,7 @@ from tokenmill import storage
 from tokenmill.pipeline.catalog.export_registry import exports
 from tokenmill.pipeline.config import CAPTIONS_NAME
 from tokenmill.pipeline.verify.problems import Aside, Problem, set_aside
-from tokenmill.storage.checksums import damaged_file, is_as_signed, signed
+from tokenmill.storage.checksums import damaged_file, signed
 from tokenmill.storage.errors import DamagedError
 from tokenmill.storage.identity import content_id
 from tokenmill.tokenizer import webdataset_shards
@@ -56,12 +56,9 @@ def _tars(uri: str) -> Iterator[Problem]:
     place = storage.join(uri, webdataset_shards.DOCUMENT)
     try:
         document = storage.read_json(place)
-        shards = [
-            {name: shard[name] for name in ("name", "size_bytes", "md5sum")} | shard for shard in document["shards"]
-        ]
-        if not is_as_signed(document):
+        if not webdataset_shards.is_intact(document):
             raise DamagedError(place)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, DamagedError):
         mend = partial(_write_stopped, place)
         yield Problem("export", place, "damaged or gone", "which tars there are: " + _AGAIN, mend=mend)
         return
@@ -74,7 +71,7 @@ def _tars(uri: str) -> Iterator[Problem]:
         return md5.hexdigest() == shard["md5sum"], _members_fit(tar, shard)
 
     with ThreadPoolExecutor(_THREADS) as threads:
-        for shard, (is_whole, fits) in zip(shards, threads.map(look, shards), strict=True):
+        for shard, (is_whole, fits) in zip(document["shards"], threads.map(look, document["shards"]), strict=True):
             tar = storage.join(uri, shard["name"])
             if not is_whole:
                 what = "gone, or other bytes than were written"

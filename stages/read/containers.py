@@ -1,11 +1,11 @@
-"""Containers -> their members, one after the other: tars, tables of bytes, lists of URLs, text documents.
+"""Containers -> their members, one after the other: tars, tables of bytes, lists of URLs, text documents. Of a
+captions.jsonl they are the malformed lines: what is said in the others belongs to the files that they name.
 
 A container is read once, from front to back, and never unpacked: a member is a name, and bytes in memory, a span of the
 file, or a URL. Names are keys and nothing else; no path is made of one. What is wrong with one member is said of that
 member; what is wrong with the container raises `RowError` and ends it, after the members before the damage.
 """
 
-import csv
 import io
 import json
 import tarfile
@@ -17,14 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tokenmill import storage
+from tokenmill.stages.read import lines
 from tokenmill.stages.read.formats import HEAD_BYTES, sniff
 from tokenmill.stages.table import limits
 from tokenmill.stages.table.rows import RowError, words
 from tokenmill.stages.table.text import MAX_CAPTION_CHARS, clean, clean_fields, clean_name
+from tokenmill.storage.identity import content_id
 
 HELD_BYTES = 1 << 26  # larger members of a tar are read by their span, later
 _ROWS_AT_ONCE = 32
-MAX_LINE_CHARS = 1 << 25  # of a table of text
+_LOOKED_AT = 100  # rows of a table among which one must have the columns that are looked for
 # What stands beside a medium under the same key; whatever else is no medium becomes a rejected row.
 _COMPANIONS = frozenset(
     (
@@ -38,6 +40,8 @@ _COLUMNS = {  # names by which columns are found, best first
     "text": ("text", "content", "document", "body"),
     "caption": ("caption", "text", "txt", "alt", "alt_text", "title", "description"),
 }
+
+_Columns = tuple[str, str, str | None]  # bytes | url | text, the column that holds it, that of the caption or null
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,14 @@ class Member:
 
 
 def members(uri: str, container: str, column: str | None = None, caption_column: str | None = None) -> Iterator[Member]:
-    """All members of the file at `uri`. `container`: webdataset, parquet, urls or text; columns: as in UNPACK.
+    """All members of the file at `uri`. `container`: one of UNPACK's kinds; columns: as there.
 
     Raises RowError (corrupt_container, unsupported_format, no_column) and OSError, StoreError.
     """
     if container == "webdataset":
         return _samples(uri)
+    if container == "captions":
+        return _malformed_captions(uri)
     return _cells(uri, container, column, caption_column)
 
 
@@ -240,14 +246,31 @@ def _json(fields: dict[str, Any]) -> str | None:
 def _cells(uri: str, container: str, column: str | None, caption_column: str | None) -> Iterator[Member]:
     """Members of a table: one per row, from the column that holds bytes, a URL or a text."""
     seen: set[str] = set()
-    column_of: tuple[str, str, str | None] | None = None
+    chosen: _Columns | None = None
+    waiting = list[tuple[int, dict[str, Any]]]()  # until a row has what is looked for
+    unfit: RowError | None = None
     for number, row in enumerate(_rows(uri)):
         if isinstance(row, RowError):
-            yield Member(f"{number:09d}", error=row)
+            yield _malformed(uri, f"{number:09d}", row.columns["reject_detail"])
             continue
-        if column_of is None:
-            column_of = _chosen(list(row), row, container, column, caption_column)
-        kind, name, said = column_of
+        waiting.append((number, row))
+        if chosen is None:
+            try:
+                chosen = _chosen(list(row), row, container, column, caption_column)
+            except RowError as error:
+                unfit = unfit or error
+                if len(waiting) < _LOOKED_AT:
+                    continue
+                break
+        yield from _of_rows(waiting, chosen, seen)
+        waiting = []
+    if waiting and unfit is not None:
+        raise unfit
+
+
+def _of_rows(rows: list[tuple[int, dict[str, Any]]], columns: _Columns, seen: set[str]) -> Iterator[Member]:
+    kind, name, said = columns
+    for number, row in rows:
         value = row.get(name)
         caption = row.get(said) if said else None
         others = {key: each for key, each in row.items() if key not in (name, said) and not _is_bytes(each)}
@@ -276,8 +299,8 @@ def _is_bytes(value: Any) -> bool:
 
 def _chosen(
     names: list[str], row: dict[str, Any], container: str, column: str | None, caption_column: str | None
-) -> tuple[str, str, str | None]:
-    """(bytes | url | text, that column, the caption's column or null). Raises RowError with the columns there are."""
+) -> _Columns:
+    """Raises RowError with the columns there are."""
     kinds = {"parquet": ("bytes", "url"), "urls": ("url",), "text": ("text",)}[container]
     there = {name.lower(): name for name in reversed(names)}
     known = f"its columns are {', '.join(names)}"
@@ -309,27 +332,34 @@ def _rows(uri: str) -> Iterator[dict[str, Any] | RowError]:
     if extension == "parquet":
         yield from _parquet_rows(uri)
         return
-    file: IO[bytes] = io.BufferedReader(_Chunks(storage.read_chunks(uri)))
-    with io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="") as text:
+    with io.TextIOWrapper(_file(uri), encoding="utf-8-sig", errors="replace", newline="") as text:
         if extension in ("csv", "tsv"):
-            csv.field_size_limit(MAX_LINE_CHARS)
-            table = csv.DictReader(_lines(text), delimiter="," if extension == "csv" else "\t", restkey="rest")
-            try:
-                yield from ({str(key): value for key, value in row.items()} for row in table)
-            except csv.Error as error:
-                raise RowError("corrupt_container", words(error)) from None
+            yield from lines.csv_rows(lines.bounded(text), "," if extension == "csv" else "\t")
         elif extension == "jsonl":
-            yield from (_json_row(line) for line in _lines(text) if not line.isspace())
+            yield from lines.json_rows(lines.bounded(text))
         else:
-            yield from ({"url": line.strip()} for line in _lines(text) if line.strip() and not line.startswith("#"))
+            yield from (
+                {"url": line.strip()} for line in lines.bounded(text) if line.strip() and not line.startswith("#")
+            )
 
 
-def _lines(text: io.TextIOWrapper) -> Iterator[str]:
-    """Lines, of which one that is too long ends early: what is read as a row of it is none, or one with a bad URL."""
-    while line := text.readline(MAX_LINE_CHARS):
-        yield line
-        while line and len(line) == MAX_LINE_CHARS and not line.endswith("\n"):
-            line = text.readline(MAX_LINE_CHARS)
+def _file(uri: str) -> IO[bytes]:
+    return io.BufferedReader(_Chunks(storage.read_chunks(uri)))
+
+
+def _malformed_captions(uri: str) -> Iterator[Member]:
+    with _file(uri) as file:
+        malformed = (
+            (number, found) for number, found in lines.captions(lines.bounded(file)) if isinstance(found, RowError)
+        )
+        for name, detail in lines.told(malformed):
+            yield _malformed(uri, name, detail)
+
+
+def _malformed(uri: str, name: str, detail: str) -> Member:
+    """Its identity is its place and what is wrong there, so that a line that is malformed in another way is told."""
+    identity = content_id([b"malformed:", f"{uri}\n{name}\n{detail}".encode(errors="replace")])
+    return Member(name, error=RowError("malformed_line", detail, media_id=identity, file_id=identity))
 
 
 def _parquet_rows(uri: str) -> Iterator[dict[str, Any]]:
@@ -338,8 +368,8 @@ def _parquet_rows(uri: str) -> Iterator[dict[str, Any]]:
         with filesystem.open_input_file(path) as stream, pq.ParquetFile(stream) as file:
             for batch in file.iter_batches(_ROWS_AT_ONCE):
                 yield from batch.to_pylist()
-    except pa.ArrowInvalid as error:
-        raise RowError("corrupt_container", words(error)) from None
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError, OverflowError) as error:
+        raise RowError("corrupt_container", words(error)) from None  # UnicodeDecodeError among them
 
 
 class _Chunks(io.RawIOBase):
@@ -355,14 +385,6 @@ class _Chunks(io.RawIOBase):
         data = self._file.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
-
-
-def _json_row(line: str) -> dict[str, Any] | RowError:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return RowError("corrupt", f"no JSON: {words(error)}")
-    return row if isinstance(row, dict) else RowError("corrupt", "a JSON value that is no object")
 
 
 def names(uri: str, container: str, column: str | None, caption_column: str | None) -> list[str]:

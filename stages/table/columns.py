@@ -102,7 +102,8 @@ LISTED = pa.schema(
 # The same of a container: what it is, and which of its members are known; and of an entry that cannot be read: why.
 UNPACK = pa.schema(
     [
-        pa.field("container", pa.string()),  # webdataset | parquet | urls | text; null = a file of its own
+        # webdataset | parquet | urls | text | captions (with malformed lines); null = a file of its own
+        pa.field("container", pa.string()),
         pa.field("column", pa.string()),  # that holds bytes, urls or texts; null: found by its name
         pa.field("caption_column", pa.string()),
         pa.field("known_members", pa.list_(pa.string())),  # measured already, with the content of `known_ids`

@@ -27,6 +27,7 @@ REASONS = {
     "aspect": "longer than `tokenize.frames.max_aspect` times its width",
     "empty_container": "a tar or a table without a member",
     "corrupt_container": "of a tar or a table; what stands before the damage is kept",
+    "malformed_line": "of a captions.jsonl, a .jsonl or a table of text: not what a line should be; it costs that line",
     "no_medium": "of a tar: a caption or metadata, and no image or video of this key",
     "no_column": "of a table: no column holds what is looked for; name it in `sources`",
     "bad_url": "not a URL with http:// or https:// and a host, or one with a password in it",

@@ -10,6 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from tokenmill.stages.table.text import clean
+
 MAX_DETAIL_CHARS = 300
 _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS)
 
@@ -22,7 +24,8 @@ class RowError(Exception):
 
     def __init__(self, reason: str, detail: str, **found: Any):
         super().__init__(f"{reason}: {detail}")
-        self.columns: dict[str, Any] = {**found, "reject_reason": reason, "reject_detail": detail[:MAX_DETAIL_CHARS]}
+        said = clean(detail, MAX_DETAIL_CHARS)
+        self.columns: dict[str, Any] = {**found, "reject_reason": reason, "reject_detail": said}
 
 
 def unreadable(error: Exception) -> RowError:

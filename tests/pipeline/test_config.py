@@ -60,6 +60,12 @@ def test_mistakes_are_named(tmp_path, changes, expected):
     assert "mine.yaml" in str(caught.value)
 
 
+def test_text_that_is_no_unicode_is_said(tmp_path):
+    (tmp_path / "mine.yaml").write_text('root: r\ncurate: {decide: {image_rules: {a: "\\ud800 > 1"}}}\n')
+    with pytest.raises(ConfigError, match=r"mine.yaml: holds text that is no Unicode"):
+        load(tmp_path / "mine.yaml")
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -121,6 +127,7 @@ def test_sets_override(tmp_path):
         ("root", "key.sub_key=value"),
         ("sources.7.uri=x", "position"),
         ("root.deep.er=1", "is a value"),
+        ("root=2024-99-99", "the value is not YAML"),
         ("clustr.num_cpus=2", "nearest valid key: 'cluster'"),
     ],
 )

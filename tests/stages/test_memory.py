@@ -204,7 +204,7 @@ BOMBS = {
     "member.tar": (huge_member, {"corrupt_container", "unreadable"}, SMALL),
     "cells.parquet": (wide_cells, {"kept"}, FULL),
     "page.parquet": (huge_page, {"out_of_memory"}, FULL),
-    "line.jsonl": (long_line, {"corrupt", "bad_url"}, SMALL),
+    "line.jsonl": (long_line, {"malformed_line", "bad_url"}, SMALL),
     "inside.tar": (zip_inside, {"unknown_format"}, SMALL),
 }
 CONTAINERS = {"tar": "webdataset", "parquet": "parquet", "jsonl": "urls"}

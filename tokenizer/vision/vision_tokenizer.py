@@ -23,6 +23,7 @@ from transformers import ChameleonVQVAE, Emu3VQVAE, JanusVQVAE
 from transformers.utils import logging as transformers_logging
 
 from tokenmill.storage.cpu import quick_dtype
+from tokenmill.storage.failures import find
 from tokenmill.storage.identity import weights_id
 from tokenmill.tokenizer.vision import published
 from tokenmill.tokenizer.vision.batching import DECODE_LAYERS, ENCODE_LAYERS, Passes, px_that_fit
@@ -46,8 +47,15 @@ def load_model(folder: Path) -> Model:
     try:
         if kind == published.MODEL_TYPE:
             return published.load_published(folder)
-        return _CLASSES[kind].from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-    except (OSError, RuntimeError, ValueError) as error:
+        model, found = _CLASSES[kind].from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+        if lacking := sorted(found["missing_keys"]):  # transformers would draw them at random
+            raise ValueError(f"no weights {', '.join(lacking)}")
+        return model
+    except Exception as error:  # of damaged files libraries raise whatever comes
+        if not isinstance(error, OSError | RuntimeError | ValueError) and find(error):
+            raise
         raise TokenizerLoadError(
             f"{folder}: cannot be loaded: {error}; save it again with save_pretrained()"
         ) from error

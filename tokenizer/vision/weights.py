@@ -57,7 +57,12 @@ def identity(name: str) -> str:
 def config_of(name: str) -> dict[str, Any]:
     """The tokenizer's config.json. Raises TokenizerLoadError, also when it is not that of a vision tokenizer."""
     folder = folder_of(name)
-    config = json.loads((folder / "config.json").read_text())
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (ValueError, RecursionError) as error:
+        raise _misfit(folder, f"no JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise _misfit(folder, "no JSON object")
     if config.get("model_type") not in _TYPES:
         raise TokenizerLoadError(
             f"{folder}: model_type is {config.get('model_type')!r}, not one of {', '.join(_TYPES)}; of a whole Emu3, "
@@ -66,16 +71,31 @@ def config_of(name: str) -> dict[str, Any]:
     return config
 
 
+def _misfit(folder: Path, what: str) -> TokenizerLoadError:
+    return TokenizerLoadError(f"{folder}/config.json: {what}; save the tokenizer again with save_pretrained()")
+
+
+def _value(name: str, ours: str, published: str) -> Any:
+    config = config_of(name)
+    if ours not in config and published not in config:
+        raise _misfit(folder_of(name), f"has neither {ours} nor {published}")
+    return config[ours] if ours in config else config[published]
+
+
 def codebook_size(name: str) -> int:
     """How many codes the tokenizer has, from its config alone. Raises TokenizerLoadError."""
-    config = config_of(name)
-    return int(config["codebook_size"] if "codebook_size" in config else config["num_embeddings"])
+    found = _value(name, "codebook_size", "num_embeddings")
+    if not isinstance(found, int):
+        raise _misfit(folder_of(name), "its codebook_size is no number")
+    return found
 
 
 def spatial_factor(name: str) -> int:
     """Pixels of a side that become one code, from its config alone. Raises TokenizerLoadError."""
-    config = config_of(name)
-    return 2 ** (len(config["channel_multiplier"] if "channel_multiplier" in config else config["ch_mult"]) - 1)
+    found = _value(name, "channel_multiplier", "ch_mult")
+    if not isinstance(found, list) or not found:
+        raise _misfit(folder_of(name), "its channel_multiplier is no list")
+    return 2 ** (len(found) - 1)
 
 
 def codes_clips(name: str) -> bool:

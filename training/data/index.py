@@ -103,7 +103,7 @@ def usable_rows(
     try:
         whole = filesystem.open_input_file(path)
         shard = pq.ParquetFile(whole)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # UnicodeDecodeError among them
         raise DamagedError(shard_uri, error) from error
     with whole:
         if missing := set(columns) - set(shard.schema_arrow.names):
@@ -183,8 +183,10 @@ def media_key(media_id: str, piece: int = 0) -> int:
 
 def _row_group(shard: pq.ParquetFile, group: int, columns: list[str], uri: str) -> pa.Table:
     try:
-        return shard.read_row_group(group, columns=columns)
-    except (pa.ArrowException, OSError) as error:
+        table = shard.read_row_group(group, columns=columns)
+        table.validate(full=True)
+        return table
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedError(uri, error) from error
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from tokenmill import storage
 from tokenmill.storage.errors import DamagedError, TrainingError
+from tokenmill.storage.failures import as_damaged
 from tokenmill.tokenizer import webdataset_shards
 from tokenmill.tokenizer.sequence import Kind, Sequence, SequenceLayout
 from tokenmill.training.data.index import Index, media_key
@@ -77,20 +78,22 @@ class RowGroups:
         uri = self._uris[shard]
         is_tar = webdataset_shards.is_tar(uri)
         columns = ["media_id", "fps", "caption", *(webdataset_shards.CODES_PLACE if is_tar else ("codes",))]
-        filesystem, path = storage.filesystem(webdataset_shards.members_uri(uri) if is_tar else uri)
+        place = webdataset_shards.members_uri(uri) if is_tar else uri
+        filesystem, path = storage.filesystem(place)
         try:
-            with filesystem.open_input_file(path) as stream:
+            with as_damaged(place), filesystem.open_input_file(path) as stream:
                 file = pq.ParquetFile(stream, metadata=self._footers.get(shard), pre_buffer=True)
                 self._footers[shard] = file.metadata
                 table = file.read_row_group(row_group, columns=columns)
-        except (pa.ArrowException, OSError) as error:
+                table.validate(full=True)
+        except OSError as error:
             if is_tar:
                 raise
             raise DamagedError(uri, error) from error
         if is_tar:
-            table = table.drop_columns(webdataset_shards.CODES_PLACE).append_column(
-                "codes", webdataset_shards.read_codes(uri, table)
-            )
+            with as_damaged(uri):
+                codes = webdataset_shards.read_codes(uri, table)
+            table = table.drop_columns(webdataset_shards.CODES_PLACE).append_column("codes", codes)
         self.num_reads += 1
         self._cached[key] = table
         self._held_bytes += table.nbytes

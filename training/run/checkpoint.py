@@ -11,11 +11,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
@@ -27,7 +25,8 @@ from torch.distributed.checkpoint.state_dict import (
 
 from tokenmill import storage
 from tokenmill.storage.checksums import write_checksums
-from tokenmill.storage.errors import DamagedError, TrainingError
+from tokenmill.storage.errors import TrainingError
+from tokenmill.storage.failures import as_damaged
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -87,7 +86,7 @@ def latest(run_uri: str, plan_hash: str) -> int:
     steps = _complete_steps(run_uri)
     if not steps:
         return 0
-    meta = storage.read_json(storage.join(folder_uri(run_uri, steps[-1]), "meta.json"))
+    meta = storage.read_json(storage.join(folder_uri(run_uri, steps[-1]), "meta.json"), "plan")
     if meta["plan"] != plan_hash:
         raise TrainingError(
             f"{folder_uri(run_uri, steps[-1])}: made with plan {meta['plan']}, this run's is {plan_hash}; "
@@ -98,13 +97,11 @@ def latest(run_uri: str, plan_hash: str) -> int:
 
 def load(run_uri: str, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
     """Restore what `save` wrote after `step` steps. Every worker must call it. Raises DamagedError."""
-    with storage.local_folder(folder_uri(run_uri, step)) as folder:
-        try:
+    with as_damaged(folder_uri(run_uri, step)):
+        with storage.local_folder(folder_uri(run_uri, step)) as folder:
             weights: dict[str, Any] = dict(load_file(folder / "model.safetensors"))
             state = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
-        except (SafetensorError, OSError, RuntimeError, UnpicklingError) as error:
-            raise DamagedError(folder_uri(run_uri, step), error) from error
-    set_state_dict(model, optimizers, model_state_dict=weights, optim_state_dict=state, options=_WHOLE)
+        set_state_dict(model, optimizers, model_state_dict=weights, optim_state_dict=state, options=_WHOLE)
 
 
 def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:

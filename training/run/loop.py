@@ -15,7 +15,7 @@ import ray
 from tokenmill import storage
 from tokenmill.storage.run_log import Record
 from tokenmill.training.config import TrainResources
-from tokenmill.training.job import DONE, TrainJob, TrainResult
+from tokenmill.training.job import DONE, TrainJob, TrainResult, read_result
 from tokenmill.training.run.launch import run_on_workers, unwrapped
 
 OnReport = Callable[[int, int, dict[str, float], float], None]
@@ -46,7 +46,7 @@ def fit(job: TrainJob, resources: TrainResources | None = None, on_report: OnRep
             raise KeyboardInterrupt(
                 f"{job.run_uri}: training stopped; run it again to go on from the newest checkpoint"
             )
-    return TrainResult(**storage.read_json(job.at(DONE)))
+    return read_result(job)
 
 
 def _prepare(job: TrainJob) -> dict[str, Any]:

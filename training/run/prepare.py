@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from tokenmill import storage
 from tokenmill.storage.errors import TrainingError
+from tokenmill.storage.failures import as_damaged
 from tokenmill.tokenizer.sequence import SequenceLayout
 from tokenmill.tokenizer.text import load_text_tokenizer, train_text_tokenizer
 from tokenmill.tokenizer.vocabulary import Vocabulary
@@ -86,11 +87,14 @@ def load_prepared(job: TrainJob) -> Prepared:
     summary = job.read_summary()
     if summary is None:
         raise FileNotFoundError(f"{job.at('plan.json')}: not there; call prepare() first")
-    with storage.local_folder(job.at("text")) as folder:
+    with as_damaged(job.at("text")), storage.local_folder(job.at("text")) as folder:
         layout = SequenceLayout(load_text_tokenizer(folder), Vocabulary.load(folder))
-    index = Index.from_table(_read_table(job.at("index.parquet")))
-    plan = Plan.from_table(_read_table(job.at("plan.parquet")), summary["num_steps"], job.config.data.batch_packs)
-    if plan.hash(index) != summary["plan"]:
+    with as_damaged(job.at("index.parquet")):
+        index = Index.from_table(_read_table(job.at("index.parquet")))
+    with as_damaged(job.at("plan.parquet")):
+        plan = Plan.from_table(_read_table(job.at("plan.parquet")), summary["num_steps"], job.config.data.batch_packs)
+        hash_ = plan.hash(index)
+    if hash_ != summary["plan"]:
         raise TrainingError(
             f"{job.at('plan.parquet')}: damaged, its hash differs; delete {job.at('plan.json')} to redo"
         )

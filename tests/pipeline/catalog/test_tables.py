@@ -1,15 +1,20 @@
 """Catalog: atomic versions, copy-on-write edits, time travel, clear errors."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
+from tokenmill.pipeline.catalog.delta_calls import asked
 from tokenmill.pipeline.catalog.shard_files import write_shard
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.stages.table.columns import SOURCES
+from tokenmill.storage.errors import DamagedError
 from tokenmill.tokenizer.shards import TOKENS
 
 
@@ -120,3 +125,37 @@ def test_errors_name_the_place(tmp_path):
     blocked.write_text("")
     with pytest.raises(CatalogError, match="file"):
         Catalog(str(blocked)).create()
+
+
+def test_a_panic_of_delta_is_an_error():
+    panic = type("PanicException", (BaseException,), {})
+
+    def panics() -> None:
+        raise panic("attempt to divide by zero")
+
+    with pytest.raises(DeltaError, match="divide by zero"):
+        asked("/root/media", panics)
+    with pytest.raises(KeyboardInterrupt):
+        asked("/root/media", lambda: (_ for _ in ()).throw(KeyboardInterrupt()))
+
+
+def test_a_damaged_commit_is_said_by_history(catalog):
+    catalog.sources.append(source_rows(["a"]), {})
+    (log,) = Path(catalog.sources.uri, "_delta_log").glob("*1.json")
+    log.write_text("{}")
+    with pytest.raises(CatalogError, match="its log cannot be read.*verify CONFIG --repair"):
+        Catalog(catalog.root).sources.history()
+    log.write_text("x")
+    with pytest.raises(CatalogError, match="cannot be opened: .*; check its address"):
+        _ = Catalog(catalog.root).sources.delta
+
+
+def test_text_that_is_no_utf8_is_damage(catalog):
+    catalog.sources.append(source_rows(["a"]), {})
+    name = "part-" + "0" * 32 + ".parquet"  # as an older release wrote it, without a digest
+    rows = source_rows(["a"])
+    offsets = pa.array([0, 1], pa.int32()).buffers()[1]
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(b"\xff")])
+    pq.write_table(rows.set_column(0, rows.schema.field("uri"), broken), Path(catalog.sources.uri, name))
+    with pytest.raises(DamagedError, match="damaged or gone"):
+        catalog.sources.read_files([f"{catalog.sources.uri}/{name}"])

@@ -68,13 +68,43 @@ def test_two_sources_that_overlap_list_a_file_once(tmp_path):
     assert listing.rows.num_rows == 1
 
 
-@pytest.mark.parametrize("line", ["not json", '{"caption": "no file"}', "[1]", '{"file": "a", "captions": 3}'])
-def test_a_broken_captions_line_costs_that_line(tmp_path, line):
-    lines = ['{"file": "a.jpg", "caption": "fine"}', line, '{"file": "b.jpg", "caption": "so is this"}']
+FINE = '{"file": "a.jpg", "caption": "fine"}'
+
+
+def test_a_malformed_line_of_captions_costs_that_line(tmp_path):
+    lines = [FINE, "not json", '{"file": "b.jpg", "caption": "so is this"}']
     make(tmp_path, {"a.jpg": "x", "b.jpg": "y", "captions.jsonl": "\n".join(lines)})
     listing = list_sources([Source(uri=str(tmp_path))])
-    assert listing.broken_lines == [f"{tmp_path}/captions.jsonl, line 2"]
-    assert captions_of(tmp_path) == {"a.jpg": "fine", "b.jpg": "so is this"}
+    assert (listing.num_malformed, listing.malformed) == (1, [f"{tmp_path}/captions.jsonl, line 2"])
+    assert captions_of(tmp_path) == {"a.jpg": "fine", "b.jpg": "so is this", "captions.jsonl": None}
+
+
+def test_a_list_is_a_row_while_lines_of_it_are_malformed(tmp_path):
+    def row(text: str) -> dict | None:
+        make(tmp_path, {"captions.jsonl": text})
+        rows = list_sources([Source(uri=str(tmp_path))]).rows.to_pylist()
+        return next((row for row in rows if row["uri"].endswith(".jsonl")), None)
+
+    make(tmp_path, {"a.jpg": "x"})
+    first = row(f"{FINE}\nnot json")
+    assert first["container"] == "captions"
+    assert row(f"{FINE.replace('fine', 'finer')}\nnot json\n{FINE}")["etag"] == first["etag"], "other lines are others'"
+    assert row(f"{FINE}\n[1]")["etag"] != first["etag"]
+    assert row(f"not json\n{FINE}")["etag"] != first["etag"]
+    assert row(FINE) is None
+
+
+def test_many_malformed_lines_are_counted(tmp_path):
+    make(tmp_path, {"a.jpg": "x", "captions.jsonl": "x\n" * 100_000})
+    listing = list_sources([Source(uri=str(tmp_path))])
+    assert listing.num_malformed == 100_000 and len(listing.malformed) == 5
+
+
+def test_a_list_of_captions_in_the_source_under_another_name_is_no_medium(tmp_path):
+    make(tmp_path, {"said.jsonl": f"{FINE}\nnot json", "a.jpg": "x"})
+    listing = list_sources([Source(uri=str(tmp_path), captions=str(tmp_path / "said.jsonl"))])
+    assert listing.ignored == {"caption file": 1}
+    assert [row["container"] for row in listing.rows.to_pylist()] == [None, "captions"]
 
 
 def test_captions_are_cleaned(tmp_path):

@@ -1,5 +1,6 @@
 """Changing one thing redoes only what follows from it, the plan says so before, and what is not named is not opened."""
 
+import json
 import os
 
 import pytest
@@ -137,3 +138,62 @@ def test_keys_that_changed_are_named():
         "curate.split.c (unset) -> null",
     ]
     assert changed_keys(before, after, ("curate.spl",)) == []
+
+
+def malformed(run: Run) -> dict[str, str]:
+    rows = run.catalog.media.scan(["uri", "member", "reject_reason", "reject_detail"]).to_pylist()
+    found = {row["member"]: row for row in rows if row["member"] is not None}
+    assert {row["reject_reason"] for row in found.values()} <= {"malformed_line"}
+    sources = run.catalog.sources.scan(["uri", "member", "status", "file_id"]).to_pylist()
+    there = {row["member"] for row in sources if row["file_id"] and row["member"] and row["status"] == "present"}
+    assert there == found.keys(), "in `sources` and in `media`"
+    return {member: row["reject_detail"].split(":")[0] for member, row in found.items()}
+
+
+def test_malformed_lines_of_captions_are_rows(world):
+    path, fine = world.photos / "captions.jsonl", '{"file": "e.png", "caption": "words"}'
+    world.run()
+    path.write_text(f"{fine}\nnot json\n\n[1]\n")
+    first = world.run()
+    assert told(first) == [
+        ("curate", "new", 1),
+        ("caption", "what curate keeps of 1 file", None),
+        ("tokenize", "what curate keeps of 1 file", None),
+    ]
+    assert malformed(first) == {"line 2": "not JSON", "line 4": "not a JSON object but a list"}
+    assert first.reports[0].notes == [f"2 malformed lines were passed over: {path}, line 2, {path}, line 4"]
+    again = world.run()
+    assert told(again) == [] and num_read(again) == [0, 0, 0]
+    assert again.reports[0].notes[1:] == first.reports[0].notes, "said as long as it is so"
+    path.write_text(f"{fine}\nnot json\n\n[1]\n{fine}\n")
+    assert told(world.run()) == [], "no other line is malformed"
+
+    path.write_text(f"{fine}\nnot json\n\n3\n")  # in another way
+    changed = world.run()
+    assert num_read(changed) == [1, 0, 0] and malformed(changed)["line 4"] == "not a JSON object but a number"
+    path.write_text(f"{fine}\nnot json\n")
+    assert malformed(world.run()) == {"line 2": "not JSON"}
+    path.write_text(f"{fine}\n")
+    mended = world.run()
+    assert told(mended)[:1] == [("curate", "1 file gone", 0)] and malformed(mended) == {}
+    assert mended.reports[0].numbers["num_malformed_lines"] == 0
+
+    path.write_text("x\n" * 100_000)
+    many = malformed(world.run())
+    assert len(many) == 1001 and many["line 1001 and after"] == "99000 more malformed lines"
+    path.unlink()
+    assert malformed(world.run()) == {}
+
+
+def test_malformed_lines_of_tables_are_counted_and_named(world):
+    texts = world.folder / "texts"
+    texts.mkdir()
+    (texts / "x.jsonl").write_text('{"text": "a document"}\nno document\n')
+    (texts / "y.csv").write_text("text,n\na document,1\n" + "cut, at, commas\n" * 6)
+    sources = [{"uri": str(world.photos)}, {"uri": str(texts), "kind": "text"}]
+    run = world.run(f"sources={json.dumps(sources)}")
+    assert run.reports[0].numbers["num_malformed_lines"] == 7 and run.reports[0].rejected["malformed_line"] == 7
+    (note,) = run.reports[0].notes
+    assert note.startswith(f"7 malformed lines were passed over: {texts}/x.jsonl, row 1, {texts}/y.csv, row 1, ")
+    assert note.endswith(f"{texts}/y.csv, row 4, ...")
+    assert num_read(world.run()) == [0, 0, 0]

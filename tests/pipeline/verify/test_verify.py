@@ -428,3 +428,14 @@ def test_names_say_what_files_hold(tmp_path):
     assert shard.size_bytes == Path(uri).stat().st_size
     flip(Path(uri), 50)
     assert not shard_files.is_as_written(uri) and shard_files.damaged_file([uri]) == uri
+
+
+def test_a_protocol_without_what_its_version_asks_for_is_damage(root):
+    [path] = (root / "captions" / "_delta_log").glob(f"{0:020}.json")
+    assert logs._commit(str(path)) is not None
+    for name, version in (("minReaderVersion", 3), ("minWriterVersion", 7)):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for action in lines:
+            action.get("protocol", {})[name] = version
+        path.with_name("x.json").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        assert logs._commit(str(path.with_name("x.json"))) is None

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import tarfile
 from pathlib import Path
 
@@ -10,52 +9,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings, strategies as st
 
+from tests import fuzzing
 from tokenmill.pipeline.config import ConfigError, RunConfig, Source, load
 from tokenmill.pipeline.refresh.sources import list_sources, with_captions
 from tokenmill.stages.read.read import Read, ReadConfig
 from tokenmill.stages.table.columns import LISTED, UNPACK
 
 PROJECT = Path(__file__).resolve().parents[3]
-NUM_EXAMPLES = int(os.environ.get("TOKENMILL_FUZZ_EXAMPLES", "300"))
 PIXEL = bytes.fromhex("424d3a000000000000003600000028000000010000000100000001001800000000000400000000000000")
-FUZZED = settings(
-    max_examples=NUM_EXAMPLES,
-    deadline=None,
-    database=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-ODD = [
-    b"",
-    b"\x00",
-    b"\xff\xfe",
-    b"\xed\xa0\x80",
-    "\u202e".encode(),
-    b'"',
-    b"\n",
-    b"{",
-    b"[" * 300,
-    b"9" * 40,
-    b"\\ud800",
-]
-
-
-@st.composite
-def damage(draw) -> list[tuple[float, int, bytes]]:
-    """Edits: where (a share of the length), how many bytes go there, what comes in their place."""
-    place, gone = st.floats(0, 1), st.integers(0, 600)
-    edit = st.tuples(place, gone, st.one_of(st.sampled_from(ODD), st.binary(max_size=16)))
-    return draw(st.lists(edit, min_size=1, max_size=4))
-
-
-def damaged(content: bytes, edits: list[tuple[float, int, bytes]]) -> bytes:
-    data = bytearray(content)
-    for where, gone, come in edits:
-        start = int(where * len(data))
-        data[start : start + gone] = come
-    return bytes(data)
+SCHEMA = pa.schema([*LISTED, *UNPACK])
 
 
 def tar() -> bytes:
@@ -79,60 +42,63 @@ def parquet() -> bytes:
 
 
 LINES = [{"text": "a document of some words", "lang": "en"}, {"text": "another", "n": 3}, {"text": None}]
-JSONL = "\n".join(json.dumps(line) for line in LINES).encode()
-CSV = b'text,lang\n"a document, with a comma",en\nanother,de\n'
+URLS = [{"url": "ftp://a.example/x.jpg", "caption": "one"}, {"url": "nowhere", "caption": None, "n": [1]}]
+JSONL, URLS_JSONL = ("\n".join(json.dumps(line) for line in lines).encode() for lines in (LINES, URLS))
+CSV = b'text,lang\n"a document, with a comma",en\n"two\nlines",de\n'
 CONTAINERS = {
     "x.tar": ("webdataset", tar()),
     "x.parquet": ("parquet", parquet()),
     "x.jsonl": ("text", JSONL),
     "x.csv": ("text", CSV),
     "x.tsv": ("text", CSV.replace(b",", b"\t")),
+    "u.jsonl": ("urls", URLS_JSONL),
+    "u.txt": ("urls", b"# of pictures\nftp://a.example/x.jpg\n\nnowhere\n"),
+    "captions.jsonl": ("captions", b'{"file": "a.bmp", "captions": ["one", "two"]}\n[1]\n{"file": "b"}'),
 }
 
 
+@pytest.mark.parametrize("num_inputs", fuzzing.count())
 @pytest.mark.parametrize("name", CONTAINERS)
-@FUZZED
-@given(edits=damage())
-def test_a_damaged_container_ends_in_rows(tmp_path, name, edits):
+def test_a_damaged_container_ends_in_rows(ram_path, name, num_inputs):
     kind, content = CONTAINERS[name]
-    path = tmp_path / name
-    path.write_bytes(damaged(content, edits))
-    row = {"uri": str(path), "size_bytes": path.stat().st_size, "container": kind}
-    table = pa.Table.from_pylist([row], schema=pa.schema([*LISTED, *UNPACK]))
-    found = Read(ReadConfig())(table)
-    assert found.num_rows and found["ends_container"].to_pylist()[-1] is True
-    for made in found.select(["kind", "reject_reason", "reject_detail", "media_id"]).to_pylist():
-        assert made["media_id"] and (made["kind"] in ("image", "text") or made["reject_reason"])
-    for text in ("source_caption", "metadata", "member"):
-        found[text].cast(pa.large_string()).validate(full=True)
+    path, read = ram_path / name, Read(ReadConfig())
+    repair = fuzzing.repaired_tar if name.endswith(".tar") else None
+    for what, data in fuzzing.mutants(name, [content], num_inputs, repair=repair):
+        path.write_bytes(data)
+        row = {"uri": str(path), "size_bytes": len(data), "container": kind}
+        found = read(pa.Table.from_pylist([row], schema=SCHEMA))
+        assert found.num_rows and found["ends_container"].to_pylist()[-1] is True, what
+        for made in found.select(["kind", "reject_reason", "reject_detail", "media_id"]).to_pylist():
+            assert made["media_id"] and (made["kind"] in ("image", "text") or made["reject_reason"]), what
+        for text in ("source_caption", "metadata", "member"):
+            found[text].cast(pa.large_string()).validate(full=True)
 
 
-@FUZZED
-@given(edits=damage())
-def test_a_damaged_list_of_captions_costs_lines(tmp_path, edits):
-    folder = tmp_path / "photos"
-    folder.mkdir(exist_ok=True)
+@pytest.mark.parametrize("num_inputs", fuzzing.count())
+def test_a_damaged_list_of_captions_costs_lines(ram_path, num_inputs):
     lines = [{"file": f"{name}.bmp", "captions": [f"said of {name}", "more"]} for name in "abc"]
     for name in "abc":
-        (folder / f"{name}.bmp").write_bytes(PIXEL)
+        (ram_path / f"{name}.bmp").write_bytes(PIXEL)
     whole = "\n".join(json.dumps(line) for line in lines).encode()
-    (folder / "captions.jsonl").write_bytes(damaged(whole, edits))
-    (folder / "a.txt").write_bytes(damaged(b"said beside it", edits))
-    listing = list_sources([Source(uri=str(folder))])
-    rows = with_captions(listing.rows)
-    assert rows.num_rows == 3
-    rows["source_caption"].validate(full=True)
+    for what, data in fuzzing.mutants("captions", [whole], num_inputs):
+        (ram_path / "captions.jsonl").write_bytes(data)
+        (ram_path / "a.txt").write_bytes(data)
+        listing = list_sources([Source(uri=str(ram_path))])
+        rows = with_captions(listing.rows)
+        assert rows.num_rows == 3 + bool(listing.num_malformed), what
+        rows["source_caption"].validate(full=True)
 
 
-@FUZZED
-@given(edits=damage())
-def test_a_damaged_config_is_one_message(tmp_path, edits):
-    path = tmp_path / "config.yaml"
-    path.write_bytes(damaged((PROJECT / "configs" / "folder.yaml").read_bytes(), edits))
-    try:
-        assert isinstance(load(path), RunConfig)
-    except ConfigError as error:
-        assert "config.yaml" in str(error)
+@pytest.mark.parametrize("num_inputs", fuzzing.count())
+def test_a_damaged_config_is_one_message(ram_path, num_inputs):
+    path = ram_path / "config.yaml"
+    whole = [file.read_bytes() for file in sorted((PROJECT / "configs").glob("*.yaml"))]
+    for what, data in fuzzing.mutants("config", whole, num_inputs, fuzzing.YAML):
+        path.write_bytes(data)
+        try:
+            assert isinstance(load(path), RunConfig), what
+        except ConfigError as error:
+            assert "config.yaml" in str(error), what
 
 
 def test_what_is_nested_too_deep_is_said(tmp_path):
@@ -140,7 +106,7 @@ def test_what_is_nested_too_deep_is_said(tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "captions.jsonl").write_bytes(b'{"file": "a", "caption": ' + deep)
     (tmp_path / "photos" / "a.bmp").write_bytes(PIXEL)
-    assert list_sources([Source(uri=str(tmp_path / "photos"))]).broken_lines
+    assert list_sources([Source(uri=str(tmp_path / "photos"))]).num_malformed
     (tmp_path / "x.jsonl").write_bytes(deep + b"\n" + JSONL)
     row = {"uri": str(tmp_path / "x.jsonl"), "size_bytes": 1, "container": "text"}
     found = Read(ReadConfig())(pa.Table.from_pylist([row], schema=pa.schema([*LISTED, *UNPACK])))

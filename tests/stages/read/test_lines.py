@@ -71,7 +71,7 @@ def test_a_malformed_line_of_a_table():
 
 
 def test_a_field_without_an_end_costs_what_it_holds(monkeypatch):
-    monkeypatch.setattr(lines, "_MAX_FIELD_CHARS", 64)
+    monkeypatch.setattr(lines, "MAX_LINE", 64)
     text = ["url\n", "a\n", '"b\n', *["x" * 30 + "\n"] * 3, "c\n"]
     found = [said(row) for row in lines.csv_rows(text, ",")]
     assert found[0] == {"url": "a"} and found[1].startswith("not CSV: field larger than") and found[-1] == {"url": "c"}

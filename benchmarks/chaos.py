@@ -26,6 +26,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -61,6 +62,8 @@ JUMPS_S = (-172_800, -7200, -30, -1, 1, 30, 7200, 172_800)
 LIMIT_S = 600.0
 WEIGHTS = {"files": 8, "worker": 3, "driver": 1, "stop": 1, "clock": 1}
 WEIGHTS_BY_KIND = {"ray": {"node": 2}, "disk": {"disk": 3}, "local": {}}
+_LOG = re.compile(r"\(traceback: (\S+\.log)\)")
+_PER_RUN = re.compile(r"\(traceback: \S+\)|tokenmill-chaos-\w+|\d{8}-\d{9}-\w{4}|part-\w+-\w+|pid \d+|\d+\.\d+ MB")
 KNOWN_CODES = {0, 1, 128 + signal.SIGINT, 128 + signal.SIGTERM}
 
 
@@ -213,7 +216,8 @@ class Chaos:
             what, killed = "process", bool(found)
             with suppress(ProcessLookupError, IndexError):
                 os.kill(self.chance.choice(found), signal.SIGKILL)
-        made.faults[f"worker killed ({'actor' if what == 'MapBatches' else 'any'})"] += killed
+        if killed:
+            made.faults[f"worker killed ({'actor' if what == 'MapBatches' else 'any'})"] += 1
         return killed
 
     def _calm_down(self) -> None:
@@ -253,8 +257,10 @@ class Chaos:
     def _ended(self, made: Round, driver: subprocess.Popen, killed: bool) -> None:
         code, said = driver.wait(), self._stderr()
         made.codes[code] += 1
+        for log in _LOG.findall(said):  # read, so not wanted any more; with a full disk it stands in shared memory
+            Path(log).unlink(missing_ok=True)
         if code == 1:
-            made.said[" ".join(said.split())[:300]] += 1
+            made.said[_PER_RUN.sub("...", " ".join(said.split()))[:300]] += 1
         is_known = code in KNOWN_CODES or (killed and code == -signal.SIGKILL)
         is_said = code != 1 or "tokenmill: " in said
         if not (is_known and is_said) or "Traceback (most" in said:
@@ -344,7 +350,7 @@ def main() -> None:
         while time.monotonic() < ends:
             made = Round(len(rounds) + 1, kinds[len(rounds) % len(kinds)])
             seconds = chaos.chance.uniform(*ROUND_S)
-            chaos.round(made, min(seconds, 60 * options.minutes / 8))
+            chaos.round(made, min(seconds, max(ROUND_S[0], 60 * options.minutes / 8)))
             rounds.append(made)
             console.print(report.line(made, chaos.samples[-1]), highlight=False, soft_wrap=True)
             for trouble in [*made.unequal, *made.offences]:

@@ -37,8 +37,8 @@ def line(made: Round, sample: Sample) -> str:
     return (
         f"round {made.number} ({made.kind}, {made.seconds:.0f} s): {told}; codes {codes}; "
         f"{made.num_rows} rows {state}, {len(made.offences)} offences; {sample.memory_mb:.0f} MB, "
-        f"{sample.descriptors} descriptors, {sample.threads} threads, shared memory {sample.shared_memory_bytes >> 10} KiB, "
-        f"{sample.temporary_files} temporary files"
+        f"{sample.descriptors} descriptors, {sample.threads} threads, "
+        f"shared memory {sample.shared_memory_bytes >> 10} KiB, {sample.temporary_files} temporary files"
     )
 
 

@@ -215,6 +215,12 @@ class Cluster(Resources):
     medium_timeout_s: float = Field(
         120.0, description="Without a sign of life. Small rejects slow media, large waits long for hung decoders.", gt=0
     )
+    medium_memory_bytes: int = Field(
+        4 << 30,
+        description="Of one medium while it is read, decoded and scored; on Linux. Small: large pictures and 8K videos "
+        "are rejected as out_of_memory; large: a few bombs at once fill a node's memory.",
+        ge=1 << 28,
+    )
     file_mb: int = Field(
         256,
         description="Small files are put together up to this. Small: many requests; large: edits rewrite much.",

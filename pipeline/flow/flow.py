@@ -3,8 +3,10 @@ common.
 
 Blocks of rows go through a pool of workers in order; every few seconds the finished ones become one Parquet shard,
 whose key columns tell the driver which rows are new, and the shard is committed. A worker that dies, or is ended
-because a medium hangs in it (stages/table/limits.py), takes its block with it; those rows are tried again one by one in
-a worker of their own, and a row that hangs it, or kills two more, is rejected. All the rest goes on.
+because a medium hangs in it (stages/table/limits.py), takes its block with it; the worker that takes over does the
+block anew and knows what the one before had at hand. Where that is not enough, for what kills a worker without being
+at hand, rows are tried one by one in workers of their own, and one that no worker survives is rejected. All the rest
+goes on.
 """
 
 import time
@@ -22,9 +24,8 @@ from tokenmill.pipeline.config import Cluster, Pool
 from tokenmill.pipeline.reports.terminal import Meter
 from tokenmill.stages.table.chain import StageSpec
 from tokenmill.stages.table.columns import KNOWN
+from tokenmill.stages.table.limits import Limits
 
-LIVES = 2  # workers that a row may kill once it is alone: 1 rejects what a lost machine had at work, many take long
-START_S = 30.0  # a worker's imports and models
 _FIRST_COMMIT_S = 5.0
 _COMMIT_SHARE = 0.25  # of the time so far
 
@@ -116,6 +117,11 @@ class Flow:
     meter: Meter
     reject: Reject  # (row, reason, detail) -> the rejected row of one that no worker survived
     containers: Containers | None = None
+
+    @property
+    def limits(self) -> Limits:
+        """Of each medium."""
+        return Limits(self.config.medium_timeout_s, self.config.medium_memory_bytes)
 
     @property
     def num_containers(self) -> int:

@@ -9,6 +9,7 @@ import itertools
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -20,8 +21,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from tokenmill.pipeline.flow.flow import LIVES, Collector, Flow
+from tokenmill.pipeline.flow.flow import Collector, Flow
 from tokenmill.pipeline.flow.writer import ShardWriter
+from tokenmill.stages.table.at_hand import LIVES, is_held
 from tokenmill.stages.table.worker_process import Job, main, packed, unpacked
 
 _chains = itertools.count()
@@ -30,19 +32,19 @@ _chains = itertools.count()
 class _WorkerDied(Exception):  # noqa: N818
     """The process ended in the middle of its work."""
 
-    def __init__(self, returncode: int, seconds: float):
+    def __init__(self, returncode: int):
         super().__init__(f"the worker process ended with code {returncode}")
-        self.returncode, self.seconds = returncode, seconds
 
 
 class _Process:
-    """One worker process (stages/table/worker_process.py)."""
+    """One worker process (stages/table/worker_process.py), which notes in the file `notes` what it has at hand."""
 
-    def __init__(self, threads: int):
+    def __init__(self, threads: int, notes: str):
+        self.threads, self.notes = threads, notes
         self._pipe: Connection
         self._pipe, theirs = Pipe()
         number = theirs.fileno()
-        code = f"import sys; sys.path[:] = {sys.path!r}; from {main.__module__} import main; main({number})"
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {main.__module__} import main; main({number}, {notes!r})"
         self._process = subprocess.Popen(
             [sys.executable, "-c", code],
             pass_fds=[number],
@@ -55,16 +57,19 @@ class _Process:
 
     def call(self, job: Job) -> list[pa.Table]:
         """Raises what a stage raised, and _WorkerDied."""
-        started = time.monotonic()
         try:
             self._pipe.send(job)
             answer: Any = self._pipe.recv()
         except (EOFError, OSError):
             self._pipe.close()
-            raise _WorkerDied(self._process.wait(), time.monotonic() - started) from None
+            raise _WorkerDied(self._process.wait()) from None
         if isinstance(answer, Exception):
             raise answer
         return [unpacked(part) for part in answer]
+
+    def successor(self) -> "_Process":
+        """One that knows what this one, which died, had at hand."""
+        return _Process(self.threads, self.notes)
 
     def end(self) -> None:
         """End it now, whatever it does."""
@@ -80,13 +85,15 @@ class LocalWorkers:
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
         self._lock = threading.Lock()
+        self._notes = tempfile.TemporaryDirectory(prefix="tokenmill-workers-")
+        self._numbers = itertools.count()
 
     def run(self, flow: Flow) -> None:
         """Send what is to do through worker processes into the sink. Raises what a stage raised."""
         (group,) = flow.groups
         blocks = flow.blocks()
         num_workers = min(group.workers, len(blocks))
-        number, limit_s = next(_chains), flow.config.medium_timeout_s
+        number, limited = next(_chains), flow.limits
         sink = flow.sink
         collector = Collector(flow, ShardWriter(sink.root, sink.table, sink.constants, sink.keys))
         spent_s: list[float] = []
@@ -95,7 +102,7 @@ class LocalWorkers:
             """None of it where the worker died: the rows count as lost."""
             started = time.monotonic()
             try:
-                return self._call((number, group.stages, limit_s, packed(block)), _threads(flow))
+                return self._call((number, group.stages, limited, packed(block)), _threads(flow))
             except _WorkerDied:
                 return []
             finally:
@@ -116,7 +123,7 @@ class LocalWorkers:
         busy = round(min(1.0, sum(spent_s) / (num_workers * max(span_s, 1e-6))), 3)
         name = group.stages[-1][0].__name__
         flow.meter.busy([{"pool": name, "workers": num_workers, "busy": busy}], span_s)
-        collector.retry_lost(lambda row: _isolated(flow, row), lambda result: result)
+        collector.retry_lost(lambda row: self._isolated(flow, row), lambda result: result)
 
     def end(self) -> None:
         """End all processes."""
@@ -124,25 +131,55 @@ class LocalWorkers:
             ending, self._all, self._idle = self._all, set(), []
         for process in ending:
             process.end()
+        self._notes.cleanup()
 
     def _call(self, job: Job, threads: int) -> list[pa.Table]:
+        """In a process, and in the next one when it dies over a medium. Raises _WorkerDied when none was at hand."""
         with self._lock:
             process = self._idle.pop() if self._idle else None
-        if process is None:
-            process = _Process(threads)
-            with self._lock:
-                self._all.add(process)
-        try:
-            made = process.call(job)
-        except _WorkerDied:
-            with self._lock:
-                self._all.discard(process)
-            raise
-        except Exception:
-            self._give_back(process)
-            raise
-        self._give_back(process)
-        return made
+        process = process or self._started(_Process(threads, self._new_notes()))
+        for num_deaths in itertools.count(1):
+            try:
+                made = process.call(job)
+            except _WorkerDied:
+                with self._lock:
+                    is_ending = process not in self._all
+                    self._all.discard(process)
+                if is_ending or num_deaths >= LIVES and not is_held(process.notes):
+                    raise
+                process = self._started(process.successor())
+            except Exception:
+                self._give_back(process)
+                raise
+            else:
+                self._give_back(process)
+                return made
+        raise AssertionError
+
+    def _isolated(self, flow: Flow, row: pa.Table) -> pa.Table | tuple[str, str]:
+        """The result of one row in processes of its own, or reason and detail of their death."""
+        process = _Process(_threads(flow), self._new_notes())
+        for lives in reversed(range(LIVES)):
+            self._started(process)
+            try:
+                return pa.concat_tables(process.call((0, flow.groups[0].stages, flow.limits, packed(row))))
+            except _WorkerDied as death:
+                if not lives:
+                    return "worker_died", str(death)
+            finally:
+                with self._lock:
+                    self._all.discard(process)
+                process.end()
+            process = process.successor()
+        raise AssertionError
+
+    def _new_notes(self) -> str:
+        return os.path.join(self._notes.name, str(next(self._numbers)))
+
+    def _started(self, process: _Process) -> _Process:
+        with self._lock:
+            self._all.add(process)
+        return process
 
     def _give_back(self, process: _Process) -> None:
         with self._lock:
@@ -175,17 +212,3 @@ def resources(num_cpus: int | None) -> dict[str, float]:
 
 def _threads(flow: Flow) -> int:
     return max(1, int(flow.groups[0].pool.num_cpus))
-
-
-def _isolated(flow: Flow, row: pa.Table, lives: int = LIVES) -> pa.Table | tuple[str, str]:
-    """The result of one row in a process of its own, or reason and detail of its death."""
-    limit_s = flow.config.medium_timeout_s
-    process = _Process(_threads(flow))
-    try:
-        return pa.concat_tables(process.call((0, flow.groups[0].stages, limit_s, packed(row))))
-    except _WorkerDied as death:
-        if death.returncode == 1 and death.seconds >= limit_s:  # ended by its watchdog
-            return "timed_out", f"no sign of life for {limit_s:g} s"
-        return ("worker_died", str(death)) if lives == 1 else _isolated(flow, row, lives - 1)
-    finally:
-        process.end()

@@ -5,13 +5,15 @@ preserved, so that which of two equal files becomes the medium does not depend o
 pool run in one process and hand tables over in memory: a decoded picture never crosses the object store.
 """
 
+import atexit
 import logging
 import os
+import shutil
 import socket
-import time
+import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,29 +21,43 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 from ray.util.annotations import RayDeprecationWarning
 
 from tokenmill.pipeline.catalog.shard_files import Shard
 from tokenmill.pipeline.config import Cluster, ConfigError
 from tokenmill.pipeline.flow import writer
-from tokenmill.pipeline.flow.flow import LIVES, START_S, Collector, Flow, Group, Sink
+from tokenmill.pipeline.flow.flow import Collector, Flow, Sink
 from tokenmill.pipeline.flow.pool_use import pools_used
-from tokenmill.stages.table.chain import Chain
+from tokenmill.stages.table.at_hand import LIVES, Notes
+from tokenmill.stages.table.chain import Chain, StageSpec
+from tokenmill.stages.table.limits import Limits
 from tokenmill.storage import failures, stopping
 
-_RETRIES = 1
+_RETRIES = 4  # of a block: media that hang cost one each, those that kill two
 _WRITER_RESTARTS = 10  # without a limit, blocks that no memory holds would be tried for ever
-_LOOK_EVERY_S = 1.0
 _ANSWER_S = 5.0
 _CONTAINER_BLOCK_BYTES = 1 << 20  # of results, so that a tar's are committed while it is read
 
 
 class _Worker(Chain):
-    """A Chain whose results leave it as they come: one row may be a tar of thousands."""
+    """A Chain whose results leave it as they come: one row may be a tar of thousands. When its process dies, Ray starts
+    another one of the same name, which finds the note of what was at hand.
+    """
+
+    def __init__(self, stages: Sequence[StageSpec], limited: Limits):
+        folder = os.path.join(tempfile.gettempdir(), _notes_folder())
+        os.makedirs(folder, 0o700, exist_ok=True)
+        notes = Notes(os.path.join(folder, ray.get_runtime_context().get_actor_id() or ""))
+        atexit.register(notes.remove)
+        super().__init__(stages, limited, notes)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:  # type: ignore[override]
         yield from self.stream(table)
+
+    def whole(self, table: pa.Table) -> pa.Table:
+        """The same as one table."""
+        return pa.concat_tables(self.stream(table))
 
 
 class _Writer:
@@ -100,10 +116,12 @@ def cluster(config: Cluster) -> Iterator[None]:
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     context.max_errored_blocks = -1
+    notes = os.path.join(tempfile.gettempdir(), _notes_folder())
     try:
         yield
     finally:
         ray.shutdown()
+        shutil.rmtree(notes, ignore_errors=True)
 
 
 def _check(address: str | None) -> None:
@@ -130,6 +148,10 @@ def _silent_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
+def _notes_folder() -> str:
+    return f"tokenmill-workers-{ray.get_runtime_context().get_job_id()}"
+
+
 def _worker_options() -> dict[str, Any]:
     return {"max_task_retries": _RETRIES}
 
@@ -144,7 +166,7 @@ def run(flow: Flow) -> None:
     for number, group in enumerate(flow.groups):
         dataset = dataset.map_batches(
             _Worker,
-            fn_constructor_args=(group.stages, flow.config.medium_timeout_s),
+            fn_constructor_args=(group.stages, flow.limits),
             batch_size=None if number == 0 else group.pool.batch_rows,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=num_workers[number]),
@@ -158,42 +180,25 @@ def run(flow: Flow) -> None:
     collector.flush()
     names = [group.stages[-1][0].__name__ for group in flow.groups]
     flow.meter.busy(pools_used(dataset, names, num_workers), collector.seconds)
-    collector.retry_lost(lambda row: _isolated(flow.groups, row, flow.config.medium_timeout_s), ray.put)
+    collector.retry_lost(lambda row: _isolated(flow, row), ray.put)
 
 
-def _isolated(groups: list[Group], row: pa.Table, limit_s: float, lives: int = LIVES) -> pa.Table | tuple[str, str]:
+def _isolated(flow: Flow, row: pa.Table) -> pa.Table | tuple[str, str]:
     """The result of one row in workers of its own, or reason and detail of their death. A stage's exception is the
     program's fault and is raised.
     """
     table = row
-    for group in groups:
-        actor: Any = ray.remote(Chain)
-        options = {"num_cpus": group.pool.num_cpus, "num_gpus": group.pool.num_gpus, "max_concurrency": 2}
-        worker = actor.options(**options).remote(group.stages)
+    for group in flow.groups:
+        actor: Any = ray.remote(_Worker)
+        options = {"num_cpus": group.pool.num_cpus, "num_gpus": group.pool.num_gpus}
+        lives = {"max_restarts": LIVES - 1, "max_task_retries": LIVES - 1}
+        worker = actor.options(**options, **lives).remote(group.stages, flow.limits)
         try:
-            table = _watched(worker, worker.__call__.remote(table), limit_s)
-        except GetTimeoutError:
-            return "timed_out", f"no sign of life for {limit_s:g} s"
+            table = ray.get(worker.whole.remote(table))
         except RayTaskError:
             raise
         except RayActorError as error:
-            if lives > 1:
-                return _isolated(groups, row, limit_s, lives - 1)
             return "worker_died", str(error).splitlines()[0][:300]
         finally:
             ray.kill(worker)
     return table
-
-
-def _watched(worker: Any, result: Any, limit_s: float) -> pa.Table:
-    """The result, waited for as long as the worker's medium shows signs of life. Raises GetTimeoutError."""
-    started = time.monotonic()
-    while True:
-        done, _ = ray.wait([result], timeout=_LOOK_EVERY_S)
-        if done:
-            return ray.get(result)
-        if time.monotonic() - started < limit_s + START_S:
-            continue
-        # A decoder that hangs with the interpreter's lock gives no answer either.
-        if ray.get(worker.idle_s.remote(), timeout=limit_s) > limit_s:
-            raise GetTimeoutError

@@ -7,6 +7,8 @@ are made for the scorers that run a model, only where the verdict still hangs on
 more, larger.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import cv2
@@ -81,22 +83,12 @@ class ScoreImages:
             if kinds[i] != "image" or values["reject_reason"][i] is not None:
                 continue
             contents[i] = memoryview(content.as_buffer())
-            with limits.medium():
-                try:
-                    found = self._score(contents[i])
-                except RowError as rejected:
-                    found = rejected.columns
-            for name, value in found.items():
-                values[name][i] = value
+            _fill(values, i, partial(self._score, contents[i]))
         for i in self._wanted("text", table, values, contents):
-            with limits.medium():
-                found_text = self._find_text(self._again(contents[i], self._text_px), self._text_px)
-            values["text_area"][i], values["text_boxes"][i] = found_text
-            values["scored"][i] = add_scored(values["scored"][i], self._lazy.name("text") or "text")
+            _fill(values, i, partial(self._text, contents[i], values["scored"][i]))
         if self._views_px is not None:
             for i in self._wanted("clip", table, values, contents):
-                with limits.medium():
-                    values["views"][i] = make_view(self._again(contents[i], self._views_px), self._views_px)
+                _fill(values, i, partial(self._view, contents[i], self._views_px))
         return replace(table, self.writes, values, self.drops)
 
     def _wanted(
@@ -106,6 +98,14 @@ class ScoreImages:
             return []
         wanted = self._lazy.wants(scorer, replace(table, self.writes, values, self.drops))
         return [row for row in contents if wanted[row]]
+
+    def _text(self, content: memoryview, scored: str | None) -> dict[str, Any]:
+        found = self._find_text(self._again(content, self._text_px), self._text_px)
+        name = self._lazy.name("text") or "text"
+        return {"text_area": found.area, "text_boxes": found.boxes, "scored": add_scored(scored, name)}
+
+    def _view(self, content: memoryview, views_px: int) -> dict[str, Any]:
+        return {"views": make_view(self._again(content, views_px), views_px)}
 
     def _again(self, content: memoryview, shorter_px: int) -> np.ndarray:
         return Picture(content, self._config.max_pixels).rgb(at_least_px=shorter_px)
@@ -125,3 +125,14 @@ class ScoreImages:
             rejected.columns.update(size)
             raise
         return {**size, **measure(rgb)._asdict()}
+
+
+def _fill(values: dict[str, list], row: int, find: Callable[[], dict[str, Any]]) -> None:
+    """Put what `find` finds, or why the row is rejected, in its columns."""
+    try:
+        with limits.medium(row):
+            found = find()
+    except RowError as rejected:
+        found = rejected.columns
+    for name, value in found.items():
+        values[name][row] = value

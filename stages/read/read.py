@@ -12,7 +12,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
+from itertools import chain, count
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,6 +33,7 @@ from tokenmill.storage.identity import Config, content_id
 
 _DOWNLOADS_AT_ONCE = 8  # an object store answers after tens of milliseconds; local disks need no overlap
 _ROWS_AT_ONCE = 32
+_TOGETHER = -1  # the part of a medium that stands for it and those after it
 _HELD_BYTES = 1 << 27  # of a part of a container
 _AHEAD = 128  # URLs asked for while slow ones keep the order waiting
 
@@ -103,11 +104,11 @@ class Read:
         while start < table.num_rows:
             end = start + 1
             if is_container[start]:
-                yield from self._container(table.slice(start, 1))
+                yield from self._container(start, table.slice(start, 1))
             else:
                 while end < min(table.num_rows, start + _ROWS_AT_ONCE) and not is_container[end]:
                     end += 1
-                yield self._files(table.slice(start, end - start))
+                yield self._files(start, table.slice(start, end - start))
             start = end
         if not table.num_rows:
             yield self._result(table, [])
@@ -119,20 +120,32 @@ class Read:
         order = without(MEDIA, "fingerprint", "run_id").names
         return result.select(order + [name for name in result.column_names if name not in order])
 
-    def _files(self, table: pa.Table) -> pa.Table:
+    def _files(self, start: int, table: pa.Table) -> pa.Table:
         uris, refused = table["uri"].to_pylist(), values_of(table, UNPACK)["refused"]
+        found = None
         if any(storage.is_remote(uri) for uri in uris):
-            with limits.medium(), ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
-                found = list(pool.map(self._file, uris, refused))
-        else:
-            found = [self._local(uri, why) for uri, why in zip(uris, refused, strict=True)]
+            found = self._together(start, uris, refused)
+        if found is None:
+            pairs = zip(uris, refused, strict=True)
+            found = [self._alone(row, uri, why) for row, (uri, why) in enumerate(pairs, start)]
         for row, caption in zip(found, table["source_caption"].to_pylist(), strict=True):
             row["source_caption"] = caption
         return self._result(table, found)
 
-    def _local(self, uri: str, refused: str | None) -> dict[str, Any]:
-        with limits.medium():
-            return self._file(uri, refused)
+    def _together(self, start: int, uris: list[str], refused: list[str | None]) -> list[dict[str, Any]] | None:
+        """Side by side; null where one of them hung, or took too much memory: nobody knows which."""
+        try:
+            with limits.medium(start, _TOGETHER), ThreadPoolExecutor(_DOWNLOADS_AT_ONCE) as pool:
+                return list(pool.map(self._file, uris, refused))
+        except RowError:
+            return None
+
+    def _alone(self, row: int, uri: str, refused: str | None) -> dict[str, Any]:
+        try:
+            with limits.medium(row):
+                return self._file(uri, refused)
+        except RowError as rejected:
+            return _nameless(uri, rejected)
 
     def _file(self, uri: str, refused: str | None) -> dict[str, Any]:
         if refused is not None:
@@ -144,12 +157,12 @@ class Read:
         except (OSError, ValueError, pa.ArrowException) as error:
             return _nameless(uri, unreadable(error))
 
-    def _container(self, row: pa.Table) -> Iterator[pa.Table]:
+    def _container(self, number: int, row: pa.Table) -> Iterator[pa.Table]:
         spec = {**row.select(LISTED.names).to_pylist()[0], **{k: v[0] for k, v in values_of(row, UNPACK).items()}}
         part: list[dict[str, Any]] = []
         held = 0
         of_urls = spec["container"] == "urls"  # hosts have their own pace, and requests their own limits
-        for found in self._members(spec) if of_urls else _limited(self._members(spec)):
+        for found in self._members(spec) if of_urls else _limited(number, self._members(spec), spec):
             if len(part) >= _ROWS_AT_ONCE or held > _HELD_BYTES:
                 yield self._result(row.take(pa.array([0] * len(part), pa.int64())), part)
                 part, held = [], 0
@@ -182,8 +195,8 @@ class Read:
                 error = None
             except RowError as rejected:
                 error = rejected
-            except (OSError, pa.ArrowException) as failed:
-                error = unreadable(failed)
+            except (OSError, MemoryError, pa.ArrowException) as failed:
+                error = limits.refused_memory(failed) or unreadable(failed)
             yield from (waiting.result() for waiting in window)
         if error is not None and only is None:
             yield _nameless(spec["uri"], error)
@@ -211,8 +224,8 @@ class Read:
                 found = self._identify(_chunks(uri, member), _base(member.name), None, member.size)
         except RowError as rejected:
             found = _nameless(f"{uri}\n{member.name}", rejected)
-        except (OSError, ValueError, pa.ArrowException) as error:
-            found = _nameless(f"{uri}\n{member.name}", unreadable(error))
+        except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
+            found = _nameless(f"{uri}\n{member.name}", limits.refused_memory(error) or unreadable(error))
         if found["file_id"] in ids:
             if found.get("path"):
                 os.unlink(found["path"])
@@ -293,11 +306,14 @@ class Read:
         return path
 
 
-def _limited(items: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """`items`, each made within the time limit of a medium."""
-    while True:
-        with limits.medium():
-            item = next(items, None)
+def _limited(row: int, items: Iterator[dict[str, Any]], spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """`items` of the container in this row, each made within the limits of a medium; ends at one that is not."""
+    for number in count():
+        try:
+            with limits.medium(row, number):
+                item = next(items, None)
+        except RowError as rejected:
+            item, items = _nameless(spec["uri"], rejected), iter([])
         if item is None:
             return
         yield item

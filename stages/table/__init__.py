@@ -7,6 +7,7 @@ In: a config. Out: a class from table to table, and how several run in one worke
     rows.py            how a stage rewrites and rejects rows
     text.py            text from outside, cleaned
     reasons.py         why a row is rejected, reason by reason
-    limits.py          a time limit for each medium, from outside the decoder
+    at_hand.py         which medium a worker has at hand, for who comes after it
+    limits.py          limits of time and memory for each medium, from outside the decoder
     worker_process.py  a process that runs chains over a pipe
 """

@@ -6,7 +6,10 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from tokenmill.stages.table import limits
+from tokenmill.stages.table.at_hand import Notes
+from tokenmill.stages.table.limits import Limits
 
+NO_LIMITS = Limits()
 _ROWS_AT_ONCE = 32
 
 
@@ -32,13 +35,13 @@ StageSpec = tuple[type[Any], tuple[Any, ...]]  # a Stage, and what it is made fr
 class Chain:
     """What a worker runs: stages in order, each called with the table that the one before returned.
 
-    The models open here, in the worker. `limit_s`: see stages/table/limits.py. A table is worked on `_ROWS_AT_ONCE`
-    rows at a time, because Ray wants large tables (10 ms each) and memory wants few decoded media; a first stage with a
-    `stream` cuts it itself, because one row of its may be a tar.
+    The models open here, in the worker. `limited`, `notes`: see stages/table/limits.py. A table is worked on
+    `_ROWS_AT_ONCE` rows at a time, because Ray wants large tables (10 ms each) and memory wants few decoded media; a
+    first stage with a `stream` cuts it itself, because one row of its may be a tar.
     """
 
-    def __init__(self, stages: Iterable[StageSpec], limit_s: float | None = None):
-        limits.set_limit(limit_s)
+    def __init__(self, stages: Iterable[StageSpec], limited: Limits = NO_LIMITS, notes: Notes | None = None):
+        limits.set_limits(limited, notes)
         self._stages: list[Stage] = [stage(*arguments) for stage, arguments in stages]
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -46,16 +49,19 @@ class Chain:
 
     def stream(self, table: pa.Table) -> Iterator[pa.Table]:
         """The same, a part at a time; at least one."""
-        first = self._stages[0]
-        opened: Callable[[pa.Table], Iterator[pa.Table]] | None = getattr(first, "stream", None)
-        for part in _slices(table) if opened is None else opened(table):
-            for stage in self._stages if opened is None else self._stages[1:]:
-                part = stage(part)
+        opened: Callable[[pa.Table], Iterator[pa.Table]] | None = getattr(self._stages[0], "stream", None)
+        parts = _slices(table) if opened is None else opened(table)
+        while True:
+            limits.at_work(0, table)  # also where the last part made the stages after it forget
+            part = next(parts, None)
+            if part is None:
+                return
+            for number, stage in enumerate(self._stages):
+                if number or opened is None:
+                    limits.at_work(number, part)
+                    with limits.call(part.num_rows):
+                        part = stage(part)
             yield part
-
-    def idle_s(self) -> float:
-        """Seconds since the medium at hand last showed a sign of life."""
-        return limits.idle_s()
 
 
 def _slices(table: pa.Table) -> Iterator[pa.Table]:

@@ -43,6 +43,8 @@ REASONS = {
     "too_many_redirects": "from URL to URL without an end",
     "robots_disallowed": "robots.txt asks to stay away",
     "opted_out": "the site asks not to be trained on",
-    "worker_died": "the file killed its worker twice when it was alone in it",
+    "out_of_memory": "the file takes more than `cluster.medium_memory_bytes`, or was at hand twice when its worker was "
+    "killed for memory",
+    "worker_died": "the file was at hand twice when its worker died",
     "not_scored": "the verdict hangs on scores that the next run computes",
 }

@@ -13,9 +13,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from tokenmill.stages.table.at_hand import Notes
 from tokenmill.stages.table.chain import Chain, StageSpec
+from tokenmill.stages.table.limits import Limits
 
-Job = tuple[int, tuple[StageSpec, ...], float | None, bytes]  # number of the Chain, its stages, limit_s, a table
+Job = tuple[int, tuple[StageSpec, ...], Limits, bytes]  # number of the Chain, its stages, limits, a table
 
 
 def packed(table: pa.Table) -> bytes:
@@ -31,11 +33,12 @@ def unpacked(data: bytes) -> pa.Table:
     return pa.ipc.open_stream(data).read_all()
 
 
-def main(descriptor: int) -> None:
-    """Serve the pipe with this file descriptor until its other end closes."""
+def main(descriptor: int, path: str) -> None:
+    """Serve the pipe with this file descriptor until its other end closes; note at `path` what is at hand."""
     for which in (signal.SIGINT, signal.SIGTERM):  # the other side's to hear; it closes the pipe
         signal.signal(which, signal.SIG_IGN)
     pipe: Connection = Connection(descriptor)
+    notes = Notes(path)
     chain, number = None, None
     while True:
         try:
@@ -45,7 +48,7 @@ def main(descriptor: int) -> None:
         try:
             if chain is None or job[0] != number:
                 chain = None  # the models of the last one go before those of the next come
-                chain, number = Chain(job[1], job[2]), job[0]
+                chain, number = Chain(job[1], job[2], notes), job[0]
             answer: Any = [packed(part) for part in chain.stream(unpacked(job[3]))]
         except Exception as error:  # whatever it is, it is raised on the other side
             answer = _sendable(error)

@@ -18,6 +18,8 @@ from tokenmill.stages.video.decode import Video
 from tokenmill.storage.identity import clip_id, content_id
 from tokenmill.tokenizer.vision import weights
 
+_OPENING = -1  # the part of a video's first clip that all its clips wait for
+
 
 class LoadFrames:
     """Kept media -> `frames` (uint8 RGB, T x H x W x 3 in row-major order) with frames_t, frames_h, frames_w, fps.
@@ -67,8 +69,10 @@ class LoadFrames:
 
     def _clips(self, rows: list[int], media: list[dict[str, Any]], values: dict[str, list]) -> None:
         try:
-            path, file_id = self._local(media[rows[0]])
-            with Video(path, self._config.max_pixels) as video:
+            path, file_id = self._local(rows[0], media[rows[0]])
+            with ExitStack() as opened:
+                with limits.medium(rows[0], _OPENING):
+                    video = opened.enter_context(Video(path, self._config.max_pixels))
                 for i in rows:
                     _fill(values, i, lambda medium: self._clip(video, file_id, medium), media[i])
         except RowError as rejected:
@@ -81,14 +85,14 @@ class LoadFrames:
             raise _changed()
         return frames.of_clip(video, start_s, end_s, self._config, self._factor)
 
-    def _local(self, medium: dict[str, Any]) -> tuple[str, str]:
+    def _local(self, row: int, medium: dict[str, Any]) -> tuple[str, str]:
         """Local path and identity of a video. The last one is kept: its clips come in neighbouring tables."""
         place = medium["uri"], medium["member"]
         if self._last is None or self._last[0] != place:
             self._closing.close()
             self._last = None
             try:
-                with limits.medium():
+                with limits.medium(row, _OPENING):
                     path = self._closing.enter_context(self._places.local_file(medium))
                     file_id = content_id(_with_beats(storage.read_chunks(path)))
             except (OSError, pa.ArrowException) as error:
@@ -116,7 +120,7 @@ def _fill(
     values: dict[str, list], i: int, load: Callable[[dict[str, Any]], dict[str, Any]], medium: dict[str, Any]
 ) -> None:
     try:
-        with limits.medium():
+        with limits.medium(i):
             _put(values, i, load(medium))
     except RowError as rejected:
         _put(values, i, rejected.columns)

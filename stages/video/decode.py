@@ -136,6 +136,8 @@ class Video:
             try:
                 packet = next(self._packets, None)
                 frames = [] if packet is None else packet.decode()
+            except MemoryError:  # one of FFmpeg's errors, and no damage
+                raise
             except av.FFmpegError as error:
                 self._error = words(error)
                 if self._last_s is None:

@@ -181,7 +181,7 @@ class SplitVideos:
         for i, row in enumerate(table.select(self.reads.names).to_pylist()):
             if row["kind"] == "video" and row["reject_reason"] is None:
                 known = {"media_id": row["file_id"], "format": before["format"][i]}
-                found = self._rows_of(row["file_id"], row["path"], row["path_is_temporary"])
+                found = self._rows_of(i, row["file_id"], row["path"], row["path_is_temporary"])
             else:
                 known, found = {name: before[name][i] for name in self.writes.names}, [{}]
             for clip in found:
@@ -190,10 +190,10 @@ class SplitVideos:
                     values[name].append(clip[name] if name in clip else known.get(name))
         return replace(table.take(pa.array(origins, pa.int64())), self.writes, values, self.drops)
 
-    def _rows_of(self, file_id: str, path: str, is_temporary: bool) -> list[dict[str, Any]]:
+    def _rows_of(self, row: int, file_id: str, path: str, is_temporary: bool) -> list[dict[str, Any]]:
         kept = Kept() if self._lazy.scorers else None
         try:
-            with limits.medium(), Video(path, self._config.max_pixels) as video:
+            with limits.medium(row), Video(path, self._config.max_pixels) as video:
                 scan = self._scan(video, kept)
                 clips = self._clips(file_id, video, scan)
                 if kept is not None:

@@ -1,6 +1,7 @@
 """A file that kills its worker, and one that hangs it, become rejected rows; on Ray and in processes here alike."""
 
 import time
+from collections import Counter
 from typing import Any
 
 import deadly
@@ -32,7 +33,8 @@ def make_flow(catalog: Catalog, uris: list[str], meter: Meter) -> flow.Flow:
     constants, keys = {"fingerprint": "f", "run_id": "r"}, ["media_id", "uri", "reject_reason"]
     sink = flow.Sink(catalog.root, "media", constants, keys, commit, pa.chunked_array([[]], pa.string()))
     group = flow.Group(((Deadly, ()),), Pool(num_cpus=0.5, batch_rows=3), 2)
-    return flow.Flow([group], todo, "uri", sink, Cluster(num_cpus=2, medium_timeout_s=1.5), meter, reject)
+    config = Cluster(num_cpus=2, medium_timeout_s=1.5, medium_memory_bytes=1 << 28)
+    return flow.Flow([group], todo, "uri", sink, config, meter, reject)
 
 
 @pytest.fixture
@@ -43,23 +45,30 @@ def catalog(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["here", pytest.param("ray", marks=pytest.mark.service)])
-def test_deadly_rows_are_rejected_and_their_neighbours_kept(catalog, monkeypatch, request, where):
-    uris = [*(f"good {number}" for number in range(9)), "kill", "hang", "good 9"]
+def test_deadly_rows_are_rejected_and_their_neighbours_kept(catalog, tmp_path, monkeypatch, request, where):
+    log = tmp_path / "log"
+    log.mkdir()
+    deadly_rows = {"kill": "worker_died", "hang": "timed_out", "kill unseen": "worker_died", "bomb": "out_of_memory"}
+    uris = [*(f"good {number}" for number in range(9)), "kill", "hang", "bomb", "good 9", "good 10", "kill unseen"]
     report = PhaseReport("test")
     with Meter(Console(quiet=True), report, len(uris), "rows") as meter:
         made = make_flow(catalog, uris, meter)
         if where == "ray":
             request.getfixturevalue("local_ray")
             ray.cloudpickle.register_pickle_by_value(deadly)
-            monkeypatch.setattr(on_ray, "START_S", 2.0)
+            monkeypatch.setattr(deadly, "LOG", str(log / "tried"))
             on_ray.run(made)
         else:
+            monkeypatch.setenv("TMPDIR", str(log))
             with local.local_workers() as workers:
                 workers.run(made)
     found = {row["uri"]: row["reject_reason"] for row in catalog.media.scan(["uri", "reject_reason"]).to_pylist()}
-    assert found == dict.fromkeys(uris) | {"kill": "worker_died", "hang": "timed_out"}
-    assert (report.num_seen, report.num_kept) == (12, 10)
+    assert found == dict.fromkeys(uris) | deadly_rows
+    assert (report.num_seen, report.num_kept) == (15, 11)
     assert report.numbers["pools"][0]["workers"] == 2
+    tried = Counter((log / "tried").read_text().split("\n"))
+    assert tried["hang"] == 1, "it costs its time limit once"
+    assert (tried["kill"], tried["bomb"]) == (2, 1)
 
 
 def test_a_mistake_of_a_stage_is_raised_here_and_leaves_no_process(catalog):

@@ -8,7 +8,7 @@ import time
 HANG = """
 import ctypes, time
 from tokenmill.stages.table import limits
-limits.set_limit({limit})
+limits.set_limits(limits.Limits({limit}))
 with limits.medium():
     {body}
 print("done")

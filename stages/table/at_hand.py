@@ -1,0 +1,106 @@
+"""Which medium a worker has at hand, written where the worker's death leaves it: who takes over knows the guilty one.
+
+A file of one page, mapped into memory and renewed at each medium without a system call. A process that opens the file
+of one that died adds the medium at hand to the deaths beside it. A medium that hung is refused from then on; one
+that was at hand at another death, only at the second: a lost machine takes along what it happens to be at.
+"""
+
+import hashlib
+import mmap
+import os
+from collections import Counter, defaultdict
+from contextlib import suppress
+
+import pyarrow as pa
+
+LIVES = 2  # workers that a medium may cost when none of them hung
+_PAGE_BYTES = mmap.PAGESIZE
+_DIGEST_BYTES = 16
+_KEY = ("media_id", "uri", "member")
+
+
+class Notes:
+    """The note of one worker at `path`, and the deaths of those before it.
+
+    The page: 1 where a medium is at hand, its digest, the number of processes that the machine had killed for memory
+    when the worker began. What the watchdog says of a hang stands behind the page.
+    """
+
+    def __init__(self, path: str):
+        self._deaths: defaultdict[bytes, Counter[str]] = defaultdict(Counter)
+        self._path, self._record = path, f"{path}.deaths"
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            self._bury(os.pread(file, _PAGE_BYTES + 1, 0))
+            os.ftruncate(file, 0)
+            os.ftruncate(file, _PAGE_BYTES)
+            self._page = mmap.mmap(file, _PAGE_BYTES)
+        finally:
+            os.close(file)
+        start = 1 + _DIGEST_BYTES
+        self._page[start : start + 8] = _num_killed().to_bytes(8, "little")
+        self._stage, self._columns = 0, list[pa.ChunkedArray]()
+
+    def last_words(self) -> int:
+        """A file descriptor whose writes tell the successor that this process hung."""
+        file = os.open(self._path, os.O_WRONLY)
+        os.lseek(file, _PAGE_BYTES, os.SEEK_SET)
+        return file
+
+    def at_work(self, stage: int, table: pa.Table) -> None:
+        """Rows are those of `table` from now on, as the stage of this number has them."""
+        self._stage = stage
+        self._columns = [table[name] for name in _KEY if name in table.column_names]
+
+    def take(self, row: int, part: int) -> str | None:
+        """This medium is at hand now; or the reason why it may not be, for what it did before."""
+        key = "\0".join([str(self._stage), str(part), *(str(column[row]) for column in self._columns)])
+        digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()
+        if deaths := self._deaths.get(digest):
+            if deaths["timed_out"]:
+                return "timed_out"
+            if deaths.total() >= LIVES:
+                return "out_of_memory" if deaths["out_of_memory"] else "worker_died"
+        self._page[1 : 1 + _DIGEST_BYTES] = digest
+        self._page[0] = 1
+        return None
+
+    def remove(self) -> None:
+        """No one takes over."""
+        for path in (self._path, self._record):
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def release(self) -> None:
+        """Nothing is at hand any more."""
+        self._page[0] = 0
+
+    def _bury(self, page: bytes) -> None:
+        """Add to the deaths what the process before this one had at hand."""
+        start = 1 + _DIGEST_BYTES
+        with open(self._record, "a+b") as record:
+            if page[:1] == b"\x01":
+                was_killed = _num_killed() > int.from_bytes(page[start : start + 8], "little")
+                why = "out_of_memory" if was_killed else "worker_died"
+                why = "timed_out" if len(page) > _PAGE_BYTES else why
+                record.write(page[1:start] + why.encode().ljust(16))
+                record.flush()
+            record.seek(0)
+            while line := record.read(_DIGEST_BYTES + 16):
+                self._deaths[line[:_DIGEST_BYTES]][line[_DIGEST_BYTES:].decode().strip()] += 1
+
+
+def is_held(path: str) -> bool:
+    """The worker whose note is at `path` has a medium at hand, or had one when it died."""
+    with suppress(FileNotFoundError), open(path, "rb") as file:
+        return file.read(1) == b"\x01"
+    return False
+
+
+def _num_killed() -> int:
+    """Processes that the kernel of this machine has killed for memory so far; 0 where it does not say."""
+    try:
+        with open("/proc/vmstat") as file:
+            return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
+    except OSError:
+        return 0

@@ -1,6 +1,6 @@
 """An hour of random faults at once, then equality with an undisturbed run.
 
-    PYTHONPATH=. python benchmarks/chaos.py --minutes 60 --seed 7 [--data FOLDER] [--out chaos.json]
+    python benchmarks/chaos.py --minutes 60 --seed 7 [--data FOLDER] [--out chaos.json]
 
 A corpus of a few hundred small images, clips, broken files, captions and a tar stands in a local S3 (moto). Round after
 round `tokenmill run` (without training) is started again and again while, drawn from the seed,
@@ -40,7 +40,7 @@ from typing import Any
 
 import boto3
 import yaml
-from disturbances import disk, files, processes, report, rows
+from disturbances import disk, files, growth, processes, report, rows
 from disturbances.growth import Sample
 from disturbances.proxy import Proxy
 from disturbances.report import Round
@@ -132,12 +132,12 @@ class Chaos:
         self._machines: Any = None
 
     def _calm(self, temporary: Path) -> dict[str, str]:
-        return os.environ | {"TMPDIR": str(temporary)}
+        """The clock's module can be imported here, too: Ray pickles functions of it by name."""
+        return os.environ | {"TMPDIR": str(temporary), "PYTHONPATH": str(CLOCK)}
 
     def _disturbed(self, place: Place) -> dict[str, str]:
         return self._calm(place.temporary) | {
             "AWS_ENDPOINT_URL": self.proxy.url,
-            "PYTHONPATH": str(CLOCK),
             "TOKENMILL_CHAOS_CLOCK": str(self._clock),
         }
 
@@ -358,6 +358,8 @@ def main() -> None:
         told = report.summary(rounds, chaos.samples, options.minutes, options.seed)
     if options.out:
         options.out.write_text(json.dumps(told, indent=1))
+    if len(rounds) < growth.ENOUGH:
+        console.print(f"Fewer than {growth.ENOUGH} rounds: memory, descriptors and threads are not judged")
     for name, grew in told["growth"].items():
         console.print(f"{name}: {'flat' if grew is None else f'grew by {grew:,.0f}'}", highlight=False)
     console.print(told["cpu"], highlight=False)

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from statistics import median
 
 WARM_UP = 3  # rounds: one of each kind; imports, pools of memory and of threads come with the first
-MIN_ROUNDS = 3  # after these
+ENOUGH = WARM_UP + 3  # rounds, to judge these
 SLACK = {"memory_mb": 30.0, "descriptors": 4, "threads": 4}  # caches of allocators, pools of connections
+NOTHING = ("shared_memory_bytes", "temporary_files", "processes_left")  # there may be none between rounds
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,14 @@ class Sample:
 
 
 def growth(samples: Sequence[Sample]) -> dict[str, float | None]:
-    """By how much each figure grew: the median of the last third of the rounds less that of the first third, the
-    warm-up left out. Null where it did not grow beyond SLACK.
+    """By how much each figure grew, null where it did not: of NOTHING the most there was; of the others the median of the
+    last third of the rounds less that of the first third, beyond SLACK, the warm-up left out.
     """
     found: dict[str, float | None] = {}
-    warm = samples[min(WARM_UP, max(0, len(samples) - MIN_ROUNDS)) :]
+    warm = samples[WARM_UP:] if len(samples) >= ENOUGH else []
     third = max(1, len(warm) // 3)
-    for name in ("memory_mb", "descriptors", "threads", "shared_memory_bytes", "temporary_files", "processes_left"):
+    for name, slack in SLACK.items():
         values = [getattr(sample, name) for sample in warm]
-        grew = median(values[-third:]) - median(values[:third]) if values else 0
-        found[name] = grew if grew > SLACK.get(name, 0) else None
-    return found
+        grew = median(values[-third:]) - median(values[:third]) if values else 0.0
+        found[name] = grew if grew > slack else None
+    return found | {name: max((getattr(sample, name) for sample in samples), default=0) or None for name in NOTHING}

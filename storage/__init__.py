@@ -12,6 +12,7 @@ tokens.
     failure_log.py   tracebacks kept in a file, without credentials
     stopping.py      Ctrl-C and SIGTERM
     run_log.py       log.jsonl of a training
+    scratch.py       temporary files, which go also after a kill -9
     cpu.py           what this CPU is, and the dtype it multiplies quickly in
 """
 

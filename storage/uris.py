@@ -19,7 +19,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from pyarrow import NativeFile, fs as pafs
 
-from tokenmill.storage import object_store
+from tokenmill.storage import object_store, scratch
 from tokenmill.storage.errors import DamagedError
 
 __all__ = [
@@ -249,7 +249,7 @@ def local_folder(uri: str) -> Iterator[Path]:
         yield Path(absolute(uri))
         return
     filesystem_, path = filesystem(uri)
-    folder = Path(tempfile.mkdtemp(prefix="tokenmill-"))
+    folder = Path(tempfile.mkdtemp(prefix="tokenmill-", dir=scratch.folder()))
     try:
         for info in filesystem_.get_file_info(pafs.FileSelector(path, recursive=True)):
             if info.type == pafs.FileType.File:
@@ -268,7 +268,7 @@ def local_file(uri: str) -> Iterator[str]:
     if not is_remote(uri):
         yield absolute(uri)
         return
-    with tempfile.NamedTemporaryFile(prefix="tokenmill-") as spool:
+    with tempfile.NamedTemporaryFile(prefix="tokenmill-", dir=scratch.folder()) as spool:
         for chunk in read_chunks(uri):
             spool.write(chunk)
         spool.flush()

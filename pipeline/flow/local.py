@@ -9,9 +9,9 @@ import itertools
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +25,7 @@ from tokenmill.pipeline.flow.flow import Collector, Flow
 from tokenmill.pipeline.flow.writer import ShardWriter
 from tokenmill.stages.table.at_hand import LIVES, is_held
 from tokenmill.stages.table.worker_process import Job, main, packed, unpacked
+from tokenmill.storage import scratch
 
 _chains = itertools.count()
 
@@ -37,14 +38,14 @@ class _WorkerDied(Exception):  # noqa: N818
 
 
 class _Process:
-    """One worker process (stages/table/worker_process.py), which notes in the file `notes` what it has at hand."""
+    """One worker process (stages/table/worker_process.py), which notes in `folder` what it has at hand."""
 
-    def __init__(self, threads: int, notes: str):
-        self.threads, self.notes = threads, notes
+    def __init__(self, threads: int, folder: str):
+        self.threads, self.folder = threads, folder
         self._pipe: Connection
         self._pipe, theirs = Pipe()
         number = theirs.fileno()
-        code = f"import sys; sys.path[:] = {sys.path!r}; from {main.__module__} import main; main({number}, {notes!r})"
+        code = f"import sys; sys.path[:] = {sys.path!r}; from {main.__module__} import main; main({number}, {folder!r})"
         self._process = subprocess.Popen(
             [sys.executable, "-c", code],
             pass_fds=[number],
@@ -69,7 +70,7 @@ class _Process:
 
     def successor(self) -> "_Process":
         """One that knows what this one, which died, had at hand."""
-        return _Process(self.threads, self.notes)
+        return _Process(self.threads, self.folder)
 
     def end(self) -> None:
         """End it now, whatever it does."""
@@ -85,7 +86,7 @@ class LocalWorkers:
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
         self._lock = threading.Lock()
-        self._notes = tempfile.TemporaryDirectory(prefix="tokenmill-workers-")
+        self._folder: str | None = None
         self._numbers = itertools.count()
 
     def run(self, flow: Flow) -> None:
@@ -131,13 +132,15 @@ class LocalWorkers:
             ending, self._all, self._idle = self._all, set(), []
         for process in ending:
             process.end()
-        self._notes.cleanup()
+        if self._folder is not None:
+            scratch.let_go(self._folder)
+            self._folder = None
 
     def _call(self, job: Job, threads: int) -> list[pa.Table]:
         """In a process, and in the next one when it dies over a medium. Raises _WorkerDied when none was at hand."""
         with self._lock:
             process = self._idle.pop() if self._idle else None
-        process = process or self._started(_Process(threads, self._new_notes()))
+        process = process or self._started(_Process(threads, self._new_folder()))
         for num_deaths in itertools.count(1):
             try:
                 made = process.call(job)
@@ -145,7 +148,7 @@ class LocalWorkers:
                 with self._lock:
                     is_ending = process not in self._all
                     self._all.discard(process)
-                if is_ending or num_deaths >= LIVES and not is_held(process.notes):
+                if is_ending or num_deaths >= LIVES and not is_held(process.folder):
                     raise
                 process = self._started(process.successor())
             except Exception:
@@ -158,7 +161,7 @@ class LocalWorkers:
 
     def _isolated(self, flow: Flow, row: pa.Table) -> pa.Table | tuple[str, str]:
         """The result of one row in processes of its own, or reason and detail of their death."""
-        process = _Process(_threads(flow), self._new_notes())
+        process = _Process(_threads(flow), self._new_folder())
         for lives in reversed(range(LIVES)):
             self._started(process)
             try:
@@ -173,8 +176,10 @@ class LocalWorkers:
             process = process.successor()
         raise AssertionError
 
-    def _new_notes(self) -> str:
-        return os.path.join(self._notes.name, str(next(self._numbers)))
+    def _new_folder(self) -> str:
+        with self._lock:
+            self._folder = self._folder or scratch.claim(f"{os.getpid()}-{uuid.uuid4().hex[:8]}")
+            return os.path.join(self._folder, str(next(self._numbers)))
 
     def _started(self, process: _Process) -> _Process:
         with self._lock:

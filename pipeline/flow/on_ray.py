@@ -5,12 +5,9 @@ preserved, so that which of two equal files becomes the medium does not depend o
 pool run in one process and hand tables over in memory: a decoded picture never crosses the object store.
 """
 
-import atexit
 import logging
 import os
-import shutil
 import socket
-import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -29,10 +26,10 @@ from tokenmill.pipeline.config import Cluster, ConfigError
 from tokenmill.pipeline.flow import writer
 from tokenmill.pipeline.flow.flow import Collector, Flow, Sink
 from tokenmill.pipeline.flow.pool_use import pools_used
-from tokenmill.stages.table.at_hand import LIVES, Notes
+from tokenmill.stages.table.at_hand import LIVES, worker_notes
 from tokenmill.stages.table.chain import Chain, StageSpec
 from tokenmill.stages.table.limits import Limits
-from tokenmill.storage import failures, stopping
+from tokenmill.storage import failures, scratch, stopping
 
 _RETRIES = 4  # of a block: media that hang cost one each, those that kill two
 _WRITER_RESTARTS = 10  # without a limit, blocks that no memory holds would be tried for ever
@@ -46,11 +43,9 @@ class _Worker(Chain):
     """
 
     def __init__(self, stages: Sequence[StageSpec], limited: Limits):
-        folder = os.path.join(tempfile.gettempdir(), _notes_folder())
-        os.makedirs(folder, 0o700, exist_ok=True)
-        notes = Notes(os.path.join(folder, ray.get_runtime_context().get_actor_id() or ""))
-        atexit.register(notes.remove)
-        super().__init__(stages, limited, notes)
+        context = ray.get_runtime_context()
+        folder = os.path.join(scratch.claim(f"ray-{context.get_job_id()}"), context.get_actor_id() or "")
+        super().__init__(stages, limited, worker_notes(folder))
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:  # type: ignore[override]
         yield from self.stream(table)
@@ -116,12 +111,11 @@ def cluster(config: Cluster) -> Iterator[None]:
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     context.max_errored_blocks = -1
-    notes = os.path.join(tempfile.gettempdir(), _notes_folder())
     try:
         yield
     finally:
         ray.shutdown()
-        shutil.rmtree(notes, ignore_errors=True)
+        scratch.sweep()
 
 
 def _check(address: str | None) -> None:
@@ -146,10 +140,6 @@ def _silent_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
-
-
-def _notes_folder() -> str:
-    return f"tokenmill-workers-{ray.get_runtime_context().get_job_id()}"
 
 
 def _worker_options() -> dict[str, Any]:

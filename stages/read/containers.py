@@ -24,7 +24,7 @@ from tokenmill.stages.table.text import MAX_CAPTION_CHARS, clean, clean_fields, 
 
 HELD_BYTES = 1 << 26  # larger members of a tar are read by their span, later
 _ROWS_AT_ONCE = 32
-_MAX_FIELD_CHARS = 1 << 26
+MAX_LINE_CHARS = 1 << 25  # of a table of text
 # What stands beside a medium under the same key; whatever else is no medium becomes a rejected row.
 _COMPANIONS = frozenset(
     (
@@ -312,16 +312,24 @@ def _rows(uri: str) -> Iterator[dict[str, Any] | RowError]:
     file: IO[bytes] = io.BufferedReader(_Chunks(storage.read_chunks(uri)))
     with io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="") as text:
         if extension in ("csv", "tsv"):
-            csv.field_size_limit(_MAX_FIELD_CHARS)
-            table = csv.DictReader(text, delimiter="," if extension == "csv" else "\t", restkey="rest")
+            csv.field_size_limit(MAX_LINE_CHARS)
+            table = csv.DictReader(_lines(text), delimiter="," if extension == "csv" else "\t", restkey="rest")
             try:
                 yield from ({str(key): value for key, value in row.items()} for row in table)
             except csv.Error as error:
                 raise RowError("corrupt_container", words(error)) from None
         elif extension == "jsonl":
-            yield from (_json_row(line) for line in text if not line.isspace())
+            yield from (_json_row(line) for line in _lines(text) if not line.isspace())
         else:
-            yield from ({"url": line.strip()} for line in text if line.strip() and not line.startswith("#"))
+            yield from ({"url": line.strip()} for line in _lines(text) if line.strip() and not line.startswith("#"))
+
+
+def _lines(text: io.TextIOWrapper) -> Iterator[str]:
+    """Lines, of which one that is too long ends early: what is read as a row of it is none, or one with a bad URL."""
+    while line := text.readline(MAX_LINE_CHARS):
+        yield line
+        while line and len(line) == MAX_LINE_CHARS and not line.endswith("\n"):
+            line = text.readline(MAX_LINE_CHARS)
 
 
 def _parquet_rows(uri: str) -> Iterator[dict[str, Any]]:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from tokenmill import storage
 from tokenmill.stages.table import limits
 from tokenmill.stages.table.rows import RowError
+from tokenmill.storage import scratch
 
 PLACE = ("uri", "member", "offset_bytes", "size_bytes", "file_id")
 WEB = ("http://", "https://")
@@ -63,7 +64,7 @@ class Places:
         if place["member"] is None and not storage.is_remote(place["uri"]):
             yield storage.absolute(place["uri"])
             return
-        handle, path = tempfile.mkstemp(prefix="tokenmill-")
+        handle, path = tempfile.mkstemp(prefix="tokenmill-", dir=scratch.folder())
         try:
             with os.fdopen(handle, "wb") as spool:
                 for chunk in self.chunks(place):

@@ -29,6 +29,7 @@ from tokenmill.stages.read.media_bytes import WEB, fetched_uri
 from tokenmill.stages.table import limits
 from tokenmill.stages.table.columns import KNOWN, LISTED, MEDIA, UNPACK
 from tokenmill.stages.table.rows import RowError, replace, unreadable, values_of, without
+from tokenmill.storage import scratch
 from tokenmill.storage.identity import Config, content_id
 
 _DOWNLOADS_AT_ONCE = 8  # an object store answers after tens of milliseconds; local disks need no overlap
@@ -88,7 +89,7 @@ class Read:
     ):
         self._config = config
         self._fetched = fetched
-        self._folder = tempfile.TemporaryDirectory(prefix="tokenmill-read-")  # removed with this worker
+        self._folder = tempfile.TemporaryDirectory(prefix="tokenmill-read-", dir=scratch.folder())
         self._fetcher = Fetcher(fetch or FetchConfig(), pace)
         self._at_once = (pace or FetchPace()).at_once
 

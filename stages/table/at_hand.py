@@ -13,10 +13,27 @@ from contextlib import suppress
 
 import pyarrow as pa
 
+from tokenmill.storage import scratch
+
 LIVES = 2  # workers that a medium may cost when none of them hung
 _PAGE_BYTES = mmap.PAGESIZE
 _DIGEST_BYTES = 16
+_NOTE = "at_hand"
 _KEY = ("media_id", "uri", "member")
+
+
+def worker_notes(folder: str) -> "Notes":
+    """The notes of the worker whose folder this is; its temporary files stand there, too, none of those before it."""
+    os.makedirs(folder, 0o700, exist_ok=True)
+    scratch.use(os.path.join(folder, "files"))
+    return Notes(os.path.join(folder, _NOTE))
+
+
+def is_held(folder: str) -> bool:
+    """The worker whose folder this is has a medium at hand, or had one when it died."""
+    with suppress(FileNotFoundError), open(os.path.join(folder, _NOTE), "rb") as file:
+        return file.read(1) == b"\x01"
+    return False
 
 
 class Notes:
@@ -65,12 +82,6 @@ class Notes:
         self._page[0] = 1
         return None
 
-    def remove(self) -> None:
-        """No one takes over."""
-        for path in (self._path, self._record):
-            with suppress(FileNotFoundError):
-                os.unlink(path)
-
     def release(self) -> None:
         """Nothing is at hand any more."""
         self._page[0] = 0
@@ -88,13 +99,6 @@ class Notes:
             record.seek(0)
             while line := record.read(_DIGEST_BYTES + 16):
                 self._deaths[line[:_DIGEST_BYTES]][line[_DIGEST_BYTES:].decode().strip()] += 1
-
-
-def is_held(path: str) -> bool:
-    """The worker whose note is at `path` has a medium at hand, or had one when it died."""
-    with suppress(FileNotFoundError), open(path, "rb") as file:
-        return file.read(1) == b"\x01"
-    return False
 
 
 def _num_killed() -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tokenmill.stages.table.at_hand import Notes
+from tokenmill.stages.table.at_hand import worker_notes
 from tokenmill.stages.table.chain import Chain, StageSpec
 from tokenmill.stages.table.limits import Limits
 
@@ -33,12 +33,12 @@ def unpacked(data: bytes) -> pa.Table:
     return pa.ipc.open_stream(data).read_all()
 
 
-def main(descriptor: int, path: str) -> None:
-    """Serve the pipe with this file descriptor until its other end closes; note at `path` what is at hand."""
+def main(descriptor: int, folder: str) -> None:
+    """Serve the pipe with this file descriptor until its other end closes; note in `folder` what is at hand."""
     for which in (signal.SIGINT, signal.SIGTERM):  # the other side's to hear; it closes the pipe
         signal.signal(which, signal.SIG_IGN)
     pipe: Connection = Connection(descriptor)
-    notes = Notes(path)
+    notes = worker_notes(folder)
     chain, number = None, None
     while True:
         try:

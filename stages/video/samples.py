@@ -14,6 +14,7 @@ from av.video.frame import VideoFrame
 
 from tokenmill.stages.image.measures import SCORING_PX, PictureScores, measure
 from tokenmill.stages.video.decode import Video
+from tokenmill.storage import scratch
 
 _MIN_FLOW_PX = 32  # OpenCV's DIS reads out of bounds on elongated frames below this
 _KEPT_IN_MEMORY = 1 << 26
@@ -27,7 +28,7 @@ class Kept:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.SpooledTemporaryFile(max_size=_KEPT_IN_MEMORY)  # noqa: SIM115
+        self._file = tempfile.SpooledTemporaryFile(max_size=_KEPT_IN_MEMORY, dir=scratch.folder())  # noqa: SIM115
         self._spans: list[tuple[int, int]] = []
 
     def put(self, bgr: np.ndarray) -> int:

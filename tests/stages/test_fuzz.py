@@ -17,6 +17,7 @@ from tokenmill.stages.read.read import Read, ReadConfig
 from tokenmill.stages.select.decide import Decide, DecideConfig
 from tokenmill.stages.table.chain import Chain
 from tokenmill.stages.table.columns import LISTED
+from tokenmill.stages.table.limits import Limits
 from tokenmill.stages.video.split import SplitVideos, SplitVideosConfig
 
 NUM_IMAGES = 1800
@@ -112,7 +113,7 @@ def work(folder: Path, kind: str, count: int) -> None:
     names = sorted(files)
     first = (Read, (ReadConfig(),)), (ScoreImages, (ScoreImagesConfig(max_pixels=4_000_000),))
     split = (SplitVideos, (SplitVideosConfig(max_pixels=4_000_000, max_duration_s=60),))
-    chain = Chain([*first, split, (Decide, (RULES,))], LIMIT_S)
+    chain = Chain([*first, split, (Decide, (RULES,))], Limits(LIMIT_S, 1 << 31))
     intact = folder / f"intact-{names[0]}"
     intact.write_bytes(files[names[0]])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -60,8 +60,9 @@ def test_deadly_rows_are_rejected_and_their_neighbours_kept(catalog, tmp_path, m
             on_ray.run(made)
         else:
             monkeypatch.setenv("TMPDIR", str(log))
-            with local.local_workers() as workers:
-                workers.run(made)
+            workers = local.LocalWorkers()
+            workers.run(made)
+            workers.end()
     found = {row["uri"]: row["reject_reason"] for row in catalog.media.scan(["uri", "reject_reason"]).to_pylist()}
     assert found == dict.fromkeys(uris) | deadly_rows
     assert (report.num_seen, report.num_kept) == (15, 11)

@@ -144,7 +144,7 @@ import pyarrow as pa
 from tokenmill.stages.table import limits
 from tokenmill.stages.tokenize.frames import LoadFramesConfig
 from tokenmill.stages.tokenize.load_frames import LoadFrames
-limits.set_limit(1.0)
+limits.set_limits(limits.Limits(1.0))
 row = {{"media_id": "m", "file_id": "m", "kind": "image", "uri": {str(tmp_path / "hangs.png")!r}}}
 LoadFrames(LoadFramesConfig())(pa.Table.from_pylist([row], schema=LoadFrames.reads))
 """

@@ -1,6 +1,7 @@
 """Changing one thing redoes only what follows from it, the plan says so before, and what is not named is not opened."""
 
 import os
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -137,3 +138,21 @@ def test_keys_that_changed_are_named():
         "curate.split.c (unset) -> null",
     ]
     assert changed_keys(before, after, ("curate.spl",)) == []
+
+
+@pytest.mark.parametrize("phase", ["curate", "tokenize"])
+def test_a_file_that_is_away_while_a_phase_reads_is_read_when_it_is_back_as_it_was(world, tmp_path, monkeypatch, phase):
+    begin, path, elsewhere = Run.phase, world.photos / "a.png", tmp_path / "a.png"
+
+    def without_it(self: Run, name: str, *rest: Any) -> Any:
+        if name == phase:
+            path.rename(elsewhere)
+        return begin(self, name, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "phase", without_it)
+        run_phases(load(world.path), PHASES, "run", QUIET)
+    elsewhere.rename(path)  # its time and size are those of before
+    assert num_read(world.run()) == ([1, 1, 1] if phase == "curate" else [0, 0, 1])
+    assert world.tokens()["a"]["reject_reason"] is None
+    assert num_read(world.run()) == [0, 0, 0]

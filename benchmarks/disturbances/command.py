@@ -16,7 +16,9 @@ PHASES = ("curate", "caption", "tokenize")
 
 
 def serve() -> None:
-    """Until stdin ends."""
+    """Until stdin ends. Whatever else is printed goes to stderr: Ray prints at times."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
     for line in sys.stdin:
         started = time.monotonic()
         try:
@@ -24,7 +26,7 @@ def serve() -> None:
             answer = {"seconds": time.monotonic() - started, "read": [report.num_read for report in reports]}
         except Exception:
             answer = {"error": traceback.format_exc()}
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 def shift_clock() -> None:

@@ -24,8 +24,8 @@ class Sample:
 
 
 def growth(samples: Sequence[Sample]) -> dict[str, float | None]:
-    """By how much each figure grew, null where it did not: of NOTHING the most there was; of the others the median of the
-    last third of the rounds less that of the first third, beyond SLACK, the warm-up left out.
+    """By how much each figure grew, null where it did not: of NOTHING the most there was; of the others, where it is
+    beyond SLACK, the median of the last third of the rounds less that of the first third, the warm-up left out.
     """
     found: dict[str, float | None] = {}
     warm = samples[WARM_UP:] if len(samples) >= ENOUGH else []

@@ -100,6 +100,8 @@ class Chaos:
 
     def __init__(self, options: argparse.Namespace, work: Path, stack: ExitStack, has_disk: bool):
         self.chance, self._options, self._work = random.Random(options.seed), options, work
+        self._mark = f"{MARK}={work}"
+        stack.callback(self._end_all)
         self._clock = work / "clock"
         self._clock.write_text("0")
         os.environ |= {
@@ -270,8 +272,8 @@ class Chaos:
         return (self._work / "stderr.txt").read_text(errors="replace")[-4000:]
 
     def _complete(self, made: Round, place: Place, config: Path) -> None:
-        """Undisturbed; the last words on a place where something is wrong with it."""
-        if error := self._steady.run(config):
+        """Run once more, undisturbed."""
+        if error := self._steady.run(config, place.temporary):
             made.offences.append(f"the undisturbed run failed: {error}")
 
     def _quiet(self, made: Round, place: Place, *words: str) -> None:
@@ -301,13 +303,18 @@ class Chaos:
             place.root += "x"  # a place that is wrong once would be wrong in every round
             shutil.rmtree(place.exported, ignore_errors=True)
 
+    def _end_all(self) -> None:
+        """Whatever was started here and is left, also where this command is interrupted."""
+        for pid in processes.marked(self._mark):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     def _sample(self, made: Round) -> None:
         """What is held now that nothing is at work."""
-        mark = f"{MARK}={self._work}"
         mine = set(processes.tree(os.getpid()))
         held = processes.held(processes.tree(self._steady.pid))
         temporary = [path for place in {*self.places.values()} for path in place.temporary.rglob("*")]
-        left = [pid for pid in processes.marked(mark) if pid not in mine]
+        left = [pid for pid in processes.marked(self._mark) if pid not in mine]
         for pid in left:
             made.offences.append(f"left over: process {pid}: {processes.command(pid)[:300]}")
         self.samples.append(
@@ -338,6 +345,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where to write all of it as JSON")
     parser.add_argument("--kinds", default="local,disk,ray", help="of rounds, in turns")
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what is behind it with it ignored
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     has_disk = disk.with_private_mounts(SHARED_MEMORY_MB)
     console, rounds = Console(width=160), list[Round]()
     kinds = [kind for kind in options.kinds.split(",") if has_disk or kind != "disk"]

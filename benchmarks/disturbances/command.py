@@ -1,16 +1,19 @@
 """`tokenmill` whose `run` ends before the training; with `--serve`, one process that runs config after config.
 
-A server reads paths of configs line by line, and answers each with a line of JSON: the seconds of the run and what its
-phases read, or the traceback of what ended it.
+A server reads lines: the path of a config, a tab, the folder for temporary files. It answers each with a line of JSON:
+the seconds of the run and what its phases read, or the traceback of what ended it. What killed commands left in that
+folder is swept then, as any command does that makes temporary files.
 """
 
 import json
 import os
 import sys
+import tempfile
 import time
 import traceback
 
 import tokenmill
+from tokenmill.storage import scratch
 
 PHASES = ("curate", "caption", "tokenize")
 
@@ -21,11 +24,13 @@ def serve() -> None:
     os.dup2(2, 1)
     for line in sys.stdin:
         started = time.monotonic()
+        config, tempfile.tempdir = line.rstrip("\n").split("\t")
         try:
-            reports = tokenmill.run(tokenmill.load_config(line.strip()), PHASES, quiet=True)
+            reports = tokenmill.run(tokenmill.load_config(config), PHASES, quiet=True)
             answer = {"seconds": time.monotonic() - started, "read": [report.num_read for report in reports]}
         except Exception:
             answer = {"error": traceback.format_exc()}
+        scratch.sweep()
         print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -84,11 +84,11 @@ class Steady:
             )
         self.pid = self._process.pid
 
-    def run(self, config: Path) -> str | None:
-        """Run the config; the traceback of what ended it, null where nothing did."""
+    def run(self, config: Path, temporary: Path) -> str | None:
+        """Run the config with temporary files in that folder; the traceback of what ended it, or null."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{config}\n")
+        self._process.stdin.write(f"{config}\t{temporary}\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:

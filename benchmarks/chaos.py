@@ -48,6 +48,7 @@ from disturbances.services import COMMAND, Steady, machines, store
 from rich.console import Console
 
 from tokenmill.pipeline.demo.show import CONFIG
+from tokenmill.storage import scratch
 
 BUCKET = "chaos"
 MARK = "TOKENMILL_CHAOS"
@@ -310,7 +311,11 @@ class Chaos:
                 os.kill(pid, signal.SIGKILL)
 
     def _sample(self, made: Round) -> None:
-        """What is held now that nothing is at work."""
+        """What is held now that nothing is at work, and what killed commands left is swept, as the next one would."""
+        for place in {*self.places.values()}:
+            tempfile.tempdir = str(place.temporary)
+            scratch.sweep()
+        tempfile.tempdir = None
         mine = set(processes.tree(os.getpid()))
         held = processes.held(processes.tree(self._steady.pid))
         temporary = [path for place in {*self.places.values()} for path in place.temporary.rglob("*")]

@@ -1,8 +1,7 @@
 """`tokenmill` whose `run` ends before the training; with `--serve`, one process that runs config after config.
 
 A server reads lines: the path of a config, a tab, the folder for temporary files. It answers each with a line of JSON:
-the seconds of the run and what its phases read, or the traceback of what ended it. What killed commands left in that
-folder is swept then, as any command does that makes temporary files.
+the seconds of the run and what its phases read, or the traceback of what ended it.
 """
 
 import json
@@ -13,7 +12,6 @@ import time
 import traceback
 
 import tokenmill
-from tokenmill.storage import scratch
 
 PHASES = ("curate", "caption", "tokenize")
 
@@ -30,7 +28,6 @@ def serve() -> None:
             answer = {"seconds": time.monotonic() - started, "read": [report.num_read for report in reports]}
         except Exception:
             answer = {"error": traceback.format_exc()}
-        scratch.sweep()
         print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -108,6 +108,11 @@ class Files:
     def _some(self, *kinds: str) -> str:
         return self._chance.choice([key for key in self._held if key.rpartition("/")[2].startswith(kinds)])
 
+    def _some_medium(self) -> str:
+        while (key := self._some("image", "video")).endswith(".txt"):
+            continue
+        return key
+
     def _beside(self, key: str) -> str:
         return f"{key.rpartition('.')[0]}.txt"
 
@@ -128,7 +133,8 @@ class Files:
         self._put(self._beside(key), self._words().encode())
 
     def _overwrite(self) -> None:
-        key = self._some("image", "video")
+        """A name keeps its kind of content: `extension_fits` is measured once, whatever a file is called later."""
+        key = self._some_medium()
         contents = self._pool.videos if "/video" in key else self._pool.images
         self._put(key, self._chance.choice(contents)[1])
 
@@ -173,7 +179,7 @@ class Files:
             self._put(self._name("image", f".{key.rpartition('.')[2]}"), self._held[key])
 
     def _spoil(self) -> None:
-        key = self._some("image", "video")
+        key = self._some_medium()
         self._put(key, self._held[key][: len(self._held[key]) // 2])
 
     def _rewrite_tar(self) -> None:

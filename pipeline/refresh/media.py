@@ -14,10 +14,11 @@ from tokenmill.pipeline.refresh.arrow import NO_IDS, distinct, is_in, without
 from tokenmill.pipeline.refresh.changed_keys import Why
 from tokenmill.pipeline.refresh.edits import stale_captions, superseded
 from tokenmill.pipeline.refresh.steps import Outlook, Step, counted
-from tokenmill.stages.table.columns import PLACES, TO_CAPTION, VANISHED
+from tokenmill.stages.table.columns import CHANGED, PLACES, TO_CAPTION, VANISHED
 from tokenmill.stages.tokenize.frames import LoadFramesConfig, bucket
 
-WAS_READ = pc.coalesce(pc.field("reject_reason") != VANISHED, pc.scalar(True))
+# Rows of media that were met at their place; the others are tried again, for by then it may be known where they stand.
+WAS_READ = pc.coalesce(~pc.field("reject_reason").isin([VANISHED, CHANGED]), pc.scalar(True))
 
 
 @dataclass(frozen=True)

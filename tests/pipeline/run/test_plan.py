@@ -140,6 +140,27 @@ def test_keys_that_changed_are_named():
     assert changed_keys(before, after, ("curate.spl",)) == []
 
 
+def test_a_medium_that_is_overwritten_before_it_is_encoded_is_encoded_where_it_stands_later(world, monkeypatch):
+    begin, path = Run.phase, world.photos / "a.png"
+    content = path.read_bytes()
+
+    def overwritten(self: Run, name: str, *rest: Any) -> Any:
+        if name == "tokenize":
+            world.draw("a", 64, seed=99)
+            (world.photos / "moved.png").write_bytes(content)
+        return begin(self, name, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "phase", overwritten)
+        run_phases(load(world.path), PHASES, "run", QUIET)
+    assert world.tokens()["a"]["reject_reason"] == "changed"
+    world.run()
+    assert {name: row["reject_reason"] for name, row in world.tokens().items()} == dict.fromkeys(
+        ["a", "b", "c", "d", "moved"]
+    )
+    assert num_read(world.run()) == [0, 0, 0]
+
+
 @pytest.mark.parametrize("phase", ["curate", "tokenize"])
 def test_a_file_that_is_away_while_a_phase_reads_is_read_when_it_is_back_as_it_was(world, tmp_path, monkeypatch, phase):
     begin, path, elsewhere = Run.phase, world.photos / "a.png", tmp_path / "a.png"

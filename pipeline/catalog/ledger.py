@@ -11,7 +11,7 @@ from tokenmill.pipeline.catalog.forgotten import Forgotten
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.stages.fetch.urls import TRANSIENT
 from tokenmill.stages.read.containers import names
-from tokenmill.stages.table.columns import MEDIA, SOURCES
+from tokenmill.stages.table.columns import MEDIA, SOURCES, VANISHED
 from tokenmill.storage.identity import content_id
 
 KEYS = (
@@ -40,6 +40,7 @@ class Ledger:
         self._uris = todo["uri"].combine_chunks()
         there = catalog.sources.scan(["uri"], pc.field("uri").isin(self._uris))["uri"] if len(todo) else self._uris
         self._known_uris = pc.unique(there)
+        self._vanished = pa.array([], pa.string())  # files and containers that went before they were read
         self._open: dict[str, list[str]] = {}  # members recorded of containers that have not ended
 
     def listed(self) -> pa.Table:
@@ -81,6 +82,8 @@ class Ledger:
         places = places.select(columns)
         places = pa.concat_tables([places, pa.table(empty).select(columns).cast(places.schema)])
 
+        vanished = keys.filter(pc.fill_null(pc.equal(keys["reject_reason"], VANISHED), False))["uri"]
+        self._vanished = pa.concat_arrays([self._vanished, pc.unique(vanished)])
         listed = self._todo.take(pc.index_in(places["uri"], value_set=self._uris))
         is_member = pc.is_valid(places["member"])
         count = places.num_rows
@@ -89,7 +92,8 @@ class Ledger:
                 "uri": places["uri"],
                 "member": places["member"],
                 "offset_bytes": places["offset_bytes"],
-                "etag": listed["etag"],
+                # A state that no listing has: the file may come back as it was.
+                "etag": pc.if_else(pc.is_in(places["uri"], value_set=self._vanished), VANISHED, listed["etag"]),
                 "size_bytes": pc.if_else(is_member, pc.coalesce(places["size_bytes"], 0), listed["size_bytes"]),
                 "status": pa.array(["present"] * count),
                 "file_id": places["file_id"],

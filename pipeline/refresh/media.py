@@ -14,8 +14,11 @@ from tokenmill.pipeline.refresh.arrow import NO_IDS, distinct, is_in, without
 from tokenmill.pipeline.refresh.changed_keys import Why
 from tokenmill.pipeline.refresh.edits import stale_captions, superseded
 from tokenmill.pipeline.refresh.steps import Outlook, Step, counted
-from tokenmill.stages.table.columns import PLACES, TO_CAPTION
+from tokenmill.stages.table.columns import CHANGED, PLACES, TO_CAPTION, VANISHED
 from tokenmill.stages.tokenize.frames import LoadFramesConfig, bucket
+
+# Rows of media that were met at their place; the others are tried again, for by then it may be known where they stand.
+WAS_READ = pc.coalesce(~pc.field("reject_reason").isin([VANISHED, CHANGED]), pc.scalar(True))
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def plan_tokenize(config: RunConfig, catalog: Catalog, outlook: Outlook) -> Medi
     """Kept, captioned media without codes of this tokenizer; and captions that change."""
     standing = fingerprints.standing_tokens(config)
     todo = to_tokenize(catalog, standing, outlook, config.tokenize.frames, config.cluster)
-    rows = catalog.tokens.scan(["media_id", "fingerprint", "run_id"])
+    rows = catalog.tokens.scan(["media_id", "fingerprint", "run_id"], WAS_READ)
     made = _Steps("tokenize", "codes", outlook, rows, standing, Why(config, catalog.root))
     made.tell_todo(todo, NO_IDS, "tokenize")
     stale = distinct(outlook.recaptioned, stale_captions(catalog))
@@ -98,7 +101,7 @@ def _todo(
     cluster: Cluster,
 ) -> pa.Table:
     """Media that go on without a row in `table`, those of `anew` whether or not; less those that may be rejected."""
-    done = pc.field("fingerprint").isin(standing)
+    done = pc.field("fingerprint").isin(standing) & WAS_READ
     if len(anew):
         done = done & ~pc.field("media_id").isin(anew)
     rows = kept_without(catalog, columns, (table, done), outlook.kept, cluster)

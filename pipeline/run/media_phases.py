@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from tokenmill.pipeline.catalog.shard_files import Shard
 from tokenmill.pipeline.flow.flow import Sink
 from tokenmill.pipeline.refresh import edits
-from tokenmill.pipeline.refresh.media import MediaPlan
+from tokenmill.pipeline.refresh.media import WAS_READ, MediaPlan
 from tokenmill.pipeline.run.pools import PhaseStages, PlanError, caption_stages, tokenize_stages
 from tokenmill.pipeline.run.run import Run, rejected
 from tokenmill.storage.cpu import emulation
@@ -61,6 +61,7 @@ def _carry_out(run: Run, plan: MediaPlan, phase: PhaseStages, keys: list[str], n
         if todo.num_rows:
             if note is not None:
                 meter.note(note)
+            table.edit(~WAS_READ, None, run.note | {"phase": phase.phase})
             known = table.scan(["media_id"], pc.field("fingerprint").isin(plan.fingerprints))["media_id"]
             constants = run.note | {"fingerprint": plan.fingerprints[0]}
             sink = Sink(run.catalog.root, table.name, constants, keys, commit, known)

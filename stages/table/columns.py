@@ -113,6 +113,8 @@ UNPACK = pa.schema(
     ]
 )
 
+VANISHED = "vanished"  # the reason of a row whose file went before it was read: it is read again where it comes back
+CHANGED = "changed"  # the reason of a medium whose place held other bytes than those curated; it is tried again
 KNOWN = "known"  # the reason of a row that only says that a member is still there; it becomes no row of `media`
 
 # Where a medium is, for the phases that read it again, and what the planner hands to them.

@@ -4,7 +4,8 @@ The names of a config's rules are reasons, too; their threshold is what happened
 """
 
 REASONS = {
-    "unreadable": "the bytes could not be had: no such file any more, a download that ended early",
+    "unreadable": "the bytes could not be had: a disk that fails, a download that ended early",
+    "vanished": "the file went between listing and reading; where it comes back, even as it was, the next run reads it",
     "no_permission": "it may not be read, or listed, by who runs this; what was known below such a folder stays",
     "dangling_link": "a link to nothing",
     "link_loop": "links that lead back to themselves, or to a folder that they stand in",

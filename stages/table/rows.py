@@ -32,6 +32,8 @@ def unreadable(error: Exception) -> RowError:
     """Why a row's bytes cannot be had. Raises `error` itself where it is this machine's: no file is rejected for it."""
     if isinstance(error, MemoryError) or isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
         raise error
+    if isinstance(error, FileNotFoundError):
+        return RowError("vanished", words(error))
     return RowError("no_permission" if isinstance(error, PermissionError) else "unreadable", words(error))
 
 

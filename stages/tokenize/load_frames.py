@@ -25,8 +25,9 @@ class LoadFrames:
     """Kept media -> `frames` (uint8 RGB, T x H x W x 3 in row-major order) with frames_t, frames_h, frames_w, fps.
 
     T is 1 for images and a multiple of 4 for clips. Costs one full decode of an image; of a clip, its frames and those
-    back to the key frame before it. A video is opened once for all its clips in a table. Rejects: unreadable, changed
-    (the file is no longer the one that was curated), corrupt, aspect, too_few_frames, and what ScoreImages rejects.
+    back to the key frame before it. A video is opened once for all its clips in a table. Rejects: unreadable, vanished,
+    changed (the file is no longer the one that was curated), corrupt, aspect, too_few_frames, and what ScoreImages
+    rejects.
     Sides are multiples of what `tokenizer`, a name as in TokenizeConfig, makes one code of.
     """
 

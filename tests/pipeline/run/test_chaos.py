@@ -7,7 +7,6 @@ for longer.
 import json
 import os
 import random
-import signal
 import subprocess
 import tempfile
 import time
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
-from ray.cluster_utils import Cluster
+from machines import VARIABLES, Machines
 from rich.console import Console
 from small_run import contents, end, num_commits, start, write_config
 
@@ -29,48 +28,13 @@ SEEDS = [int(seed) for seed in os.environ.get("CHAOS_SEED", "0").split(",")]
 NUM_DEATHS = int(os.environ.get("CHAOS_DEATHS", "5"))
 KINDS = ("actor", "worker", "raylet", "driver")
 COMMITS, PAUSE_S = 12, (0.5, 8.0)  # between a death and the next
-STORE_BYTES = 100 << 20
-
-
-class Machines:
-    """A cluster of a head and two more nodes, each with a CPU, as processes of this machine."""
-
-    def __init__(self, chance: random.Random):
-        self._chance = chance
-        self.cluster = Cluster(initialize_head=True, head_node_args=self._node | {"include_dashboard": False})
-        for _ in range(2):
-            self.cluster.add_node(**self._node)
-
-    _node = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
-
-    def kill_worker(self, title: str) -> bool:
-        """Kill -9 a worker process whose title contains `title`; false when there is none.
-
-        Not a raylet's agents: it dies with them, and on the head the driver with it.
-        """
-        nodes = self.cluster.list_all_nodes()
-        raylets = {info.process.pid for node in nodes for info in node.all_processes.get("raylet", [])}
-        listed = subprocess.run(["ps", "-axo", "pid=,ppid=,command="], capture_output=True, text=True).stdout
-        lines = [line.split(None, 2) for line in listed.splitlines()]
-        workers = [(int(pid), str(command)) for pid, parent, *command in lines if int(parent) in raylets]
-        found = sorted(pid for pid, command in workers if title in command and "Agent" not in command)
-        if found:
-            os.kill(self._chance.choice(found), signal.SIGKILL)
-        return bool(found)
-
-    def replace_node(self) -> None:
-        """A machine dies with its raylet and its workers; a new one comes."""
-        node = self._chance.choice(sorted(self.cluster.worker_nodes, key=lambda node: node.unique_id))
-        self.cluster.remove_node(node, allow_graceful=False)
-        self.cluster.add_node(**self._node)
 
 
 @pytest.fixture
 def machines(seed, monkeypatch) -> Iterator[Machines]:
     # A folder of its own, so that nothing else on this machine joins the cluster; short, because sockets stand in it.
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        variables = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": folder}
-        for name, value in variables.items():
+        for name, value in (VARIABLES | {"RAY_TMPDIR": folder}).items():
             monkeypatch.setenv(name, value)
         made = Machines(random.Random(seed))
         yield made

@@ -2,6 +2,7 @@
 
 import json
 import os
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -196,4 +197,42 @@ def test_malformed_lines_of_tables_are_counted_and_named(world):
     (note,) = run.reports[0].notes
     assert note.startswith(f"7 malformed lines were passed over: {texts}/x.jsonl, row 1, {texts}/y.csv, row 1, ")
     assert note.endswith(f"{texts}/y.csv, row 4, ...")
+
+
+def test_a_medium_that_is_overwritten_before_it_is_encoded_is_encoded_where_it_stands_later(world, monkeypatch):
+    begin, path = Run.phase, world.photos / "a.png"
+    content = path.read_bytes()
+
+    def overwritten(self: Run, name: str, *rest: Any) -> Any:
+        if name == "tokenize":
+            world.draw("a", 64, seed=99)
+            (world.photos / "moved.png").write_bytes(content)
+        return begin(self, name, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "phase", overwritten)
+        run_phases(load(world.path), PHASES, "run", QUIET)
+    assert world.tokens()["a"]["reject_reason"] == "changed"
+    world.run()
+    assert {name: row["reject_reason"] for name, row in world.tokens().items()} == dict.fromkeys(
+        ["a", "b", "c", "d", "moved"]
+    )
+    assert num_read(world.run()) == [0, 0, 0]
+
+
+@pytest.mark.parametrize("phase", ["curate", "tokenize"])
+def test_a_file_that_is_away_while_a_phase_reads_is_read_when_it_is_back_as_it_was(world, tmp_path, monkeypatch, phase):
+    begin, path, elsewhere = Run.phase, world.photos / "a.png", tmp_path / "a.png"
+
+    def without_it(self: Run, name: str, *rest: Any) -> Any:
+        if name == phase:
+            path.rename(elsewhere)
+        return begin(self, name, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Run, "phase", without_it)
+        run_phases(load(world.path), PHASES, "run", QUIET)
+    elsewhere.rename(path)  # its time and size are those of before
+    assert num_read(world.run()) == ([1, 1, 1] if phase == "curate" else [0, 0, 1])
+    assert world.tokens()["a"]["reject_reason"] is None
     assert num_read(world.run()) == [0, 0, 0]

@@ -34,7 +34,7 @@ def test_read(files: list[Path], listed, check_stage) -> None:
     ]
     rows = output.to_pylist()
     reasons = [row["reject_reason"] for row in rows]
-    assert reasons[:6] == [None, None, "empty_file", "unknown_format", "unsupported_format", "unreadable"]
+    assert reasons[:6] == [None, None, "empty_file", "unknown_format", "unsupported_format", "vanished"]
     assert reasons[6:] == [None, "unreadable"]
     good, wrong = rows[:2]
     data = files[0].read_bytes()
@@ -75,7 +75,7 @@ def test_remote_videos_are_spooled(files: list[Path], listed, s3: str) -> None:
     spooled = Path(rows[1]["path"])
     assert rows[1]["path_is_temporary"] and spooled.read_bytes() == files[6].read_bytes()
     assert rows[1]["media_id"] == content_id([files[6].read_bytes()])
-    assert rows[2]["reject_reason"] == "unreadable"
+    assert rows[2]["reject_reason"] == "vanished"
     small = Read(ReadConfig(max_video_bytes=100))(listed(f"{s3}/b.mp4")).to_pylist()
     assert small[0]["reject_reason"] == "too_many_bytes" and small[0]["path"] is None
     del read

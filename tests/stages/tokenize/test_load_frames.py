@@ -63,7 +63,7 @@ def test_load_frames(tmp_path: Path, texture, counting: Path, write_video, check
     rows = check_stage(LoadFrames(CONFIG), table).to_pylist()
     reasons = [row["reject_reason"] for row in rows]
     assert reasons[:6] == [None, None, "aspect", None, "corrupt", "too_few_frames"]
-    assert reasons[6:] == ["unreadable", "unreadable", "changed", "changed", "unreadable"]
+    assert reasons[6:] == ["vanished", "vanished", "changed", "changed", "unreadable"]
     assert all((row["frames"] is None) == (row["reject_reason"] is not None) for row in rows)
     image = rows[0]
     assert (image["frames_t"], image["frames_h"], image["frames_w"], image["fps"]) == (1, 56, 80, None)
@@ -113,7 +113,7 @@ def test_remote_media(counting: Path, tmp_path: Path, texture, s3: str) -> None:
     )
     local = load(_table(_medium(counting, 0.0, 1.0), _medium(tmp_path / "image.png")))
     assert remote["frames"].to_pylist() == [*local["frames"].to_pylist(), None]
-    assert remote["reject_reason"].to_pylist() == [None, None, "unreadable"]
+    assert remote["reject_reason"].to_pylist() == [None, None, "vanished"]
 
 
 def test_a_video_is_opened_once_for_its_clips(counting: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ def test_split_videos(tmp_path: Path, texture, listed, write_video, check_stage)
     table = ScoreImages(ScoreImagesConfig())(table)
     rows = check_stage(SplitVideos(SplitVideosConfig()), table).to_pylist()
     assert [row["kind"] for row in rows] == ["image", "video", "video", "video", "video", "unknown"]
-    assert [row["reject_reason"] for row in rows] == [None, None, None, "corrupt", None, "unreadable"]
+    assert [row["reject_reason"] for row in rows] == [None, None, None, "corrupt", None, "vanished"]
     assert _spans(rows[1:3]) == [(0.0, 1.2), (1.2, 2.4)]
     assert rows[0]["phash"] is not None and rows[0]["start_s"] is None
     assert rows[3]["media_id"] == rows[3]["file_id"]

@@ -14,9 +14,11 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 # error_500, slow_down: refused. reset: cut before the server heard of it. lost: done by the server, and the answer cut.
-# truncated: less body than Content-Length says. slow: answered late.
-FAULTS = ("error_500", "slow_down", "reset", "lost", "truncated", "slow")
+# truncated: less body than Content-Length says. slow: answered late. trickled: the body comes in small pieces.
+FAULTS = ("error_500", "slow_down", "reset", "lost", "truncated", "slow", "trickled")
 _REFUSALS = {"error_500": (500, "InternalError"), "slow_down": (503, "SlowDown"), "denied": (403, "AccessDenied")}
+_OF_BODIES = ("truncated", "trickled")
+_PIECES = 8
 _HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive"}
 
 
@@ -46,14 +48,14 @@ class Proxy(ThreadingHTTPServer):
         self.server_close()
 
     def fault(self, method: str) -> str | None:
-        """What befalls the next request; a body can be truncated only where there is one."""
+        """What befalls the next request; what befalls a body only where there is one."""
         with self._lock:
             self.num_requests += 1
             if method in self.denied_methods:
                 return "denied"
             if self._random.random() >= self.share:
                 return None
-            kind = self._random.choice([kind for kind in FAULTS if kind != "truncated" or method == "GET"])
+            kind = self._random.choice([kind for kind in FAULTS if kind not in _OF_BODIES or method == "GET"])
             self.injected[kind] += 1
             return kind
 
@@ -79,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
             if fault == "lost":
                 self._reset()
             else:
-                self._send(status, headers, answer, truncate=fault == "truncated")
+                self._send(status, headers, answer, fault)
 
     do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = _any  # noqa: N815
 
@@ -107,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             connection.close()
 
-    def _send(self, status: int, headers: list[tuple[str, str]], body: bytes, truncate: bool = False) -> None:
+    def _send(self, status: int, headers: list[tuple[str, str]], body: bytes, fault: str | None = None) -> None:
         self.send_response_only(status)
         has_length = False
         for name, value in headers:
@@ -117,9 +119,16 @@ class _Handler(BaseHTTPRequestHandler):
         if not has_length:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body[: len(body) // 2] if truncate else body)
-        self.close_connection = truncate
+        if self.command == "HEAD":
+            return
+        if fault == "trickled":
+            step = max(1, -(-len(body) // _PIECES))
+            for start in range(0, len(body), step):
+                time.sleep(self.server.slow_s / _PIECES)
+                self.wfile.write(body[start : start + step])
+            return
+        self.wfile.write(body[: len(body) // 2] if fault == "truncated" else body)
+        self.close_connection = fault == "truncated"
 
     def _refuse(self, status: int, code: str) -> None:
         body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()

@@ -47,7 +47,7 @@ MEDIA = pa.schema(
         pa.field("num_frames", pa.int32()),  # frames decoded in the clip; frames of an animated image
         pa.field("format", pa.string()),  # by content: jpeg, png, ... or the video codec
         pa.field("size_bytes", pa.int64()),  # of the file
-        pa.field("extension_fits", pa.bool_()),  # the name's extension agrees with the content
+        pa.field("extension_fits", pa.bool_()),  # of the name by which it was read first, with the content
         pa.field("source_caption", pa.string()),  # a text document: all of it
         pa.field("metadata", pa.string()),  # what else the source said of it, a JSON object
         pa.field("rotation_deg", pa.int32()),  # counter-clockwise, as the container asks for; clips only

@@ -19,6 +19,7 @@ from tokenmill.stages.caption.prompts import load_prompt
 from tokenmill.stages.table import limits
 from tokenmill.stages.table.columns import CAPTIONS, KNOWN, TO_CAPTION
 from tokenmill.stages.table.rows import RowError, pick, replace, values_of
+from tokenmill.stages.table.text import clean
 
 _MADE = ("caption", "captioner", "finish_reason", "tokens_in", "tokens_out", "reject_reason", "reject_detail")
 
@@ -116,15 +117,19 @@ class _Writer:
         if isinstance(result, RowError):
             return result.columns
         told = result._asdict()
-        text = told.pop("text")
+        text = clean(told.pop("text"))
         try:
-            check(result, prompt, self._config.checks)
+            check(result._replace(text=text), prompt, self._config.checks)
         except RowError as error:
             return told | error.columns
         return told | {"caption": text}
 
 
 def _engine(name: str, config: CaptionerConfig, share: float) -> Engine:
+    if config.engine == "transformers":
+        from tokenmill.stages.caption.transformers_engine import TransformersEngine
+
+        return TransformersEngine(config)
     from tokenmill.stages.caption.openai_engine import OpenAiEngine
 
     return OpenAiEngine(name, config, share)

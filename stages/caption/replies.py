@@ -43,7 +43,8 @@ def parse(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
         if text is not None and not isinstance(text, str):
             raise TypeError(f"content is a {type(text).__name__}")
         counts = [_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens")]
-        return Answer(text or "", choice.get("finish_reason"), *counts)
+        reason = choice.get("finish_reason")
+        return Answer(text or "", clean(reason, 32) if isinstance(reason, str) else None, *counts)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         what = f"{type(error).__name__}: {error}"
         raise ReplyError("failed", "bad_answer", f"200 with an answer that is none ({what[:80]})") from error

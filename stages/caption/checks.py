@@ -22,7 +22,7 @@ _SPECIAL = re.compile(
 )
 
 _EAST = "\u2e80-\u9fff\uac00-\ud7af"  # written without spaces: each sign counts as a word
-_WORD = re.compile(f"[{_EAST}]|[^\\W{_EAST}]+")
+_WORD = re.compile(f"[{_EAST}]|[^\\W_{_EAST}]+")
 
 
 def check(answer: Answer, prompt: str, config: ChecksConfig) -> None:

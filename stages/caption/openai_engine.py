@@ -52,6 +52,7 @@ class OpenAiEngine:
         self.num_requests = self.num_tokens = self.num_answers = 0
         self._trouble_since: float | None = None
         self._done: queue.SimpleQueue[tuple[int, Result]] = queue.SimpleQueue()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="captions", daemon=True).start()
         self._servers, self._session = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
@@ -65,7 +66,7 @@ class OpenAiEngine:
                 continue
             body = self._body(request.pictures, request.prompt)
             probe = Request([_GREY] * min(1, len(request.pictures)), request.prompt)
-            asyncio.run_coroutine_threadsafe(self._ask(i, body, probe), self._loop)
+            self._loop.call_soon_threadsafe(self._begin, i, body, probe)
             num_open += 1
             limit = self._servers.limit
             while num_open and (num_open >= limit + max(_AHEAD, limit // 4) or not self._done.empty()):
@@ -118,6 +119,11 @@ class OpenAiEngine:
             document["seed"] = sampling.seed
         return json.dumps(document).encode()
 
+    def _begin(self, i: int, body: bytes, probe: Request) -> None:
+        task = self._loop.create_task(self._ask(i, body, probe))
+        self._tasks.add(task)  # the loop itself holds them weakly
+        task.add_done_callback(self._tasks.discard)
+
     async def _ask(self, i: int, body: bytes, probe: Request) -> None:
         try:
             result = await self._patiently(body, probe)
@@ -131,12 +137,14 @@ class OpenAiEngine:
     async def _patiently(self, body: bytes, probe: Request) -> Result:
         num_tries = 0
         while True:
-            self._check_budget()
             server = None if self.stopped else await self._servers.take()
             if server is None:
                 return None
             asked_at = time.monotonic()
             try:
+                self._check_budget()
+                if self.stopped:
+                    return None
                 answer = await self._post(server, body)
                 server.level.answered(self._servers.num_waiting > 0)
                 self.num_answers += 1

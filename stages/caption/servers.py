@@ -1,7 +1,7 @@
 """Several servers that share the load: how many requests each takes at once, which of them rests, which is least busy.
 
 A level is found by watching: it doubles while more answers come back a second, and steps up by an eighth now and then
-after that; a server that says it is busy, or times out, halves it.
+after that. A server that says it is busy, or times out, halves it; it comes back by eighths to just below where it was.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ _LEAST_WINDOW = 16
 _UNWANTED_SHARE = 0.25
 _LONGEST_WAIT = 64  # windows between two steps up that did not help
 _CUT_EVERY_S = 1.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 30.0
 
 
 class Level:
@@ -25,6 +25,7 @@ class Level:
         self._most, self.limit = most, min(_FIRST, most)
         self._before, self._rate = self.limit, 0.0  # the level and rate to beat
         self._is_doubling, self._is_trying = True, True
+        self._too_many = 0  # the level at which it was cut
         self._wait, self._num_waited, self._cut_at = 1, 0, 0.0
         self._count, self._num_unwanted, self._started = -self.limit, 0, time.monotonic()
 
@@ -44,9 +45,10 @@ class Level:
         """Half as many, once for all that were in flight together."""
         now = time.monotonic()
         if now - self._cut_at > _CUT_EVERY_S:
-            self._cut_at, self.limit = now, max(1, self.limit // 2)
+            self._too_many, self._cut_at = self.limit, now
+            self._before = self.limit = max(1, self.limit // 2)
             self._is_doubling = self._is_trying = False
-            self._before, self._rate, self._wait, self._num_waited = self.limit, 0.0, 1, 0
+            self._rate, self._wait, self._num_waited = 0.0, min(2 * self._wait, _LONGEST_WAIT), 0
         self._restart()
 
     def _judge(self, rate: float) -> None:
@@ -59,10 +61,14 @@ class Level:
                 self.limit, self._is_doubling = self._before, False
                 self._wait, self._num_waited = min(2 * self._wait, _LONGEST_WAIT), 0
             return
+        step = max(1, self.limit // 8)
+        if self.limit + step < self._too_many:  # back to where it was cut, but for one step
+            self.limit += step
+            return
         self._rate, self._num_waited = rate, self._num_waited + 1
         if self._num_waited >= self._wait:
-            self._before = self.limit
-            self._try(max(1, self.limit // 8))
+            self._before, self._too_many = self.limit, 0
+            self._try(step)
 
     def _try(self, more: int) -> None:
         higher = min(self._most, self.limit + more)

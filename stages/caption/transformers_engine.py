@@ -6,7 +6,7 @@ the processor refuses is rejected alone.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -37,9 +37,8 @@ class TransformersEngine:
         try:
             self._processor: Any = AutoProcessor.from_pretrained(name)
             self._processor.tokenizer.padding_side = "left"
-            self._model: Any = AutoModelForImageTextToText.from_pretrained(
-                name, use_safetensors=True, dtype=getattr(torch, dtype)
-            )
+            how: dict[str, Any] = {"use_safetensors": True, "dtype": getattr(torch, dtype)}
+            self._model = cast(Any, AutoModelForImageTextToText.from_pretrained(name, **how))
         except (OSError, RuntimeError, KeyError, ValueError, AttributeError) as error:
             raise CaptionError(
                 f"{name}: cannot be loaded ({words(error)}); pass a hub name, or a folder that save_pretrained() of an "
@@ -47,7 +46,7 @@ class TransformersEngine:
             ) from error
         if not getattr(self._processor, "chat_template", None):
             raise CaptionError(f"{name}: its processor has no chat template; take an instruction-tuned model")
-        self._model.to(self._device).eval()
+        self._model.eval().to(self._device)
         ends = self._model.generation_config.eos_token_id
         self._ends = {ends} if isinstance(ends, int) else set(ends or ())
         (result,) = self._batch([Request([_GREY], "?")], 1)

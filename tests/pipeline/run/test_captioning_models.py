@@ -48,8 +48,8 @@ def captions(world: World) -> dict[str, dict]:
 
 
 def test_pictures_and_a_clip_by_a_model_in_the_workers(world, model, monkeypatch):
-    tiny = f"{{engine: transformers, model: {model}, video_prompt: dense, sampling: {SAMPLING}, checks: {ANY}, dtype: float32}}"
-    world.run(f"caption.captioners.tiny={tiny}")
+    tiny = f"engine: transformers, model: {model}, video_prompt: dense, sampling: {SAMPLING}, checks: {ANY}"
+    world.run(f"caption.captioners.tiny={{{tiny}, dtype: float32}}")
     first = captions(world)
     assert len(first) == 5 and {row["captioner"] for row in first.values()} == {"tiny"}
     assert all(row["tokens_out"] == 12 or row["finish_reason"] == "stop" for row in first.values())

@@ -1,12 +1,16 @@
-"""An OpenAI-compatible server that fails as it is told, over real HTTP: `python caption_server.py` answers at once.
+"""An OpenAI-compatible server that fails as it is told, over real HTTP.
+
+`python caption_server.py [quick|slow|rate]` serves until its stdin closes.
 
 A script maps (number of the request, its document) to a Reply; without one every request is answered.
 """
 
 import asyncio
+import heapq
 import json
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -115,8 +119,38 @@ def serving(script: Script | None = lambda *_: answer(), port: int = 0) -> Itera
         server.stop()
 
 
+def slow(slots: int = 16, seconds: float = 0.05) -> Script:
+    """Works on so many requests at once, each so long."""
+    free = [0.0] * slots
+
+    def script(*_: Any) -> Reply:
+        now = time.monotonic()
+        end = max(now, heapq.heappop(free)) + seconds
+        heapq.heappush(free, end)
+        return answer(delay_s=end - now)
+
+    return script
+
+
+def limited(per_s: float = 150.0, burst: float = 15.0) -> Script:
+    """Refuses what is more than a rate."""
+    left, at = burst, time.monotonic()
+
+    def script(*_: Any) -> Reply:
+        nonlocal left, at
+        now = time.monotonic()
+        left, at = min(burst, left + per_s * (now - at)), now
+        if left < 1:
+            return error(429, "rate limit reached")
+        left -= 1
+        return answer(delay_s=0.02)
+
+    return script
+
+
 if __name__ == "__main__":
-    quick = CaptionServer().start()
-    print(quick.url, flush=True)
+    scripts: dict[str, Callable[[], Script | None]] = {"quick": lambda: None, "slow": slow, "rate": limited}
+    chosen = CaptionServer(scripts[(sys.argv[1:] or ["quick"])[0]]()).start()
+    print(chosen.url, flush=True)
     sys.stdin.read()  # until the other side closes it
-    quick.stop()
+    chosen.stop()

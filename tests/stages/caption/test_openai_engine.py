@@ -191,7 +191,7 @@ def test_where_the_first_are_refused_and_none_answered_it_is_no_medium_s_fault()
 def test_budgets_stop_and_keep_what_was_answered():
     results, engine, server = run(lambda *_: answer(), 50, max_requests=12)
     num_answers = sum(isinstance(each, Answer) for each in results.values())
-    assert 12 <= num_answers == len(server.asked) <= 12 + 4
+    assert num_answers == len(server.asked) == 12
     assert engine.stopped == "caption.captioners.api.resources.max_requests=12 is spent; raise it"
     results, engine, _ = run(lambda *_: answer(tokens=10), 50, max_run_tokens=1000)
     assert 10 <= sum(isinstance(each, Answer) for each in results.values()) < 30

@@ -13,6 +13,7 @@ import os
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,7 +27,7 @@ from tokenmill.stages.caption.replies import ReplyError, parse
 from tokenmill.stages.caption.servers import Server, Servers
 from tokenmill.stages.table.rows import RowError, words
 
-_AHEAD = 8  # requests that wait, encoded, for room at a server
+_AHEAD = 16  # requests that wait, encoded, for room at a server
 _JPEG_QUALITY = 90
 _CONNECT_S = 10.0
 _PROBE_S = 60.0
@@ -53,6 +54,7 @@ class OpenAiEngine:
         self._trouble_since: float | None = None
         self._done: queue.SimpleQueue[tuple[int, Result]] = queue.SimpleQueue()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._inbox, self._is_woken = deque[tuple[int, bytes, Request]](), False
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="captions", daemon=True).start()
         self._servers, self._session = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
@@ -66,10 +68,13 @@ class OpenAiEngine:
                 continue
             body = self._body(request.pictures, request.prompt)
             probe = Request([_GREY] * min(1, len(request.pictures)), request.prompt)
-            self._loop.call_soon_threadsafe(self._begin, i, body, probe)
+            self._hand_over(i, body, probe)
             num_open += 1
             limit = self._servers.limit
-            while num_open and (num_open >= limit + max(_AHEAD, limit // 4) or not self._done.empty()):
+            ahead = max(_AHEAD, limit // 4)
+            # Down by half of it at once: each change of threads costs as much as a request.
+            least = limit + ahead // 2 if num_open >= limit + ahead else num_open
+            while num_open and (num_open > least or not self._done.empty()):
                 num_open -= 1
                 yield from self._settled(self._done.get(), held)
         for _ in range(num_open):
@@ -119,10 +124,18 @@ class OpenAiEngine:
             document["seed"] = sampling.seed
         return json.dumps(document).encode()
 
-    def _begin(self, i: int, body: bytes, probe: Request) -> None:
-        task = self._loop.create_task(self._ask(i, body, probe))
-        self._tasks.add(task)  # the loop itself holds them weakly
-        task.add_done_callback(self._tasks.discard)
+    def _hand_over(self, i: int, body: bytes, probe: Request) -> None:
+        self._inbox.append((i, body, probe))
+        if not self._is_woken:
+            self._is_woken = True
+            self._loop.call_soon_threadsafe(self._begin)
+
+    def _begin(self) -> None:
+        self._is_woken = False  # before the look: what is put in after it wakes again
+        while self._inbox:
+            task = self._loop.create_task(self._ask(*self._inbox.popleft()))
+            self._tasks.add(task)  # the loop itself holds them weakly
+            task.add_done_callback(self._tasks.discard)
 
     async def _ask(self, i: int, body: bytes, probe: Request) -> None:
         try:
@@ -131,7 +144,7 @@ class OpenAiEngine:
             self._end(f"{type(error).__name__}: {words(error)}")
             result = None
         if self.stopped is not None:
-            await self._servers.close()
+            self._servers.close()
         self._done.put((i, result))
 
     async def _patiently(self, body: bytes, probe: Request) -> Result:
@@ -160,7 +173,7 @@ class OpenAiEngine:
                 else:
                     self._troubled(server, error)
             finally:
-                await self._servers.give_back(server)
+                self._servers.give_back(server)
 
     def _troubled(self, server: Server, error: ReplyError) -> None:
         """The server is busy, gone, or refuses for good."""

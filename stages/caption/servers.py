@@ -7,6 +7,7 @@ after that. A server that says it is busy, or times out, halves it; it comes bac
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Sequence
 
 _FIRST = 4
@@ -107,43 +108,51 @@ class Servers:
 
     def __init__(self, urls: Sequence[str], most: int):
         self.all = [Server(url, most) for url in urls]
-        self._changed = asyncio.Condition()
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._is_closed = False
-        self.num_waiting = 0  # requests without room
 
     @property
     def limit(self) -> int:
         """Requests that all of them take at once."""
         return sum(server.level.limit for server in self.all)
 
+    @property
+    def num_waiting(self) -> int:
+        """Requests without room."""
+        return len(self._waiting)
+
     async def take(self) -> Server | None:
         """The least busy server, once one has room and does not rest; null when closed. Give it back."""
-        async with self._changed:
-            while not self._is_closed:
-                now = time.monotonic()
-                ready = [each for each in self.all if each.paused_until <= now and each.in_flight < each.level.limit]
-                if ready:
-                    server = min(ready, key=lambda each: each.in_flight / each.level.limit)
-                    server.in_flight += 1
-                    return server
-                self.num_waiting += 1
-                ends = [each.paused_until - now for each in self.all if each.paused_until > now]
-                try:
-                    await asyncio.wait_for(self._changed.wait(), min(ends, default=60.0) + 0.001)
-                except TimeoutError:
-                    continue
-                finally:
-                    self.num_waiting -= 1
+        while not self._is_closed:
+            now = time.monotonic()
+            if ready := self._ready(now):
+                server = min(ready, key=lambda each: each.in_flight / each.level.limit)
+                server.in_flight += 1
+                return server
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.append(future)
+            ends = [each.paused_until - now for each in self.all if each.paused_until > now]
+            timer = asyncio.get_running_loop().call_later(min(ends) + 0.001, self._wake) if ends else None
+            await future
+            if timer is not None:
+                timer.cancel()
         return None
 
-    async def give_back(self, server: Server) -> None:
+    def give_back(self, server: Server) -> None:
         """A request of it has ended."""
-        async with self._changed:
-            server.in_flight -= 1
-            self._changed.notify()
+        server.in_flight -= 1
+        self._wake()
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Nothing is taken any more."""
-        async with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
+        self._is_closed = True
+        self._wake()
+
+    def _ready(self, now: float) -> list[Server]:
+        return [each for each in self.all if each.paused_until <= now and each.in_flight < each.level.limit]
+
+    def _wake(self) -> None:
+        """As many of those that wait as there is room for; all of them at the end."""
+        room = sum(each.level.limit - each.in_flight for each in self._ready(time.monotonic()))
+        for _ in range(len(self._waiting) if self._is_closed else min(room, len(self._waiting))):
+            self._waiting.popleft().set_result(None)

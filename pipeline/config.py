@@ -110,15 +110,33 @@ class Curate(Config):
         return tuple(found)
 
 
+class CaptionPool(Pool):
+    """The actors that write captions, or ask servers for them."""
+
+    workers: int | None = Field(None, description="Null: one for each CPU or GPU, and one of engine openai.", gt=0)
+    batch_rows: int = Field(
+        0, description="Answers that a dying worker loses at most. 0: 32 of engine transformers, else 256.", ge=0
+    )
+    commit_every_s: float = Field(3.0, description="Of a model's captions; a killed run loses that much.", gt=0)
+
+
 class Caption(stages.CaptionConfig):
     """Phase two: kept media get a caption."""
 
-    resources: Pool = Pool(batch_rows=256)
+    resources: CaptionPool = CaptionPool()
 
     @property
     def what(self) -> stages.CaptionConfig:
         """The captioner."""
         return _part(self, stages.CaptionConfig)
+
+    @property
+    def pool(self) -> Pool:
+        """Its workers, as the engine wants them where nothing else is said."""
+        engine = None if self.active is None else self.active.engine
+        workers = 1 if engine == "openai" and self.resources.workers is None else self.resources.workers
+        batch_rows = self.resources.batch_rows or (32 if engine == "transformers" else 256)
+        return self.resources.model_copy(update={"workers": workers, "batch_rows": batch_rows})
 
 
 class TokenizePool(Pool):
@@ -217,8 +235,7 @@ class Cluster(Resources):
     )
     medium_memory_bytes: int = Field(
         4 << 30,
-        description="Of one medium while it is read, decoded and scored; on Linux. Small: large pictures and 8K videos "
-        "are rejected as out_of_memory; large: a few bombs at once fill a node's memory.",
+        description="Of one medium at work; on Linux. Small: large media are out_of_memory; large: bombs fill a node.",
         ge=1 << 28,
     )
     file_mb: int = Field(
@@ -358,12 +375,15 @@ def _explain(path: Path, error: Any) -> str:
 
 def _keys_at(model: Any, location: list[Any]) -> list[str]:
     """Valid keys of the model that stands at `location` below `model`."""
+    is_name = False  # whether the next part is a name of the user's own
     for part in location:
-        if isinstance(part, int):
+        if isinstance(part, int) or is_name:
+            is_name = False
             continue
         field = model.model_fields.get(part)
         if field is None:
             return []
+        is_name = get_origin(field.annotation) is dict
         model = _inner_model(field.annotation)
         if model is None:
             return []

@@ -1,16 +1,19 @@
 """One verb per file: each stage is a class that turns one Arrow table of media into the next, with or without Ray.
 
 Rooms in the order that a medium passes them: `table/` (what a stage is), `read/` and `fetch/`, `image/`, `video/`,
-`embed/`, `select/`, then captions here and codes in `tokenize/`.
-
-    caption.py  media to captions
+`embed/`, `select/`, then captions in `caption/` and codes in `tokenize/`.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tokenmill.stages.caption import Caption as Caption, CaptionConfig as CaptionConfig
+    from tokenmill.stages.caption.caption import Caption as Caption
+    from tokenmill.stages.caption.config import (
+        CaptionConfig as CaptionConfig,
+        CaptionError as CaptionError,
+        check_reachable as check_reachable,
+    )
     from tokenmill.stages.embed.score_clip import (
         ClipConfig as ClipConfig,
         ScoreClip as ScoreClip,
@@ -56,7 +59,8 @@ _EXPORTED = {
     "select.expensive": "Lazy",
     "select.rules": "Rule",
     "select.duplicates": "DuplicatesConfig",
-    "caption": "Caption CaptionConfig",
+    "caption.caption": "Caption",
+    "caption.config": "CaptionConfig CaptionError check_reachable",
     "tokenize.frames": "LoadFramesConfig",
     "tokenize.load_frames": "LoadFrames",
     "tokenize.tokenize": "Tokenize TokenizeConfig",

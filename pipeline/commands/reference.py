@@ -4,7 +4,7 @@ Made by `python -m tokenmill.pipeline.commands.reference > docs/reference.md`.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_origin
 
 import typer
 from pydantic import BaseModel
@@ -19,7 +19,7 @@ What only says how (`resources`, `cluster`, `curate.fetch_pace`) changes no resu
 
 ## Config
 
-Keys as `--set` takes them. A list's blocks stand below `KEY.0`, `KEY.1`, and so on.
+Keys as `--set` takes them. A list's blocks stand below `KEY.0`, `KEY.1`, and so on; `NAME` is one of your own.
 """
 
 
@@ -52,8 +52,9 @@ def reference() -> str:
 def _blocks(prefix: str, model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
     yield prefix, model
     for name, field in model.model_fields.items():
+        below = f"{name}.NAME" if get_origin(field.annotation) is dict else name
         for inner in _models(field.annotation):
-            yield from _blocks(f"{prefix}.{name}".lstrip("."), inner)
+            yield from _blocks(f"{prefix}.{below}".lstrip("."), inner)
 
 
 def _values(model: type[BaseModel]) -> list[tuple[str, Any]]:

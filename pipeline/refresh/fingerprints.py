@@ -17,8 +17,8 @@ def of_curate(config: RunConfig) -> str:
 
 
 def of_caption(config: RunConfig) -> str:
-    """Of the captioner."""
-    return fingerprint_of("caption", config.caption.what)
+    """Of the captioner. Raises CaptionError and PromptError."""
+    return fingerprint_of("caption", config.caption.what.identity)
 
 
 def of_tokens(config: RunConfig) -> dict[str, str]:

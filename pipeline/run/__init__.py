@@ -6,7 +6,8 @@ In: a config and the names of phases. Out: tables, a model, a record and a repor
     run.py           one run: its config, catalog, plan and reports
     tell.py          the plan and the stages, printed before the work
     curate.py        files of the sources become rows of `media`
-    media_phases.py  caption and tokenize: kept media become rows of `captions` and `tokens`
+    media_phases.py  tokenize, and what it shares with caption
+    captioning.py    caption
     redecide.py      the rules on stored scores, without workers
     train.py         a transformer on one version of `tokens`
     pools.py         the stages of each phase and their pools: do they fit

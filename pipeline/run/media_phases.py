@@ -1,6 +1,8 @@
-"""The phases caption and tokenize: kept media go through the stages into shards that are committed on the way."""
+"""The phase tokenize, and what it shares with caption: kept media go through the stages into shards that are committed
+on the way.
+"""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -9,16 +11,10 @@ from tokenmill.pipeline.catalog.shard_files import Shard
 from tokenmill.pipeline.flow.flow import Sink
 from tokenmill.pipeline.refresh import edits
 from tokenmill.pipeline.refresh.media import WAS_READ, MediaPlan
-from tokenmill.pipeline.run.pools import PhaseStages, PlanError, caption_stages, tokenize_stages
+from tokenmill.pipeline.run.pools import PhaseStages, PlanError, tokenize_stages
 from tokenmill.pipeline.run.run import Run, rejected
 from tokenmill.storage.cpu import emulation
 from tokenmill.tokenizer.vision import weights
-
-
-def caption(run: Run) -> None:
-    """Kept media get a caption."""
-    plan = run.plan("caption", MediaPlan)
-    _carry_out(run, plan, caption_stages(run.config), ["media_id", "reject_reason"])
 
 
 def tokenize(run: Run) -> None:
@@ -26,7 +22,15 @@ def tokenize(run: Run) -> None:
     plan, part = run.plan("tokenize", MediaPlan), run.config.tokenize
     check_clips(part.model, plan.todo["kind"].to_pylist())
     slow = emulation(part.new_dtype, part.resources.num_gpus > 0)
-    _carry_out(run, plan, tokenize_stages(run.config), ["media_id", "reject_reason", "frames_trimmed"], slow)
+    num_trimmed = 0
+
+    def count(rows: pa.Table) -> None:
+        nonlocal num_trimmed
+        num_trimmed += pc.sum(rows["frames_trimmed"]).as_py() or 0
+
+    carry_out(run, plan, tokenize_stages(run.config), ("frames_trimmed",), count, slow)
+    if plan.todo.num_rows:
+        run.reports[-1].numbers["frames_trimmed"] = num_trimmed
     num_synced = 0 if plan.is_nothing else edits.sync_captions(run.catalog, run.run_id)
     run.reports[-1].numbers |= {"dtype": part.new_dtype, "captions_synced": num_synced}
 
@@ -42,15 +46,23 @@ def check_clips(model: str, kinds: Iterable[str]) -> None:
         )
 
 
-def _carry_out(run: Run, plan: MediaPlan, phase: PhaseStages, keys: list[str], note: str | None = None) -> None:
+def carry_out(
+    run: Run,
+    plan: MediaPlan,
+    phase: PhaseStages,
+    counted: tuple[str, ...],
+    count: Callable[[pa.Table], None],
+    note: str | None = None,
+    commit_every_s: float | None = None,
+) -> None:
+    """Send the media of the plan through the stages; `count` gets the columns `counted` of what is written."""
+    keys = ["media_id", "reject_reason", *counted]
     table, todo = run.table(phase.phase), plan.todo
 
     def commit(shard: Shard | None, rows: pa.Table) -> None:
         if shard:
             table.commit([shard], [], run.note | {"phase": phase.phase})
-        if "frames_trimmed" in rows.schema.names:
-            trimmed = run.reports[-1].numbers.get("frames_trimmed", 0)
-            run.reports[-1].numbers["frames_trimmed"] = trimmed + (pc.sum(rows["frames_trimmed"]).as_py() or 0)
+        count(rows)
 
     def reject(row: pa.Table, reason: str, _detail: str) -> pa.Table:
         values = {name: row[name][0].as_py() for name in row.schema.names}
@@ -65,7 +77,7 @@ def _carry_out(run: Run, plan: MediaPlan, phase: PhaseStages, keys: list[str], n
             known = table.scan(["media_id"], pc.field("fingerprint").isin(plan.fingerprints))["media_id"]
             constants = run.note | {"fingerprint": plan.fingerprints[0]}
             sink = Sink(run.catalog.root, table.name, constants, keys, commit, known)
-            run.workers.run(phase, todo, "media_id", sink, meter, reject)
+            run.workers.run(phase, todo, "media_id", sink, meter, reject, commit_every_s=commit_every_s)
         else:
             meter.note("nothing new to do; no medium was read")
     if not plan.is_nothing:

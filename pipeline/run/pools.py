@@ -61,8 +61,9 @@ def curate_stages(config: RunConfig) -> PhaseStages:
 
 def caption_stages(config: RunConfig) -> PhaseStages:
     """caption."""
-    part = config.caption
-    return PhaseStages("caption", TO_CAPTION, ((((stages.Caption, (part.what,)),), part.resources),))
+    part, pool = config.caption, config.caption.pool
+    share = 1.0 / (pool.workers or 1)
+    return PhaseStages("caption", TO_CAPTION, ((((stages.Caption, (part.what, config.fetched, share)),), pool),))
 
 
 def tokenize_stages(config: RunConfig) -> PhaseStages:

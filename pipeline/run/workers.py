@@ -58,15 +58,18 @@ class Workers:
         meter: Meter,
         reject: Reject,
         containers: Containers | None = None,
+        commit_every_s: float | None = None,
     ) -> None:
-        """Send `todo` through the stages of `phase` into `sink` (pipeline/flow/flow.py). Raises what a stage raised,
-        and PlanError when the pools do not fit.
+        """Send `todo` through the stages of `phase` into `sink` (pipeline/flow/flow.py), committed as often as is said,
+        null: as the config says. Raises what a stage raised, and PlanError when the pools do not fit.
         """
         is_little = self._is_little(phase, todo)
         if not is_little:
             self.start_ray()
         have = local.resources(self._config.num_cpus) if is_little else self.resources()
-        flow = Flow(groups(phase, have), todo, key, sink, self._config, meter, reject, containers)
+        every_s = min(commit_every_s or self._config.commit_every_s, self._config.commit_every_s)
+        config = self._config.model_copy(update={"commit_every_s": every_s})
+        flow = Flow(groups(phase, have), todo, key, sink, config, meter, reject, containers)
         if is_little:
             self._stack.enter_context(local.local_workers()).run(flow)
             return

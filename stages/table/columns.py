@@ -67,7 +67,11 @@ CAPTIONS = pa.schema(
         pa.field("media_id", pa.string(), nullable=False),
         pa.field("caption", pa.string()),  # null: there is none
         pa.field("captioner", pa.string(), nullable=False),
+        pa.field("finish_reason", pa.string()),  # of a model's answer: stop, length, or a server's own word
+        pa.field("tokens_in", pa.int32()),  # as the model counts them, pictures included
+        pa.field("tokens_out", pa.int32()),
         pa.field("reject_reason", pa.string()),
+        pa.field("reject_detail", pa.string()),  # the server's words, or how an answer begins that does not count
         pa.field("fingerprint", pa.string(), nullable=False),
         pa.field("run_id", pa.string(), nullable=False),
     ]
@@ -124,5 +128,5 @@ PLACES = pa.schema(
         for name in ["media_id", "file_id", "kind", "uri", "member", "offset_bytes", "size_bytes", "start_s", "end_s"]
     ]
 )
-TO_CAPTION = PLACES.append(MEDIA.field("source_caption"))
+TO_CAPTION = PLACES.append(MEDIA.field("source_caption")).append(MEDIA.field("metadata"))
 TO_TOKENIZE = PLACES.append(CAPTIONS.field("caption"))

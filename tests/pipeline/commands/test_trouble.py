@@ -28,7 +28,7 @@ def test_keys_of_the_config_that_it_names_exist():
 
 
 def given() -> dict[str, str]:
-    """Reasons in the source: first arguments of RowError and its kinds, and what a worker's end is called."""
+    """Reasons in the source: arguments of RowError and its kinds, and what a worker's end is called."""
     found = {}
     walk = PROJECT / "pipeline/refresh/walk.py"
     for path in [*(PROJECT / "stages").rglob("*.py"), *(PROJECT / "pipeline/flow").glob("*.py"), walk]:
@@ -36,7 +36,7 @@ def given() -> dict[str, str]:
             words = []
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("RowError", "TransientError"):
                 words = [node.args[0]]
-            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "_refused":
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("_refused", "ReplyError"):
                 words = [node.args[1]]
             elif isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple) and path.parent.name == "flow":
                 words = [node.value.elts[0]]

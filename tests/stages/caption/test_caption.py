@@ -1,6 +1,7 @@
 import pyarrow as pa
 
-from tokenmill.stages.caption import Caption, CaptionConfig, tidy
+from tokenmill.stages.caption.caption import Caption, tidy
+from tokenmill.stages.caption.config import CaptionConfig
 from tokenmill.stages.table.columns import CAPTIONS
 
 READS = Caption.reads

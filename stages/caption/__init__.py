@@ -1,0 +1,15 @@
+"""Kept media -> captions: the source's own, or what a model writes.
+
+In: kept media, prompts, a model or the addresses of its servers. Out: rows of captions, each kept or rejected.
+
+    caption.py              media to captions
+    config.py               which captioner, and what it is asked
+    prompts.py              prompt files, shipped ones and your own; outside text as data
+    pictures.py             a medium to the pictures that a model sees
+    engine.py               what an engine is: requests to answers
+    openai_engine.py        answers of OpenAI-compatible servers
+    transformers_engine.py  answers of a model in the worker
+    servers.py              several servers: how many requests each takes, which are up
+    replies.py              what a server says: an answer, a fault of the row, of the server, or the end
+    checks.py               whether an answer counts as a caption
+"""

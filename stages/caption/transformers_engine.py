@@ -1,0 +1,113 @@
+"""Engine `transformers`: captions by an image-text-to-text model in the worker, by its own processor and chat template.
+
+Media of about one size are answered together. A batch that does not fit into a GPU's memory is halved; a medium that
+the processor refuses is rejected alone.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tokenmill.stages.caption.config import CaptionerConfig, CaptionError, model_identity
+from tokenmill.stages.caption.engine import Answer, Request, Result
+from tokenmill.stages.table import limits
+from tokenmill.stages.table.rows import RowError, words
+from tokenmill.stages.tokenize.tokenize import device_of_worker
+from tokenmill.storage.cpu import quick_dtype
+
+_GREY = np.full((64, 64, 3), 128, np.uint8)
+
+
+class TransformersEngine:
+    """A model in eval mode. Raises CaptionError when it cannot be loaded."""
+
+    stopped: str | None = None
+
+    def __init__(self, config: CaptionerConfig):
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        model_identity(config.model)
+        self._config, self._device = config, device_of_worker()
+        name = str(Path(config.model).expanduser())
+        dtype = quick_dtype(self._device == "cuda") if config.dtype == "auto" else config.dtype
+        try:
+            self._processor: Any = AutoProcessor.from_pretrained(name)
+            self._processor.tokenizer.padding_side = "left"
+            how: dict[str, Any] = {"use_safetensors": True, "dtype": getattr(torch, dtype)}
+            self._model = cast(Any, AutoModelForImageTextToText.from_pretrained(name, **how))
+        except (OSError, RuntimeError, KeyError, ValueError, AttributeError) as error:
+            raise CaptionError(
+                f"{name}: cannot be loaded ({words(error)}); pass a hub name, or a folder that save_pretrained() of an "
+                "image-text-to-text model and of its processor wrote"
+            ) from error
+        if not getattr(self._processor, "chat_template", None):
+            raise CaptionError(f"{name}: its processor has no chat template; take an instruction-tuned model")
+        self._model.eval().to(self._device)
+        ends = self._model.generation_config.eos_token_id
+        self._ends = {ends} if isinstance(ends, int) else set(ends or ())
+        (result,) = self._batch([Request([_GREY], "?")], 1)
+        if isinstance(result, RowError):
+            raise CaptionError(f"{name}: cannot take a picture ({result.columns['reject_detail']}); take another model")
+
+    def answers(self, requests: Iterator[tuple[int, Request]]) -> Iterator[tuple[int, Result]]:
+        """Takes all requests, then answers those of about one size together."""
+        waiting = sorted(requests, key=lambda each: (len(each[1].pictures), sum(p.size for p in each[1].pictures)))
+        batch = self._config.resources.batch
+        for start in range(0, len(waiting), batch):
+            some = waiting[start : start + batch]
+            with limits.call(len(some)):
+                results = self._batch([request for _, request in some], self._config.sampling.max_tokens)
+            yield from zip((i for i, _ in some), results, strict=True)
+
+    def _batch(self, requests: list[Request], max_tokens: int) -> list[Result]:
+        try:
+            return list(self._generate(self._inputs(requests), max_tokens))
+        except torch.OutOfMemoryError:
+            if len(requests) == 1:
+                raise
+        except RowError as error:
+            if len(requests) == 1:
+                return [error]
+        middle = len(requests) // 2
+        return [*self._batch(requests[:middle], max_tokens), *self._batch(requests[middle:], max_tokens)]
+
+    def _inputs(self, requests: list[Request]) -> Any:
+        """Raises RowError: bad_picture, where the processor refuses one of them."""
+        try:
+            return self._processor.apply_chat_template(
+                [_conversation(request) for request in requests],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+                processor_kwargs={"padding": True},
+            )
+        except MemoryError:
+            raise
+        except Exception as error:  # processors answer odd sizes with a dozen exception types
+            raise RowError("bad_picture", words(error)) from error
+
+    @torch.inference_mode()
+    def _generate(self, inputs: Any, max_tokens: int) -> Iterator[Answer]:
+        sampling = self._config.sampling
+        inputs = inputs.to(self._device, dtype=self._model.dtype)
+        how: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        if sampling.temperature > 0:
+            how |= {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+            torch.manual_seed(sampling.seed)
+        made = self._model.generate(**inputs, max_new_tokens=max_tokens, **how)
+        written = made[:, inputs["input_ids"].shape[1] :].tolist()
+        for num_in, ids in zip(inputs["attention_mask"].sum(1).tolist(), written, strict=True):
+            end = next((at for at, token in enumerate(ids) if token in self._ends), None)
+            text = self._processor.tokenizer.decode(ids[:end], skip_special_tokens=True)
+            reason, num_out = ("length", len(ids)) if end is None else ("stop", end + 1)
+            yield Answer(text.strip(), reason, int(num_in), num_out)
+
+
+def _conversation(request: Request) -> list[dict[str, Any]]:
+    pictures = [{"type": "image", "image": Image.fromarray(pixels)} for pixels in request.pictures]
+    return [{"role": "user", "content": [*pictures, {"type": "text", "text": request.prompt}]}]

@@ -226,6 +226,8 @@ class OpenAiEngine:
         except TimeoutError as error:
             said = f"no answer within {self._how.timeout_s:g} s"
             raise ReplyError("failed", "timed_out", said) from error
+        except MemoryError as error:  # another medium, which is decoded meanwhile, has taken all that there is
+            raise ReplyError("busy", "out_of_memory", "no memory for the answer") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ReplyError("failed", "connection_failed", f"the answer broke off: {words(error)}") from error
         server.answered()

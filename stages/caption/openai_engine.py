@@ -37,8 +37,9 @@ _GREY = np.full((64, 64, 3), 128, np.uint8)
 
 
 class OpenAiEngine:
-    """Asks the servers of one captioner. `share`: the part of the run's budget that this worker has. Raises CaptionError
-    where its environment lacks the key.
+    """Asks the servers of one captioner. `share`: the part of the run's budget that this worker has.
+
+    Raises CaptionError where its environment lacks the key.
     """
 
     def __init__(self, name: str, config: CaptionerConfig, share: float = 1.0):

@@ -89,7 +89,7 @@ def ours(url: str, shown: list[np.ndarray]) -> float:
 
 
 def openai(count: int, repeats: int) -> None:
-    for kind, share in [("quick", 1.0), ("slow", 0.3), ("rate", 0.2)]:
+    for kind, share in [("quick", 1.0), ("slow", 0.2), ("rate", 0.2)]:
         command = [sys.executable, str(HELPERS / "caption_server.py"), kind]
         server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert server.stdout is not None and server.stdin is not None

@@ -21,7 +21,7 @@ import aiohttp
 import numpy as np
 from PIL import Image
 
-from tokenmill.stages.caption.config import CaptionerConfig
+from tokenmill.stages.caption.config import CaptionerConfig, CaptionError
 from tokenmill.stages.caption.engine import Answer, Request, Result
 from tokenmill.stages.caption.replies import ReplyError, parse
 from tokenmill.stages.caption.servers import Server, Servers
@@ -37,7 +37,10 @@ _GREY = np.full((64, 64, 3), 128, np.uint8)
 
 
 class OpenAiEngine:
-    """Asks the servers of one captioner. `share`: the part of the run's budget that this worker has."""
+    """Asks the servers of one captioner. `share`: the part of the run's budget that this worker has.
+
+    Raises CaptionError where its environment lacks the key.
+    """
 
     def __init__(self, name: str, config: CaptionerConfig, share: float = 1.0):
         self.stopped: str | None = None
@@ -45,6 +48,8 @@ class OpenAiEngine:
         self._config, self._how = config, config.resources
         variable = self._how.key_variable
         self._secret = "" if variable is None else os.environ.get(variable, "")
+        if variable is not None and not self._secret:
+            raise CaptionError(f"{self._key}.key_variable: a worker has no {variable}; start the cluster with it")
         self._budgets = {
             limit: max(1, int(given * share))
             for limit in ("max_requests", "max_run_tokens")

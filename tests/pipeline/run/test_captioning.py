@@ -164,3 +164,11 @@ def test_a_killed_run_asks_only_for_what_it_did_not_commit(world, server):
     subprocess.run(command, check=True, capture_output=True)
     assert len(captions(world)) == 40 and 20 <= before < 40
     assert len(server.asked) <= 40 + 3 * 4  # of a block that was at work, and of those in line to be committed
+
+
+def test_on_ray_as_in_processes_here(world, server, local_ray):
+    limits = [f"{API}.resources.max_requests=2", f"{API}.resources.most_at_once=1"]
+    with pytest.raises(CaptionError, match="max_requests=2 is spent; raise it. 2 results are kept"):
+        world.run("cluster.local_rows=0", *limits)
+    world.run(f"{API}.resources.max_requests=null")
+    assert len(server.asked) == 4 and {row["caption"] for row in captions(world)} == {CAPTION}

@@ -13,7 +13,7 @@ import pytest
 from caption_server import CAPTION, CaptionServer, Reply, Script, answer, error, serving
 from PIL import Image
 
-from tokenmill.stages.caption.config import CaptionerConfig
+from tokenmill.stages.caption.config import CaptionerConfig, CaptionError
 from tokenmill.stages.caption.engine import Answer, Request, Result
 from tokenmill.stages.caption.openai_engine import OpenAiEngine
 from tokenmill.stages.table.rows import RowError
@@ -186,6 +186,12 @@ def test_where_the_first_are_refused_and_none_answered_it_is_no_medium_s_fault()
     late = lambda _, document: answer() if shade(document) in (110, 128) else error(400, "too large")  # noqa: E731
     results, engine, _ = run(late, 12)
     assert engine.stopped is None and len(reasons(results)) == 11
+
+
+def test_a_worker_without_the_key_says_so(monkeypatch):
+    monkeypatch.delenv("MY_KEY", raising=False)
+    with pytest.raises(CaptionError, match="a worker has no MY_KEY"):
+        engine_of("http://127.0.0.1:9/v1", key_variable="MY_KEY")
 
 
 def test_budgets_stop_and_keep_what_was_answered():

@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 _PREFIX = "tokenmill-scratch-"
@@ -24,9 +25,9 @@ def folder() -> str | None:
     return _folder
 
 
-def claim(name: str) -> str:
+def claim(name: str, kept_s: int = 0) -> str:
     """The folder of this name on this machine, made and held until this process ends or lets go; shared with others
-    that claim it. What dead processes left goes.
+    that claim it. Held by nobody it stays for `kept_s` seconds, for who takes over. What dead processes left goes.
     """
     path = os.path.join(tempfile.gettempdir(), f"{_PREFIX}{name}")
     while path not in _held:
@@ -35,11 +36,17 @@ def claim(name: str) -> str:
         with contextlib.suppress(OSError):  # a file system without locks: nobody sweeps there
             fcntl.flock(lock, fcntl.LOCK_SH)
         if Path(path, _LOCK).exists():
+            os.pwrite(lock, f"{kept_s:9d}".encode(), 0)
             _held[path] = lock
         else:
             os.close(lock)  # swept between the two
     sweep()
     return path
+
+
+def renew(path: str) -> None:
+    """Begin the time anew for which a folder held by nobody stays."""
+    os.utime(_held[path])
 
 
 def let_go(path: str) -> None:
@@ -56,8 +63,8 @@ def use(path: str) -> None:
     _folder = path
 
 
-def sweep() -> None:
-    """Remove the folders that nobody holds."""
+def sweep(name: str | None = None) -> None:
+    """Remove the folders that nobody holds and nobody will; the one of this name for sure."""
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         if str(path) in _held:
             continue
@@ -65,7 +72,9 @@ def sweep() -> None:
             lock = os.open(path / _LOCK, os.O_RDWR)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                (path / _LOCK).unlink()
-                shutil.rmtree(path, ignore_errors=True)
+                kept_s = int(os.pread(lock, 9, 0) or 0)
+                if path.name == f"{_PREFIX}{name}" or time.time() - os.fstat(lock).st_mtime >= kept_s:
+                    (path / _LOCK).unlink()
+                    shutil.rmtree(path, ignore_errors=True)
             finally:
                 os.close(lock)

@@ -34,6 +34,7 @@ from tokenmill.storage import failures, scratch, stopping
 _RETRIES = 4  # of a block: media that hang cost one each, those that kill two
 _WRITER_RESTARTS = 10  # without a limit, blocks that no memory holds would be tried for ever
 _ANSWER_S = 5.0
+_KEPT_S = 600  # what a worker had at hand, for the one that takes over
 _CONTAINER_BLOCK_BYTES = 1 << 20  # of results, so that a tar's are committed while it is read
 
 
@@ -43,11 +44,12 @@ class _Worker(Chain):
     """
 
     def __init__(self, stages: Sequence[StageSpec], limited: Limits):
-        context = ray.get_runtime_context()
-        folder = os.path.join(scratch.claim(f"ray-{context.get_job_id()}"), context.get_actor_id() or "")
+        self._scratch = scratch.claim(_scratch_name(), _KEPT_S)
+        folder = os.path.join(self._scratch, ray.get_runtime_context().get_actor_id() or "")
         super().__init__(stages, limited, worker_notes(folder))
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:  # type: ignore[override]
+        scratch.renew(self._scratch)
         yield from self.stream(table)
 
     def whole(self, table: pa.Table) -> pa.Table:
@@ -111,11 +113,12 @@ def cluster(config: Cluster) -> Iterator[None]:
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     context.max_errored_blocks = -1
+    name = _scratch_name()
     try:
         yield
     finally:
         ray.shutdown()
-        scratch.sweep()
+        scratch.sweep(name)
 
 
 def _check(address: str | None) -> None:
@@ -140,6 +143,12 @@ def _silent_stderr() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def _scratch_name() -> str:
+    """Of this job on this node."""
+    context = ray.get_runtime_context()
+    return f"ray-{context.get_node_id()[:16]}-{context.get_job_id()}"
 
 
 def _worker_options() -> dict[str, Any]:

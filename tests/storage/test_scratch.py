@@ -1,5 +1,6 @@
 """Temporary files go with the process that made them, however it ends."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -50,6 +51,25 @@ def test_what_a_living_process_holds_stays(empty):
     assert shared == held and [str(path) for path in empty.iterdir()] == [held]
     scratch.let_go(shared)
     assert not list(empty.iterdir())
+
+
+def test_what_is_kept_for_who_takes_over_stays_for_its_time(empty):
+    code = HOLDS.format(end="os.kill(os.getpid(), signal.SIGKILL)").replace('"its"', '"its", 60')
+    subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    (left,) = empty.iterdir()
+    scratch.sweep()
+    assert left.exists()
+    os.utime(left / "lock", (0, 0))
+    scratch.sweep()
+    assert not left.exists()
+    subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    scratch.sweep("its")
+    assert not left.exists()
+    mine = scratch.claim("mine")
+    os.utime(os.path.join(mine, "lock"), (0, 0))
+    scratch.renew(mine)
+    assert os.stat(os.path.join(mine, "lock")).st_mtime > 0
+    scratch.let_go(mine)
 
 
 def test_who_takes_over_clears_the_folder(empty, monkeypatch):

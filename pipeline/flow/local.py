@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from tokenmill.pipeline.flow.flow import Collector, Flow
 from tokenmill.pipeline.flow.writer import ShardWriter
-from tokenmill.stages.table.at_hand import LIVES, is_held
+from tokenmill.stages.table.at_hand import LIVES, hung, is_held
 from tokenmill.stages.table.worker_process import Job, main, packed, unpacked
 from tokenmill.storage import scratch
 
@@ -167,6 +167,8 @@ class LocalWorkers:
             try:
                 return pa.concat_tables(process.call((0, flow.groups[0].stages, flow.limits, packed(row))))
             except _WorkerDied as death:
+                if hung(process.folder) and not is_held(process.folder):
+                    return "timed_out", f"no sign of life for {flow.limits.timeout_s:g} s"
                 if not lives:
                     return "worker_died", str(death)
             finally:

@@ -12,7 +12,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain, count
+from itertools import chain
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -105,7 +105,7 @@ class Read:
         while start < table.num_rows:
             end = start + 1
             if is_container[start]:
-                yield from self._container(start, table.slice(start, 1))
+                yield from self._container(table.slice(start, 1))
             else:
                 while end < min(table.num_rows, start + _ROWS_AT_ONCE) and not is_container[end]:
                     end += 1
@@ -158,12 +158,12 @@ class Read:
         except (OSError, ValueError, pa.ArrowException) as error:
             return _nameless(uri, unreadable(error))
 
-    def _container(self, number: int, row: pa.Table) -> Iterator[pa.Table]:
+    def _container(self, row: pa.Table) -> Iterator[pa.Table]:
         spec = {**row.select(LISTED.names).to_pylist()[0], **{k: v[0] for k, v in values_of(row, UNPACK).items()}}
         part: list[dict[str, Any]] = []
         held = 0
         of_urls = spec["container"] == "urls"  # hosts have their own pace, and requests their own limits
-        for found in self._members(spec) if of_urls else _limited(number, self._members(spec), spec):
+        for found in self._members(spec) if of_urls else _limited(self._members(spec), spec):
             if len(part) >= _ROWS_AT_ONCE or held > _HELD_BYTES:
                 yield self._result(row.take(pa.array([0] * len(part), pa.int64())), part)
                 part, held = [], 0
@@ -307,11 +307,13 @@ class Read:
         return path
 
 
-def _limited(row: int, items: Iterator[dict[str, Any]], spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """`items` of the container in this row, each made within the limits of a medium; ends at one that is not."""
-    for number in count():
+def _limited(items: Iterator[dict[str, Any]], spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """`items` of a container, each made within the limits of a medium; ends at one that takes too much memory. None is
+    noted as at hand: to refuse it is to lose those after it, and a container whose worker died is divided instead.
+    """
+    while True:
         try:
-            with limits.medium(row, number):
+            with limits.medium():
                 item = next(items, None)
         except RowError as rejected:
             item, items = _nameless(spec["uri"], rejected), iter([])

@@ -36,6 +36,13 @@ def is_held(folder: str) -> bool:
     return False
 
 
+def hung(folder: str) -> bool:
+    """The worker whose folder this is was ended by its watchdog."""
+    with suppress(FileNotFoundError):
+        return os.path.getsize(os.path.join(folder, _NOTE)) > _PAGE_BYTES
+    return False
+
+
 class Notes:
     """The note of one worker at `path`, and the deaths of those before it.
 

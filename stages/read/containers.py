@@ -368,8 +368,9 @@ def _parquet_rows(uri: str) -> Iterator[dict[str, Any]]:
         with filesystem.open_input_file(path) as stream, pq.ParquetFile(stream) as file:
             for batch in file.iter_batches(_ROWS_AT_ONCE):
                 yield from batch.to_pylist()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError, OverflowError) as error:
-        raise RowError("corrupt_container", words(error)) from None  # UnicodeDecodeError among them
+    # Of a damaged file; cells that are no UTF-8, or dates of no year, are ValueError or OverflowError in to_pylist().
+    except (pa.ArrowNotImplementedError, ValueError, OverflowError) as error:
+        raise RowError("corrupt_container", words(error)) from None
 
 
 class _Chunks(io.RawIOBase):

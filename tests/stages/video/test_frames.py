@@ -211,7 +211,7 @@ def test_one_video_is_asked_again(encode) -> None:
 def test_kinds_of_groups(encode, name: str, options: dict[str, str]) -> None:
     try:
         path = encode(name, 120, **options)
-    except (av.FFmpegError, av.codec.codec.UnknownCodecError):
+    except av.codec.codec.UnknownCodecError:  # a PyAV built without it; any other failure is one
         pytest.skip(f"no encoder here: {options.get('codec', 'libx264')}")
     rng = np.random.default_rng(1)
     starts_s = _starts(path)

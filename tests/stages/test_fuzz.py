@@ -28,6 +28,8 @@ from tokenmill.stages.table.columns import LISTED
 from tokenmill.stages.table.limits import Limits
 from tokenmill.stages.video.split import SplitVideos, SplitVideosConfig
 
+pytestmark = pytest.mark.hostile
+
 FEW_IMAGES, FEW_VIDEOS = 150, 25  # of a format
 MANY_IMAGES, MANY_VIDEOS = 3_000, 1_000
 BATCH = 50

@@ -25,6 +25,8 @@ from tokenmill.stages.table.columns import LISTED, UNPACK
 from tokenmill.stages.table.limits import Limits
 from tokenmill.stages.video.split import SplitVideos, SplitVideosConfig
 
+pytestmark = pytest.mark.hostile
+
 MIB = 1 << 20
 LIMITS = Limits(timeout_s=60.0, memory_bytes=512 * MIB)
 RULES = DecideConfig(image_rules={"sized": "width_px >= 8"}, video_rules={"sized": "width_px >= 8"})

@@ -23,6 +23,8 @@ from tokenmill.pipeline.reports.status import document
 from tokenmill.pipeline.run.runner import run_phases
 from tokenmill.pipeline.verify.verify import verify
 
+pytestmark = pytest.mark.hostile
+
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> World:

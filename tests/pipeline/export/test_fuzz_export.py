@@ -19,6 +19,8 @@ from tokenmill.tokenizer.webdataset_shards import DOCUMENT, members_uri, read_ex
 from tokenmill.training.data.index import usable_rows
 from tokenmill.training.data.loader import RowGroups
 
+pytestmark = pytest.mark.hostile
+
 TAR = "shard-000000.tar"
 
 

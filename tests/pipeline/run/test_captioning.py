@@ -18,6 +18,8 @@ from tokenmill.pipeline.refresh import fingerprints
 from tokenmill.stages import CaptionError
 from tokenmill.stages.caption.prompts import PromptError
 
+pytestmark = pytest.mark.service
+
 API = "caption.captioners.api"
 
 

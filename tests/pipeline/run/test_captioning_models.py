@@ -20,6 +20,8 @@ from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.demo.video_file import write_video
 from tokenmill.pipeline.run.workers import Workers
 
+pytestmark = pytest.mark.service
+
 ANY = "{min_words: 1, max_repeated: null, refusals: false, leaks: false, truncated: false}"
 SAMPLING = "{max_tokens: 12, temperature: 1.5}"
 

@@ -18,6 +18,8 @@ from tokenmill.stages.caption.engine import Answer, Request, Result
 from tokenmill.stages.caption.openai_engine import OpenAiEngine
 from tokenmill.stages.table.rows import RowError
 
+pytestmark = pytest.mark.service
+
 KEY = "sk-very-secret-1234567890"
 
 

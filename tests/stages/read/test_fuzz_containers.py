@@ -16,6 +16,8 @@ from tokenmill.pipeline.refresh.sources import list_sources, with_captions
 from tokenmill.stages.read.read import Read, ReadConfig
 from tokenmill.stages.table.columns import LISTED, UNPACK
 
+pytestmark = pytest.mark.hostile
+
 PROJECT = Path(__file__).resolve().parents[3]
 PIXEL = bytes.fromhex("424d3a000000000000003600000028000000010000000100000001001800000000000400000000000000")
 SCHEMA = pa.schema([*LISTED, *UNPACK])

@@ -11,6 +11,8 @@ from tests import fuzzing
 from tokenmill.tokenizer.vision import weights
 from tokenmill.tokenizer.vision.vision_tokenizer import VisionTokenizer
 
+pytestmark = pytest.mark.hostile
+
 
 def read_config(name: str) -> None:
     assert isinstance(weights.codebook_size(name), int)

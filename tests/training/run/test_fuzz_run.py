@@ -16,6 +16,8 @@ from tokenmill.training.run.prepare import load_prepared
 from tokenmill.training.run.worker import _Trainer, train_worker
 from tokenmill.training.sample import Sampler
 
+pytestmark = pytest.mark.hostile
+
 RESOURCES = TrainResources(checkpoint_every_steps=4)
 
 

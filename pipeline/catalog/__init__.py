@@ -2,14 +2,11 @@
 
 In: rows. Out: versions of Delta tables, records of runs, leases; what was trained, exported and forgotten.
 
+    log/                the Delta log: calls, seals, copies of commits
     tables.py           the Delta tables: append, edit, scan, versions
-    delta_calls.py      what delta-rs is asked
     shard_files.py      rows to a new file of a table: its name and schema
-    seals.py            what a commit says of itself
-    log_copies.py       a copy of each commit
     dataset.py          the tables as others read them
     versions.py         what each run changed, how two versions differ
-    readable.py         columns of other releases, versions whose files are deleted
     join.py             what has no row elsewhere, by the driver or by the cluster
     records.py          what each run was
     lease.py            one run at a time on a root

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenmill import storage
-from tokenmill.pipeline.catalog.readable import FORGOTTEN
+from tokenmill.pipeline.catalog.log.readable import FORGOTTEN
 from tokenmill.pipeline.catalog.tables import Catalog, Table
 from tokenmill.storage.checksums import is_as_signed, signed
 from tokenmill.storage.errors import DamagedError

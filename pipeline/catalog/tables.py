@@ -26,9 +26,9 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
 from tokenmill import storage
-from tokenmill.pipeline.catalog import log_copies, readable, seals
-from tokenmill.pipeline.catalog.delta_calls import asked
-from tokenmill.pipeline.catalog.readable import delta_schema
+from tokenmill.pipeline.catalog.log import copies, readable, seals
+from tokenmill.pipeline.catalog.log.calls import asked
+from tokenmill.pipeline.catalog.log.readable import delta_schema
 from tokenmill.pipeline.catalog.shard_files import SCHEMAS, Shard, damaged_file, put_together, write_shard
 from tokenmill.storage.errors import DamagedError, UserError
 from tokenmill.storage.failures import AGAIN, advice, words
@@ -231,7 +231,7 @@ class Table:
             asked(self.uri, self.delta.create_checkpoint)
 
     def _copy_commits(self) -> None:
-        log_copies.copy_commits(self.uri, self._copied, self.version)
+        copies.copy_commits(self.uri, self._copied, self.version)
         self._copied = self.version
 
     def _write_version(self, actions: list[AddAction | RemoveAction], note: dict[str, str]) -> None:
@@ -346,7 +346,7 @@ class Table:
             asked(self.uri, lambda: self.delta.vacuum(hours_up, dry_run=False, **options))
             self._delta = None
             self._copy_commits()
-            log_copies.drop_copies(self.uri)
+            copies.drop_copies(self.uri)
         return len(names), sum(sizes)
 
     def history(self, limit: int | None = None) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 Delta's readers stop at a damaged commit, and without a word at the one before a commit that is gone. Here the files of
 the log are read as they are: each commit has a seal (pipeline/catalog/seals.py), a checkpoint must say what the commits
 before it say, and records of runs and copies of commits name the newest version. A damaged commit is put back from its
-copy (pipeline/catalog/log_copies.py). Where that is damaged, too, and no checkpoint covers it, an empty one takes its
+copy (pipeline/catalog/log/copies.py). Where that is damaged, too, and no checkpoint covers it, an empty one takes its
 number, because models and exports know versions by their numbers. The rows that it had brought are lost then, and what
 it had taken away is back: the other checks and the next run see to that as far as rows tell, as after kill -9.
 
@@ -27,7 +27,7 @@ from deltalake import Schema
 from deltalake.exceptions import DeltaError
 
 from tokenmill import storage
-from tokenmill.pipeline.catalog import log_copies, readable, seals
+from tokenmill.pipeline.catalog.log import copies, readable, seals
 from tokenmill.pipeline.catalog.tables import Table
 from tokenmill.pipeline.verify.problems import Aside, Problem, set_aside
 
@@ -57,13 +57,13 @@ class _Log:
         self._table, self._folder = table, storage.join(table.uri, "_delta_log")
         names = storage.list_names(self._folder)
         self._names = set(names)
-        commits = [int(found[1]) for name in names if (found := log_copies.COMMIT.fullmatch(name))]
+        commits = [int(found[1]) for name in names if (found := copies.COMMIT.fullmatch(name))]
         self._checkpoints = [int(found[1]) for name in names if (found := _CHECKPOINT.fullmatch(name))]
         with ThreadPoolExecutor(_THREADS) as threads:
             read = threads.map(lambda version: _commit(self._uri(version)), commits)
             self._commits = dict(zip(commits, read, strict=True))
-            copied = sorted(log_copies.copied(table.uri))
-            read = threads.map(lambda version: _commit(log_copies.copy_uri(table.uri, version)), copied)
+            copied = sorted(copies.copied(table.uri))
+            read = threads.map(lambda version: _commit(copies.copy_uri(table.uri, version)), copied)
             self._copies = dict(zip(copied, read, strict=True))
         self._newest = max([*commits, *copied, *self._checkpoints, recorded])
 
@@ -92,7 +92,7 @@ class _Log:
     def _of_commit(self, version: int, base: int) -> Problem:
         uri, what = self._uri(version), "damaged commit" if version in self._commits else "commit gone"
         if self._copies.get(version) is not None:
-            copy = log_copies.copy_uri(self._table.uri, version)
+            copy = copies.copy_uri(self._table.uri, version)
             mend = partial(self._replace, uri, copy)
             return Problem("log", uri, what, "nothing: it has a copy", mend=mend)
         if version <= base:
@@ -101,14 +101,14 @@ class _Log:
         return Problem("log", uri, what, hangs, mend=partial(self._stand_in, version))
 
     def _of_copy(self, version: int) -> Problem:
-        copy = log_copies.copy_uri(self._table.uri, version)
+        copy = copies.copy_uri(self._table.uri, version)
         mend = partial(self._copy, [version])
         return Problem("log", copy, "damaged copy of a commit", "nothing: the commit stands", mend=mend)
 
     def _copy(self, versions: list[int], aside: Aside) -> None:
         """Commits to their copies; what a killed run left out, and what an older release never made."""
         for version in versions:
-            copy = log_copies.copy_uri(self._table.uri, version)
+            copy = copies.copy_uri(self._table.uri, version)
             aside.take(copy)
             if storage.exists(self._uri(version)):
                 storage.write_bytes(copy, storage.read_bytes(self._uri(version)))
@@ -119,7 +119,7 @@ class _Log:
         self._table.refresh()
 
     def _uri(self, version: int) -> str:
-        return log_copies.log_uri(self._table.uri, version)
+        return copies.log_uri(self._table.uri, version)
 
     def _state(self, version: int) -> dict[str, int] | None:
         """Files by the commits alone; null when one is missing."""
@@ -151,7 +151,7 @@ class _Log:
         if version == 0:
             lines = _creation(self._table)
         data = "".join(f"{line}\n" for line in lines).encode()
-        for uri in (self._uri(version), log_copies.copy_uri(self._table.uri, version)):
+        for uri in (self._uri(version), copies.copy_uri(self._table.uri, version)):
             aside.take(uri)
             storage.write_bytes(uri, data)
         self._table.refresh()

@@ -10,7 +10,7 @@ import pytest
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from tokenmill.pipeline.catalog.delta_calls import asked
+from tokenmill.pipeline.catalog.log.calls import asked
 from tokenmill.pipeline.catalog.shard_files import write_shard
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.stages.table.columns import SOURCES

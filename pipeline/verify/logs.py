@@ -1,11 +1,11 @@
 """The log of a table: commits and checkpoints that are damaged or gone.
 
 Delta's readers stop at a damaged commit, and without a word at the one before a commit that is gone. Here the files of
-the log are read as they are: each commit has a seal (pipeline/catalog/log/seals.py), a checkpoint must say what the commits
-before it say, and records of runs and copies of commits name the newest version. A damaged commit is put back from its
-copy (pipeline/catalog/log/copies.py). Where that is damaged, too, and no checkpoint covers it, an empty one takes its
-number, because models and exports know versions by their numbers. The rows that it had brought are lost then, and what
-it had taken away is back: the other checks and the next run see to that as far as rows tell, as after kill -9.
+the log are read as they are: each commit has a seal (pipeline/catalog/log/seals.py), a checkpoint must say what the
+commits before it say, and records of runs and copies of commits name the newest version. A damaged commit is put back
+from its copy (pipeline/catalog/log/copies.py). Where that is damaged, too, and no checkpoint covers it, an empty one
+takes its number, because models and exports know versions by their numbers. The rows that it had brought are lost then,
+and what it had taken away is back: the other checks and the next run see to that as far as rows tell, as after kill -9.
 
 Source: the Delta transaction log protocol, actions and checkpoints.
 """

@@ -86,7 +86,7 @@ def fill(config: RunConfig, num_media: int) -> None:
     catalog = Catalog(config.root)
     catalog.create()
     rng = np.random.default_rng(0)
-    curated, captioned = fingerprints.of_curate(config), fingerprints.of_caption(config)
+    curated, captioned = fingerprints.of_curate(config), fingerprints.of_captions(config)["source"][0]
     for start in range(0, num_media, SHARD_ROWS):
         stop = min(num_media, start + SHARD_ROWS)
         count, ids = stop - start, [f"{number:032x}" for number in rng.integers(1 << 62, size=stop - start)]

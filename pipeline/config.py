@@ -8,23 +8,20 @@ fingerprint.
 import difflib
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from tokenmill import stages, storage
-from tokenmill.storage.cpu import quick_dtype
+from tokenmill import storage
+from tokenmill.pipeline.phases import Caption, Curate, Sample, Tokenize, Tokenizer, Train
 from tokenmill.storage.errors import UserError
-from tokenmill.storage.identity import Config, Resources, fingerprint_of
-from tokenmill.tokenizer.vision.training.config import VisionTrainConfig
-from tokenmill.training.config import TrainConfig, TrainResources, WorkerResources
-
-_Part = TypeVar("_Part", bound=Config)
+from tokenmill.storage.identity import Config, Resources
 
 CAPTIONS_NAME = "captions.jsonl"  # of a folder of files: lines of file and caption
 
 # Keys that said a thing twice, and what they are now.
+_RENAMED = {("caption", "captioner"): "write caption.use, a list: [source], [NAME] of `captioners`, [] for no captions"}
 _MOVED = {("caption", "caption"): "caption", ("tokenize", "tokenize"): "tokenize", ("train", "train"): "train"}
 
 
@@ -62,160 +59,6 @@ class Source(Config):
         if self.kind == "text" and self.caption_column is not None:
             raise ValueError("a text document has no caption; leave caption_column out")
         return self
-
-
-class Pool(Resources):
-    """A pool of actors for neighbouring stages."""
-
-    workers: int | None = Field(None, description="Too many wait for CPUs; null: one for each CPU or GPU.", gt=0)
-    num_cpus: float = Field(0.75, description="CPUs a worker reserves; keep some free for writing shards.", gt=0)
-    num_gpus: float = Field(
-        0.0,
-        description="GPUs a worker reserves; 0 keeps the stage on the CPU; at 0.5 one of two computes while the other "
-        "hands over its results.",
-        ge=0,
-    )
-    batch_rows: int = Field(32, description="Small costs calls, large loses more work when a worker dies.", gt=0)
-
-
-def _part(whole: Config, of: type[_Part]) -> _Part:
-    """The fields of `whole` that `of` has: what is computed, without how."""
-    return cast(_Part, of.model_construct(**{name: getattr(whole, name) for name in of.model_fields}))
-
-
-class Curate(Config):
-    """Phase one: files become rows of `media`, each kept or rejected with a reason."""
-
-    read: stages.ReadConfig = stages.ReadConfig()
-    fetch: stages.FetchConfig = stages.FetchConfig()
-    fetch_pace: stages.FetchPace = stages.FetchPace()
-    score: stages.ScoreImagesConfig = stages.ScoreImagesConfig()
-    split: stages.SplitVideosConfig = stages.SplitVideosConfig()
-    text: stages.TextConfig | None = Field(
-        None, description="Null looks for no text; {} does, where a rule asks for it."
-    )
-    clip: stages.ClipConfig = stages.ClipConfig()
-    decide: stages.DecideConfig = stages.DecideConfig()
-    duplicates: stages.DuplicatesConfig = stages.DuplicatesConfig(near_radius=None)
-    all_scores: bool = Field(False, description="True computes every score, also where no verdict hangs on it.")
-    resources: Pool = Pool()
-    clip_resources: Pool = Pool()
-
-    @property
-    def scorers(self) -> tuple[str, ...]:
-        """The expensive scorers in use, cheapest first, each with the identity of its config and weights."""
-        found = [] if self.text is None else [f"text:{fingerprint_of(self.text)[:8]}"]
-        if self.clip.model is not None:
-            found.append(f"clip:{stages.clip_identity(self.clip)[:8]}")
-        return tuple(found)
-
-
-class CaptionPool(Pool):
-    """The actors that write captions, or ask servers for them."""
-
-    workers: int | None = Field(None, description="Null: one for each CPU or GPU, and one of engine openai.", gt=0)
-    batch_rows: int = Field(
-        0, description="Answers that a dying worker loses at most. 0: 32 of engine transformers, else 256.", ge=0
-    )
-    commit_every_s: float = Field(3.0, description="Of a model's captions; a killed run loses that much.", gt=0)
-
-
-class Caption(stages.CaptionConfig):
-    """Phase two: kept media get a caption."""
-
-    resources: CaptionPool = CaptionPool()
-
-    @property
-    def what(self) -> stages.CaptionConfig:
-        """The captioner."""
-        return _part(self, stages.CaptionConfig)
-
-    @property
-    def pool(self) -> Pool:
-        """Its workers, as the engine wants them where nothing else is said."""
-        engine = None if self.active is None else self.active.engine
-        workers = 1 if engine == "openai" and self.resources.workers is None else self.resources.workers
-        batch_rows = self.resources.batch_rows or (32 if engine == "transformers" else 256)
-        return self.resources.model_copy(update={"workers": workers, "batch_rows": batch_rows})
-
-
-class TokenizePool(Pool):
-    """The actors that hold the vision tokenizer."""
-
-    batch_px: int | None = Field(
-        None,
-        description="Pixels of one pass on a GPU. Small leaves it idle, large fills its memory: 2^20 take 4 GB of fp32 "
-        "with Emu3's tokenizer. Null: what its free memory takes.",
-        gt=0,
-    )
-    compile: Literal["default", "reduce-overhead", "max-autotune"] | None = Field(
-        None,
-        description="Mode of torch.compile for sizes that come often; `reduce-overhead` is CUDA graphs. Each size pays "
-        "for compiling, and codes next to a border may flip, as on another GPU. Measured on no GPU yet.",
-    )
-
-
-class Tokenize(stages.TokenizeConfig):
-    """Phase three: kept media become rows of `tokens`."""
-
-    frames: stages.LoadFramesConfig = stages.LoadFramesConfig()
-    frames_resources: Pool = Pool()
-    resources: TokenizePool = TokenizePool()
-
-    @property
-    def new_dtype(self) -> str:
-        """That of new codes: `auto` is what the device multiplies in."""
-        return quick_dtype(self.resources.num_gpus > 0) if self.dtype == "auto" else self.dtype
-
-    @property
-    def what(self) -> stages.TokenizeConfig:
-        """The tokenizer of new codes. Its dtype is said: rows are known by it, and workers could be of another kind
-        than the driver.
-        """
-        return _part(self, stages.TokenizeConfig).model_copy(update={"dtype": self.new_dtype})
-
-
-class Train(TrainConfig):
-    """Phase four: one transformer over the token shards of one pinned version."""
-
-    shards: str | None = Field(
-        None,
-        description="Folder or s3:// prefix that `tokenmill export webdataset` wrote; null reads the tokens table.",
-        min_length=1,
-    )
-    resources: TrainResources = TrainResources()
-
-    @property
-    def what(self) -> TrainConfig:
-        """What is trained, on whatever shards and machines."""
-        return _part(self, TrainConfig)
-
-
-class TokenizerResources(WorkerResources):
-    """How `tokenmill tokenizer train` runs."""
-
-    compile: bool = Field(False, description="True pays two minutes of compilation for steps 1.6 times as fast.")
-    checkpoint_steps: int = Field(500, description="Small writes often, large loses work at a crash.", gt=0)
-    max_data_mb: int = Field(
-        2048, description="Pixels that each worker holds; small shows less variety, large fills memory.", gt=0
-    )
-
-
-class Tokenizer(Config):
-    """What `tokenmill tokenizer train` makes."""
-
-    train: VisionTrainConfig = VisionTrainConfig()
-    resources: TokenizerResources = TokenizerResources()
-
-
-class Sample(Config):
-    """How pictures are drawn from the trained model; prompts come from the command line."""
-
-    grid_h: int = Field(8, description="Rows of codes; draw what the model was trained on.", gt=0)
-    grid_w: int = Field(8, description="Columns of codes.", gt=0)
-    top_k: int = Field(2048, description="Small repeats itself, large is noisy. Emu3 draws with 2,048.", gt=0)
-    temperature: float = Field(1.0, description="Small repeats itself, large is noisy.", gt=0)
-    guidance: float = Field(3.0, description="Classifier-free guidance; 1 is none, large burns out. Emu3: 3.0.", ge=0)
 
 
 class Cluster(Resources):
@@ -360,6 +203,8 @@ def _explain(path: Path, error: Any) -> str:
         given = error["input"]
         keys = [f"{key}.{name} is now {now}.{name}" for name in given] if isinstance(given, dict) else []
         return f"{path}: {key}: this level is gone: {', '.join(keys) or f'write what it held under {now}'}"
+    if error["type"] == "extra_forbidden" and (now := _RENAMED.get(tuple(location))) is not None:
+        return f"{path}: {key}: this key is gone: {now}"
     if error["type"] == "extra_forbidden":
         known = _keys_at(RunConfig, location[:-1])
         near = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.0)

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenmill.stages.caption.caption import Caption as Caption
+    from tokenmill.stages.caption.choose import TO_CHOOSE as TO_CHOOSE, choose_captions as choose_captions
     from tokenmill.stages.caption.config import (
         CaptionConfig as CaptionConfig,
         CaptionError as CaptionError,
         check_reachable as check_reachable,
     )
+    from tokenmill.stages.caption.text import inputs_id as inputs_id
+    from tokenmill.stages.caption.verdicts import columns_judged as columns_judged, judge_captions as judge_captions
     from tokenmill.stages.embed.score_clip import (
         ClipConfig as ClipConfig,
         ScoreClip as ScoreClip,
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from tokenmill.stages.table.columns import PLACES as PLACES
     from tokenmill.stages.table.reasons import REASONS as REASONS
     from tokenmill.stages.table.rows import RowError as RowError, words as words
-    from tokenmill.stages.tokenize.frames import LoadFramesConfig as LoadFramesConfig
+    from tokenmill.stages.tokenize.frames import LoadFramesConfig as LoadFramesConfig, bucket as bucket
     from tokenmill.stages.tokenize.load_frames import LoadFrames as LoadFrames
     from tokenmill.stages.tokenize.tokenize import Tokenize as Tokenize, TokenizeConfig as TokenizeConfig
     from tokenmill.stages.video.decode import BrokenVideoError as BrokenVideoError, Video as Video
@@ -60,8 +63,11 @@ _EXPORTED = {
     "select.rules": "Rule",
     "select.duplicates": "DuplicatesConfig",
     "caption.caption": "Caption",
+    "caption.choose": "TO_CHOOSE choose_captions",
+    "caption.text": "inputs_id",
+    "caption.verdicts": "columns_judged judge_captions",
     "caption.config": "CaptionConfig CaptionError check_reachable",
-    "tokenize.frames": "LoadFramesConfig",
+    "tokenize.frames": "LoadFramesConfig bucket",
     "tokenize.load_frames": "LoadFrames",
     "tokenize.tokenize": "Tokenize TokenizeConfig",
     "table.chain": "StageSpec",

@@ -36,7 +36,7 @@ ROOMS: dict[str, str] = {
     "stages.video": "stages.table stages.select stages.image",
     "stages.tokenize": "stages.table stages.read stages.image stages.video",
     "stages.embed": "stages.table stages.select stages.image stages.tokenize",
-    "stages.caption": "stages.table stages.read stages.image stages.video stages.tokenize",
+    "stages.caption": "stages.table stages.read stages.select stages.image stages.video stages.tokenize",
     "training": "",
     "training.data": "training",
     "training.model": "training",

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 
 from tokenmill import stages, storage
+from tokenmill.pipeline.catalog.chosen import chosen_captions
 from tokenmill.pipeline.catalog.export_registry import remember_export
 from tokenmill.pipeline.catalog.join import kept_ids
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
@@ -38,7 +39,7 @@ def export_media(config: RunConfig, kind: str, out: str, prune: bool, console: C
     where = pc.field("reject_reason").is_null() & (pc.field("kind") == kind)
     media = catalog.media.scan([*stages.PLACES.names, "format", "fps"], where)
     media = media.filter(pc.is_in(media["media_id"], value_set=kept_ids(catalog))).sort_by("media_id")
-    captions = catalog.captions.scan(["media_id", "caption"])
+    captions = chosen_captions(catalog, config.caption.what)
     at = pc.index_in(media["media_id"], value_set=captions["media_id"].combine_chunks())
     rows = media.append_column("caption", captions["caption"].take(at)).to_pylist()
     for row in rows:

@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 
 from tokenmill import storage
 from tokenmill.pipeline.catalog.shard_files import Shard
-from tokenmill.pipeline.config import Cluster, Pool
+from tokenmill.pipeline.config import Cluster
+from tokenmill.pipeline.phases import Pool
 from tokenmill.pipeline.reports.terminal import Meter
 from tokenmill.stages.table.chain import StageSpec
 from tokenmill.stages.table.columns import KNOWN
@@ -78,13 +79,13 @@ class Sink:
     constants: dict[str, str]
     keys: list[str]
     commit: Callable[[Shard | None, pa.Table], None]  # (shard of the new rows, key columns of all rows)
-    known: pa.ChunkedArray  # media_ids that are in the table already
+    known: pa.ChunkedArray  # ids of rows (`row_ids`) that are in the table already
     banned: pa.Array | None = None  # media_ids and file_ids that must not enter it
 
     def take(self, writer: Writer, blocks: list[Any]) -> pa.Table:
         """Write `blocks` as a shard without the rows that are known, commit it, return all keys."""
         shard, keys = writer.write(*blocks)
-        ids = keys["media_id"].combine_chunks()
+        ids = row_ids(keys)
         first = pc.equal(pc.index_in(ids, value_set=ids), pa.array(range(len(ids)), pa.int32()))
         fresh = pc.and_(first, pc.invert(pc.is_in(ids, value_set=self.known.combine_chunks())))
         for name in ("media_id", "file_id"):
@@ -103,6 +104,14 @@ class Sink:
         keys = keys.append_column("is_fresh", fresh)
         self.commit(shard if num_fresh else None, keys)
         return keys
+
+
+def row_ids(keys: pa.Table) -> pa.Array:
+    """What no two rows of a table share: the medium, and of a caption its span."""
+    ids = keys["media_id"].combine_chunks()
+    if "span" not in keys.schema.names:
+        return ids
+    return pc.binary_join_element_wise(ids, pc.fill_null(pc.cast(keys["span"].combine_chunks(), pa.string()), ""), ":")
 
 
 @dataclass

@@ -10,7 +10,10 @@ In: what the sources hold, the config, what the tables hold. Out: a plan of each
     changes.py       what is new, changed, gone in the sources
     verdicts.py      what the rules say of stored scores
     upkeep.py        the rule that ties the tables together
-    media.py         the plans of caption and tokenize
+    captions.py      the plan of caption: what each captioner is to do
+    forecast.py      what captions by a model will cost
+    tokens.py        the plan of tokenize
+    media.py         what these two share: media that lack a row
     training.py      the plan of train: which job, on which version of the tokens
     changed_keys.py  why rows do not stand: the keys of the config that changed
     fingerprints.py  what rows of each phase are known by

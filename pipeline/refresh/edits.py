@@ -3,22 +3,11 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tokenmill.pipeline.catalog.chosen import chosen_captions
 from tokenmill.pipeline.catalog.tables import Catalog, Table
-from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.refresh.arrow import differ, distinct, repeated, set_columns
 from tokenmill.pipeline.refresh.changed_keys import REOPENED
-from tokenmill.stages.select.decide import decide
-
-
-def redecide(catalog: Catalog, ids: pa.Array, config: RunConfig, run_id: str) -> None:
-    """Apply the config's rules to the stored scores of these media."""
-    if not len(ids):
-        return
-
-    def judge(rows: pa.Table) -> pa.Table:
-        return decide(rows, config.curate.decide, config.curate.scorers)
-
-    catalog.media.edit(pc.field("media_id").isin(ids), judge, {"run_id": run_id, "what": "rules changed"})
+from tokenmill.stages import CaptionConfig
 
 
 def reopen(catalog: Catalog, files: pa.Array, run_id: str) -> None:
@@ -77,37 +66,35 @@ def superseded(rows: pa.Table, fingerprints: list[str]) -> pa.Table:
     return rows.filter(pc.greater(rank, best["rank_min"].take(at)))
 
 
-def drop_superseded(table: Table, fingerprints: list[str], run_id: str) -> int:
-    """Remove the rows of `captions` or `tokens` that others have come in place of; returns how many."""
-    old = superseded(table.scan(["media_id", "fingerprint"]), fingerprints)
+def drop_superseded(table: Table, fingerprints: list[str], run_id: str, captioner: str | None = None) -> int:
+    """Remove the rows of `tokens`, or of `captions` of one captioner, that others have replaced; returns how many."""
+    of = pc.scalar(True) if captioner is None else pc.field("captioner") == captioner
+    old = superseded(table.scan(["media_id", "fingerprint"], of), fingerprints)
     num_dropped = 0
     for fingerprint in pc.unique(old["fingerprint"]).to_pylist():
         ids = old.filter(pc.equal(old["fingerprint"], fingerprint))["media_id"].combine_chunks()
-        where = (pc.field("fingerprint") == fingerprint) & pc.field("media_id").isin(ids)
+        where = (pc.field("fingerprint") == fingerprint) & pc.field("media_id").isin(ids) & of
         num_dropped += table.edit(where, None, {"run_id": run_id, "what": f"{table.name} of an older config"})
     return num_dropped
 
 
-def stale_captions(catalog: Catalog) -> pa.Array:
-    """Ids of the token rows whose caption is no longer that of `captions`."""
+def stale_captions(catalog: Catalog, chosen: pa.Table) -> pa.Array:
+    """Ids of the token rows whose caption is no longer the one that is chosen."""
     tokens = catalog.tokens.scan(["media_id", "caption"])
-    captions = catalog.captions.scan(["media_id", "caption"])
-    at = pc.index_in(tokens["media_id"], value_set=captions["media_id"].combine_chunks())
-    differs = differ(tokens["caption"], captions["caption"].take(at))
-    return distinct(tokens.filter(pc.and_(differs, pc.is_valid(at)))["media_id"])
+    at = pc.index_in(tokens["media_id"], value_set=chosen["media_id"].combine_chunks())
+    return distinct(tokens.filter(differ(tokens["caption"], chosen["caption"].take(at)))["media_id"])
 
 
-def sync_captions(catalog: Catalog, run_id: str) -> int:
+def sync_captions(catalog: Catalog, config: CaptionConfig, run_id: str) -> int:
     """Copy captions that changed into the token rows, without encoding anything; returns how many."""
-    stale = stale_captions(catalog)
+    chosen = chosen_captions(catalog, config)
+    stale = stale_captions(catalog, chosen)
     if not len(stale):
         return 0
-    captions = catalog.captions.scan(["media_id", "caption"], pc.field("media_id").isin(stale))
 
     def set_caption(rows: pa.Table) -> pa.Table:
-        found = pc.index_in(rows["media_id"], value_set=captions["media_id"].combine_chunks())
-        return set_columns(rows, caption=captions["caption"].take(found))
+        found = pc.index_in(rows["media_id"], value_set=chosen["media_id"].combine_chunks())
+        return set_columns(rows, caption=chosen["caption"].take(found))
 
-    return catalog.tokens.edit(
-        pc.field("media_id").isin(stale), set_caption, {"run_id": run_id, "what": "captions changed"}
-    )
+    note = {"run_id": run_id, "what": "captions changed"}
+    return catalog.tokens.edit(pc.field("media_id").isin(stale), set_caption, note)

@@ -96,7 +96,8 @@ class _Curate:
                 kept=kept,
                 num_open_files=todo.num_rows,
                 open=undecided,
-                recaptioned=found.recaptioned if config.caption.what.uses_source else NO_IDS,
+                recaptioned=found.recaptioned if config.caption.what.readers("source_caption") else NO_IDS,
+                redescribed=found.redescribed if config.caption.what.readers("metadata") else NO_IDS,
                 tokens_change=self._tokens_change or bool(_num_rows(catalog.tokens, at_risk)),
             )
         else:

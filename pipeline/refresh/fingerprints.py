@@ -16,9 +16,16 @@ def of_curate(config: RunConfig) -> str:
     return fingerprint_of("curate", config.curate.read, config.curate.score, config.curate.split)
 
 
-def of_caption(config: RunConfig) -> str:
-    """Of the captioner. Raises CaptionError and PromptError."""
-    return fingerprint_of("caption", config.caption.what.identity)
+def of_captions(config: RunConfig) -> dict[str, list[str]]:
+    """By captioner in use, and `source`, which text documents have: fingerprints of the rows that stand; new rows have
+    the first. Raises CaptionError and PromptError.
+    """
+    part = config.caption.what
+    found = {name: [fingerprint_of("caption", part.all[name].identity)] for name in ("source", *part.order)}
+    # Until there were several captioners, how long a caption may be was part of it.
+    before = {"captioner": "source", "max_caption_chars": part.max_caption_chars}
+    found["source"].append(fingerprint_of("caption", before))
+    return found
 
 
 def of_tokens(config: RunConfig) -> dict[str, str]:

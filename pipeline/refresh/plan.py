@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable
 
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import RunConfig
+from tokenmill.pipeline.refresh.captions import CaptionPlan, plan_caption
 from tokenmill.pipeline.refresh.files import CuratePlan, plan_curate
-from tokenmill.pipeline.refresh.media import MediaPlan, plan_caption, plan_tokenize
 from tokenmill.pipeline.refresh.sources import Listing
 from tokenmill.pipeline.refresh.steps import Outlook
+from tokenmill.pipeline.refresh.tokens import TokenizePlan, plan_tokenize
 from tokenmill.pipeline.refresh.training import TrainPlan, plan_train
 
-PhasePlan = CuratePlan | MediaPlan | TrainPlan
+PhasePlan = CuratePlan | CaptionPlan | TokenizePlan | TrainPlan
 
 
 def make_plan(
@@ -36,6 +37,6 @@ def plan_phase(phase: str, config: RunConfig, catalog: Catalog, listing: Listing
     """The plan of one phase. Raises CatalogError as `make_plan` does."""
     if phase == "curate":
         return plan_curate(config, catalog, listing)
-    plans: dict[str, Callable[[RunConfig, Catalog, Outlook], MediaPlan | TrainPlan]]
+    plans: dict[str, Callable[[RunConfig, Catalog, Outlook], CaptionPlan | TokenizePlan | TrainPlan]]
     plans = {"caption": plan_caption, "tokenize": plan_tokenize, "train": plan_train}
     return plans[phase](config, catalog, outlook)

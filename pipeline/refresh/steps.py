@@ -28,15 +28,16 @@ class Outlook:
     kept: pa.Array | None = None  # ids of the media that go on; null: as the tables say now
     num_open_files: int = 0
     open: pa.Array = field(default_factory=lambda: NO_IDS)
-    recaptioned: pa.Array = field(default_factory=lambda: NO_IDS)  # media whose row of `captions` will be another
-    every_caption: bool = False  # caption has something to do before: what is kept will have a caption
+    recaptioned: pa.Array = field(default_factory=lambda: NO_IDS)  # media whose source caption, or caption, changes
+    redescribed: pa.Array = field(default_factory=lambda: NO_IDS)  # media of which the source's metadata change
+    captions_change: bool = False  # caption has something to do before
     tokens_change: bool = False
 
     @property
     def is_now(self) -> bool:
         """Nothing will be other than the tables say."""
-        comes = self.num_open_files or self.every_caption or self.tokens_change
-        return self.kept is None and not (comes or len(self.recaptioned))
+        comes = self.num_open_files or self.captions_change or self.tokens_change
+        return self.kept is None and not (comes or len(self.recaptioned) or len(self.redescribed))
 
 
 def counted(number: int, noun: str) -> str:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from tokenmill.pipeline.catalog.join import kept_ids
 from tokenmill.pipeline.catalog.tables import Catalog, Table
 from tokenmill.pipeline.refresh.arrow import NO_IDS, differ, distinct, is_in, set_columns, without
+from tokenmill.stages import CaptionConfig
 from tokenmill.stages.select.duplicates import (
     DuplicatesConfig,
     Verdicts,
@@ -43,6 +44,7 @@ class Upkeep:
     placed: pa.Table  # media_id, and the columns that follow its place, of media for which they change
     moved: pa.Array  # ids of those that stand at another place now
     recaptioned: pa.Array  # ids of media whose source caption is another
+    redescribed: pa.Array  # ids of media whose metadata are others
 
     @property
     def change(self) -> bool:
@@ -78,7 +80,8 @@ def upkeep(catalog: Catalog, fingerprint: str, foreseen: Foreseen | None = None)
         is_other = pc.and_(pc.is_valid(at), differ(old["source_caption"], settled["source_caption"].take(at)))
         recaptioned = distinct(recaptioned, old.filter(is_other)["media_id"])
     stale, moved_ids = distinct(old["file_id"]), distinct(media.filter(moved)["media_id"])
-    return Upkeep(stale, lost, placed, moved_ids, distinct(recaptioned))
+    redescribed = distinct(media.filter(differs["metadata"])["media_id"])
+    return Upkeep(stale, lost, placed, moved_ids, distinct(recaptioned), redescribed)
 
 
 def _captions(files: pa.ChunkedArray, sources: pa.Table, of_place: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -127,20 +130,22 @@ def orphans(table: Table, kept: pa.Array) -> pa.Array:
 def reconcile(
     catalog: Catalog,
     fingerprint: str,
-    uses_source: bool,
+    captions: CaptionConfig,
     run_id: str,
     duplicates: DuplicatesConfig | Verdicts | None = None,
 ) -> dict[str, int]:
     """Make the tables agree with the sources as recorded; returns the rows moved and removed, by table.
 
-    `uses_source`: caption rows derive from the source's captions. `duplicates`: how they are found among what is left,
+    `captions`: who writes captions of what the source says. `duplicates`: how they are found among what is left,
     or who they are (null: as they stand). Idempotent: a run after a crash does the rest.
     """
     found, note = upkeep(catalog, fingerprint), {"run_id": run_id, "what": "reconciled with sources"}
     done = {"moved": len(found.moved), "recaptioned": len(found.recaptioned), "media": 0, "captions": 0, "tokens": 0}
-    if uses_source and len(found.recaptioned):
-        # Caption rows that derive from the old text go first: a crash in between leaves work to redo, nothing wrong.
-        done["captions"] += catalog.captions.edit(pc.field("media_id").isin(found.recaptioned), None, note)
+    # Caption rows that derive from the old text go first: a crash in between leaves work to redo, nothing wrong.
+    for slot, ids in (("source_caption", found.recaptioned), ("metadata", found.redescribed)):
+        if len(ids) and (readers := captions.readers(slot)):
+            is_reader = pc.field("captioner").isin(readers)
+            done["captions"] += catalog.captions.edit(is_reader & pc.field("media_id").isin(ids), None, note)
     if len(found.stale) or len(found.lost):
         is_old = (pc.field("fingerprint") != fingerprint) & pc.field("file_id").isin(found.stale)
         done["media"] = catalog.media.edit(is_old | pc.field("file_id").isin(found.lost), None, note)

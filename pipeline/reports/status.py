@@ -29,7 +29,7 @@ def _accounts(catalog: Catalog) -> list[dict[str, Any]]:
     for phase, rows in (
         ("curate", catalog.media.scan(["media_id", "reject_reason"])),
         ("duplicates", duplicates.append_column("reject_reason", stands_aside)),
-        ("caption", catalog.captions.scan(["media_id", "reject_reason"])),
+        *_captions(catalog),
         ("tokenize", catalog.tokens.scan(["media_id", "reject_reason"])),
     ):
         at = pc.index_in(rows["media_id"], value_set=kinds["media_id"].combine_chunks())
@@ -49,6 +49,14 @@ def _accounts(catalog: Catalog) -> list[dict[str, Any]]:
                 }
             )
     return found
+
+
+def _captions(catalog: Catalog) -> list[tuple[str, pa.Table]]:
+    """Rows of `captions` by captioner, under the name of the phase."""
+    rows = catalog.captions.scan(["media_id", "captioner", "reject_reason"])
+    names = sorted(pc.unique(rows["captioner"]).to_pylist(), key=lambda name: (name != "source", name))
+    parts = [("caption" if name == "source" else f"caption {name}", name) for name in names]
+    return [(phase, rows.filter(pc.equal(rows["captioner"], name))) for phase, name in parts]
 
 
 def reasons_with_kept(catalog: Catalog) -> dict[str, int]:
@@ -124,6 +132,20 @@ def _tables(catalog: Catalog) -> list[dict[str, Any]]:
     return found
 
 
+def _spent(catalog: Catalog, config: RunConfig) -> list[dict[str, Any]]:
+    """What the captions that stand took, by captioner: tokens, seconds of requests, and money by its prices."""
+    columns = ["tokens_in", "tokens_out", "seconds"]
+    rows = catalog.captions.scan(["captioner", *columns], pc.field("tokens_out").is_valid())
+    sums = rows.group_by("captioner").aggregate([*((name, "sum") for name in columns), ("captioner", "count")])
+    found = []
+    for row in sums.sort_by("captioner").to_pylist():
+        spent = {name: row[f"{name}_sum"] or 0 for name in columns}
+        how = config.caption.all.get(row["captioner"])
+        costs = None if how is None else how.resources.costs(spent["tokens_in"], spent["tokens_out"])
+        found.append({"captioner": row["captioner"], "captions": row["captioner_count"], **spent, "costs": costs})
+    return found
+
+
 def document(config: RunConfig) -> dict[str, Any]:
     """All that `status` says, for machines. Raises CatalogError when there is no catalog yet."""
     catalog = Catalog(config.root, config.version)
@@ -136,6 +158,7 @@ def document(config: RunConfig) -> dict[str, Any]:
         "tables": _tables(catalog),
         "sources": _sources(catalog),
         "accounts": _accounts(catalog),
+        "captions": _spent(catalog, config),
         "at_work": at_work(catalog.root),
         "last_run": next(newest_first(catalog.root), None),
         "trained": [uri for uri in runs if storage.exists(storage.join(uri, DONE))],
@@ -154,6 +177,15 @@ def print_status(config: RunConfig, console: Console, as_json: bool) -> None:
         made.add_row(row["table"], str(row["version"]), str(row["rows"]), fingerprints or "-")
     console.print(made)
     _print_accounts(Catalog(config.root, config.version), console)
+    if state["captions"]:
+        made = table(
+            "Captions by models", "captioner", "captions#", "tokens in#", "tokens out#", "request hours#", "costs#"
+        )
+        for row in state["captions"]:
+            numbers = [f"{row[name]:,}" for name in ("captions", "tokens_in", "tokens_out")]
+            costs = "-" if row["costs"] is None else f"{row['costs']:,.2f}"
+            made.add_row(shown(row["captioner"]), *numbers, f"{row['seconds'] / 3600:,.2f}", costs)
+        console.print(made)
     if run := state["at_work"]:
         who = f"`tokenmill {run['command']}`, host {run['host']}, pid {run['pid']}, since {run['since']}"
         console.print(f"At work: run {run['run_id']} ({who}), renewed {run['silent_s']:.0f} s ago", highlight=False)

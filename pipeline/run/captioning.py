@@ -1,44 +1,99 @@
-"""The phase caption: kept media get a caption; a captioner that stops leaves its answers, and says what to do."""
+"""The phase caption: captioners in their order, each over the media that lack a row of it.
+
+A captioner that stops leaves its answers, and says what to do; those that do not wait for it go on.
+"""
+
+import time
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokenmill.pipeline.refresh.media import MediaPlan
-from tokenmill.pipeline.run.media_phases import carry_out
+from tokenmill.pipeline.refresh.captions import CaptionerPlan, CaptionPlan, plan_captioner, rejudge
+from tokenmill.pipeline.refresh.edits import drop_superseded
+from tokenmill.pipeline.refresh.media import WAS_READ
+from tokenmill.pipeline.refresh.steps import Outlook
+from tokenmill.pipeline.reports.terminal import Meter
+from tokenmill.pipeline.run.fill import fill
 from tokenmill.pipeline.run.pools import caption_stages
 from tokenmill.pipeline.run.run import Run
 from tokenmill.stages import CaptionError, check_reachable
 from tokenmill.stages.table.columns import KNOWN
 from tokenmill.storage.failures import AGAIN
 
-_TOKENS = ("tokens_in", "tokens_out")
+_NUMBERS = ("tokens_in", "tokens_out", "seconds")
 
 
-def check_captioner(run: Run) -> None:
+def check_captioners(run: Run) -> None:
     """Where captions are to be written, all that can be known before is in order. Raises CaptionError, PromptError."""
     plan, part = run.foreseen.get("caption"), run.config.caption
-    if isinstance(plan, MediaPlan) and not plan.is_nothing and part.active is not None:
-        check_reachable(part.captioner, part.active)
+    if isinstance(plan, CaptionPlan) and not plan.is_nothing:
+        for name in part.order:
+            check_reachable(name, part.all[name])
 
 
 def caption(run: Run) -> None:
-    """Kept media get a caption. Raises CaptionError where the captioner stopped, once its answers are committed."""
-    plan, part = run.plan("caption", MediaPlan), run.config.caption
-    numbers, stopped, num_unasked = dict.fromkeys(_TOKENS, 0), None, 0
+    """Kept media get captions. Raises CaptionError where a captioner stopped, once all answers are committed."""
+    plan, part = run.plan("caption", CaptionPlan), run.config.caption
+    stopped, done = dict[str, str](), list[CaptionerPlan]()
+    with run.phase("caption", plan.todo.num_rows, "media") as meter:
+        rejudge(run.catalog, plan.rejudged, run.config, run.run_id)
+        for each in plan.captioners:
+            one = part.all[each.name]
+            if {*one.reads, *one.only_without} & stopped.keys():
+                continue
+            mine = each if each.is_known else plan_captioner(run.config, run.catalog, each.name, Outlook())
+            meter.total += 0 if each.is_known else mine.todo.num_rows
+            done.append(mine)
+            why = _carry_out(run, mine, meter)
+            if why is not None:
+                stopped[each.name] = why
+        meter.report.num_read = sum(each.todo.num_rows for each in done)
+        if not meter.report.num_read:
+            meter.note("nothing new to do; no medium was read")
+    run.plans["caption"] = replace(plan, captioners=done)
+    if stopped:
+        said = "; ".join(f"{name} stopped: {why}" for name, why in stopped.items())
+        raise CaptionError(f"caption: {said}. {meter.report.num_seen} results are kept; {AGAIN}")
+
+
+def _carry_out(run: Run, plan: CaptionerPlan, meter: Meter) -> str | None:
+    """Let one captioner do what is planned; returns why it stopped, if it did."""
+    table, part, report = run.table("caption"), run.config.caption, meter.report
+    is_model = bool(part.all[plan.name].model)
+    note = run.note | {"phase": "caption", "captioner": plan.name}
+    mine = pc.field("captioner") == plan.name
+    if len(plan.obsolete):
+        table.edit(mine & pc.field("media_id").isin(plan.obsolete), None, note)
+    numbers, stopped, num_unasked = dict.fromkeys((*_NUMBERS, "captions"), 0.0), None, 0
 
     def count(rows: pa.Table) -> None:
         nonlocal stopped, num_unasked
-        for name in _TOKENS:
+        for name in _NUMBERS:
             numbers[name] += pc.sum(rows[name]).as_py() or 0
         unasked = rows.filter(pc.fill_null(pc.equal(rows["reject_reason"], KNOWN), False))
         if unasked.num_rows:
             stopped, num_unasked = unasked["reject_detail"][0].as_py(), num_unasked + unasked.num_rows
+        numbers["captions"] += rows.num_rows - unasked.num_rows
 
-    every_s = None if part.active is None else part.resources.commit_every_s
-    carry_out(run, plan, caption_stages(run.config), ("reject_detail", *_TOKENS), count, commit_every_s=every_s)
-    report = run.reports[-1]
-    if part.active is not None and plan.todo.num_rows:
-        report.numbers |= numbers
-    report.num_copies -= num_unasked  # they are no copies of anything
-    if stopped is not None:
-        raise CaptionError(f"caption: {part.captioner} stopped: {stopped}. {report.num_seen} results are kept; {AGAIN}")
+    started = time.monotonic()
+    if plan.todo.num_rows:
+        table.edit(~WAS_READ & mine, None, note)
+        fill(
+            run,
+            meter,
+            caption_stages(run.config, plan.name),
+            plan.todo,
+            plan.fingerprints[0],
+            ["span", "reject_detail", *_NUMBERS],
+            count,
+            commit_every_s=part.resources.commit_every_s if is_model else None,
+            captioner=plan.name,
+        )
+        if is_model:
+            spent = report.numbers.setdefault("captioners", {})
+            numbers["elapsed_s"] = time.monotonic() - started
+            spent[plan.name] = {name: round(value, 1) for name, value in numbers.items()}
+        report.num_copies -= num_unasked  # they are no copies of anything
+    drop_superseded(table, plan.fingerprints, run.run_id, plan.name)
+    return stopped

@@ -70,10 +70,10 @@ def curate(run: Run) -> None:
         edits.mark_gone(catalog, changes.gone, run.run_id)
         edits.recaption(catalog, plan.recaptioned, run.run_id)
         if not plan.is_nothing:
-            uses_source = config.caption.what.uses_source
+            captions = config.caption.what
             duplicates = plan.duplicates or config.curate.duplicates
             fingerprint = fingerprints.of_curate(config)
-            report.numbers["reconciled"] = upkeep.reconcile(catalog, fingerprint, uses_source, run.run_id, duplicates)
+            report.numbers["reconciled"] = upkeep.reconcile(catalog, fingerprint, captions, run.run_id, duplicates)
 
 
 def _read(run: Run, plan: CuratePlan, meter: Meter, malformed: _MalformedLines) -> None:

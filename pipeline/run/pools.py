@@ -10,9 +10,10 @@ from typing import Any
 import pyarrow as pa
 
 from tokenmill import stages
-from tokenmill.pipeline.config import Pool, RunConfig
+from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.flow.flow import Group
 from tokenmill.pipeline.flow.writer import NUM_CPUS as WRITER_CPUS
+from tokenmill.pipeline.phases import Pool
 from tokenmill.stages.table.columns import LISTED, TO_CAPTION, TO_TOKENIZE, UNPACK
 from tokenmill.storage.errors import UserError
 
@@ -30,6 +31,12 @@ class PhaseStages:
     phase: str
     start: pa.Schema
     pools: tuple[tuple[tuple[stages.StageSpec, ...], Pool], ...]
+    captioner: str = ""
+
+    @property
+    def name(self) -> str:
+        """As it is told."""
+        return f"{self.phase} {self.captioner}".rstrip()
 
     @property
     def stages(self) -> list[stages.StageSpec]:
@@ -59,11 +66,11 @@ def curate_stages(config: RunConfig) -> PhaseStages:
     return PhaseStages("curate", TO_CURATE, ((decode, part.resources), (models, part.clip_resources)))
 
 
-def caption_stages(config: RunConfig) -> PhaseStages:
-    """caption."""
-    part, pool = config.caption, config.caption.pool
-    share = 1.0 / (pool.workers or 1)
-    return PhaseStages("caption", TO_CAPTION, ((((stages.Caption, (part.what, config.fetched, share)),), pool),))
+def caption_stages(config: RunConfig, name: str = "source") -> PhaseStages:
+    """caption, by one captioner."""
+    part, pool = config.caption, config.caption.pool(name)
+    stage: stages.StageSpec = (stages.Caption, (name, part.all[name], config.fetched, 1.0 / (pool.workers or 1)))
+    return PhaseStages("caption", TO_CAPTION, (((stage,), pool),), "" if name == "source" else name)
 
 
 def tokenize_stages(config: RunConfig) -> PhaseStages:
@@ -77,6 +84,13 @@ def tokenize_stages(config: RunConfig) -> PhaseStages:
 
 
 STAGES = {"curate": curate_stages, "caption": caption_stages, "tokenize": tokenize_stages}  # by phase
+
+
+def all_stages(phase: str, config: RunConfig) -> list[PhaseStages]:
+    """The stages of a phase; of caption for each captioner that it needs."""
+    if phase == "caption":
+        return [caption_stages(config, name) for name in config.caption.order or ["source"]]
+    return [STAGES[phase](config)]
 
 
 def check_columns(phase: PhaseStages, result: pa.Schema) -> None:

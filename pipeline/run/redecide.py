@@ -24,7 +24,7 @@ def redecide(config: RunConfig, console: Console) -> None:
         plan = plan_curate(config, run.catalog, None)
         verdicts.redecide(run.catalog, plan.judged, config, run.run_id)
         if not plan.is_nothing:
-            uses_source = config.caption.what.uses_source
-            upkeep.reconcile(run.catalog, fingerprints.of_curate(config), uses_source, run.run_id, plan.duplicates)
+            captions = config.caption.what
+            upkeep.reconcile(run.catalog, fingerprints.of_curate(config), captions, run.run_id, plan.duplicates)
         run.record()
     status.print_verdicts(before, status.reasons_with_kept(run.catalog), console)

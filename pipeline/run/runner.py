@@ -8,13 +8,13 @@ from tokenmill.pipeline.catalog.tables import CatalogError
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.refresh.sources import check_sources
 from tokenmill.pipeline.reports.status import closing
-from tokenmill.pipeline.run import captioning, curate, media_phases, pools, tell, train
+from tokenmill.pipeline.run import captioning, curate, pools, tell, tokenizing, train
 from tokenmill.pipeline.run.run import Run
 
 _PHASES = {
     "curate": curate.curate,
     "caption": captioning.caption,
-    "tokenize": media_phases.tokenize,
+    "tokenize": tokenizing.tokenize,
     "train": train.train,
 }
 
@@ -47,7 +47,7 @@ def run_phases(
             run.catalog.create()
             drop_forgotten(run.catalog, Forgotten.load(run.catalog.root), run.run_id)
         run.foresee(phases)
-        captioning.check_captioner(run)
+        captioning.check_captioners(run)
         tell.print_plan(run)
         with run.workers:
             if any(step.num_read != 0 for step in run.steps):
@@ -70,6 +70,7 @@ def _needs_ray(run: Run) -> bool:
     """Whether Ray is needed for more than a training, which starts it when its time has come."""
     config = run.config
     num_rows = sum(step.num_read or 0 for step in run.steps if step.phase != "train")
-    resources = (config.curate.clip_resources, config.caption.resources, config.tokenize.resources)
+    of_captions = [config.caption.pool(name) for name in config.caption.order]
+    resources = (config.curate.clip_resources, *of_captions, config.tokenize.resources)
     is_large = any(table.count() > config.cluster.join_rows for table in run.catalog)
     return num_rows > config.cluster.local_rows or is_large or any(pool.num_gpus for pool in resources)

@@ -28,13 +28,13 @@ def print_stages(run: Run) -> None:
         if name not in pools.STAGES:
             made.add_row(name, str(config.train.model), "checkpoints, model", str(config.train.resources.num_workers))
             continue
-        phase = pools.STAGES[name](config)
-        groups = pools.groups(phase, run.workers.resources())
-        stages = " | ".join(" > ".join(stage.__name__ for stage, _ in group.stages) for group in groups)
-        columns = {field.name for stage, _ in phase.stages for field in stage.writes}
-        num_written = len(columns & set(run.table(name).schema.names))
-        workers = " + ".join(f"{group.workers} x {group.pool.num_cpus:g} CPU" for group in groups)
-        made.add_row(name, stages, f"{num_written} columns", workers)
+        for phase in pools.all_stages(name, config):
+            groups = pools.groups(phase, run.workers.resources())
+            stages = " | ".join(" > ".join(stage.__name__ for stage, _ in group.stages) for group in groups)
+            columns = {field.name for stage, _ in phase.stages for field in stage.writes}
+            num_written = len(columns & set(run.table(name).schema.names))
+            workers = " + ".join(f"{group.workers} x {group.pool.num_cpus:g} CPU" for group in groups)
+            made.add_row(phase.name, stages, f"{num_written} columns", workers)
     run.console.print(made)
     if "curate" in run.plans:
         _print_scorers(run)

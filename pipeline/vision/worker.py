@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tokenmill.pipeline.config import TokenizerResources
+from tokenmill.pipeline.phases import TokenizerResources
 from tokenmill.stages import LoadFrames, LoadFramesConfig
 from tokenmill.storage.identity import fingerprint_of
 from tokenmill.tokenizer.vision.training.config import VisionTrainConfig

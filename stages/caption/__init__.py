@@ -3,7 +3,7 @@
 In: kept media, prompts, a model or the addresses of its servers. Out: rows of captions, each kept or rejected.
 
     caption.py              media to captions
-    config.py               which captioner, and what it is asked
+    config.py               captioners, what they are asked, which of them are used
     prompts.py              prompt files, shipped ones and your own; outside text as data
     pictures.py             a medium to the pictures that a model sees
     engine.py               what an engine is: requests to answers
@@ -11,5 +11,8 @@ In: kept media, prompts, a model or the addresses of its servers. Out: rows of c
     transformers_engine.py  answers of a model in the worker
     servers.py              several servers: how many requests each takes, which are up
     replies.py              what a server says: an answer, a fault of the row, of the server, or the end
-    checks.py               whether an answer counts as a caption
+    text.py                 its text: on one line, within a length
+    measure.py              what rules over captions read
+    verdicts.py             rules over captions: what counts
+    choose.py               captions of several captioners to the one that training reads
 """

@@ -1,128 +1,142 @@
-"""Caption kept media: one row per medium -> its caption, or null where there is none.
+"""Kept media -> what one captioner says of them: a row for each, of a long clip for each span.
 
-Two captioners need no model: `source`, the file's own caption, and `none`. All others are models of `captioners` in the
-config, behind an engine (engine.py). What an engine did not ask before it stopped comes out as a row that only says so
-(`KNOWN`): it becomes no row of the table, its `reject_detail` tells the conductor why, and the next run asks it.
+`source` needs no model: it is the medium's own caption, of a text document the document. All others are models behind
+an engine (engine.py): they look at pictures, or put together what other captioners wrote. What an engine did not ask
+before it stopped comes out as a row that only says so (`KNOWN`): it becomes no row of the table, its `reject_detail`
+tells the conductor why, and the next run asks it.
 """
 
-import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from tokenmill.stages.caption.checks import check
-from tokenmill.stages.caption.config import CaptionConfig, CaptionerConfig
+from tokenmill.stages.caption.config import CaptionerConfig
 from tokenmill.stages.caption.engine import Engine, Request, Result
-from tokenmill.stages.caption.pictures import Pictures
-from tokenmill.stages.caption.prompts import load_prompt
+from tokenmill.stages.caption.measure import measured
+from tokenmill.stages.caption.pictures import Pictures, frame_times, spans
+from tokenmill.stages.caption.text import inputs_id, tidy
+from tokenmill.stages.caption.verdicts import judge_captions
 from tokenmill.stages.table import limits
 from tokenmill.stages.table.columns import CAPTIONS, KNOWN, TO_CAPTION
-from tokenmill.stages.table.rows import RowError, pick, replace, values_of
+from tokenmill.stages.table.rows import RowError, without
 from tokenmill.stages.table.text import clean
-
-_MADE = ("caption", "captioner", "finish_reason", "tokens_in", "tokens_out", "reject_reason", "reject_detail")
-
-
-def tidy(text: str | None, max_chars: int) -> str | None:
-    """`text` on one line without control characters, cut at the last word that fits; null when nothing is left."""
-    line = re.sub(r"[\s\x00-\x1f\x7f-\x9f]+", " ", text or "").strip()
-    if len(line) > max_chars:
-        # One character more, so that a word that ends exactly at the limit stays.
-        line = line[: max_chars + 1].rpartition(" ")[0] or line[:max_chars]
-    return line or None
 
 
 class Caption:
-    """Kept media -> `caption` and `captioner`; of a model also finish_reason, tokens_in and tokens_out. Costs what the
-    captioner costs. A missing caption rejects nothing, an answer that is no caption is rejected (checks.py).
-
-    The caption of a text document is the document, whole, whichever captioner is chosen. `share`: the part of the run's
-    budget that this worker may spend.
+    """Kept media -> rows of CAPTIONS of the captioner `name`. Costs what the captioner costs. A missing caption of the
+    source rejects nothing; what an answer must be is for the captioner's rules. `share`: the part of the run's budget
+    that this worker may spend.
     """
 
     reads = TO_CAPTION
-    writes = pick(CAPTIONS, *_MADE)
-    drops = tuple(name for name in TO_CAPTION.names if name != "media_id")
-    rows = "same"
+    writes = without(CAPTIONS, "media_id", "fingerprint", "run_id")
+    drops = tuple(name for name in TO_CAPTION.names if name not in CAPTIONS.names)
+    rows = "more"
 
-    def __init__(self, config: CaptionConfig, fetched: str = "", share: float = 1.0):
-        self._config = config
-        self._writer = None if config.active is None else _Writer(config.captioner, config.active, fetched, share)
+    def __init__(self, name: str, config: CaptionerConfig, fetched: str = "", share: float = 1.0):
+        self._name, self._config = name, config
+        self._writer = None if config.engine == "source" else _Writer(name, config, fetched, share)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return pa.concat_tables(self.stream(table))
 
     def stream(self, table: pa.Table) -> Iterator[pa.Table]:
         """The table as one part: an engine sees all its rows at once."""
-        values = values_of(table, self.writes)
-        kinds, sources = table["kind"].to_pylist(), table["source_caption"].to_pylist()
-        asked = []
-        for i, kind in enumerate(kinds):
-            is_source = kind == "text" or self._config.captioner == "source"
-            serves = self._writer is not None and self._writer.serves(kind)
-            values["captioner"][i] = "source" if is_source else self._config.captioner if serves else "none"
-            if values["reject_reason"][i] is not None:
-                continue
-            if is_source:
-                text = sources[i]
-                values["caption"][i] = text if kind == "text" else tidy(text, self._config.max_caption_chars)
-            elif serves:
-                asked.append(i)
-        if asked and self._writer is not None:
-            for i, found in self._writer.captions(table.select(self.reads.names).to_pylist(), asked):
-                for name, value in found.items():
-                    values[name][i] = tidy(value, self._config.max_caption_chars) if name == "caption" else value
-        yield replace(table, self.writes, values, self.drops)
+        media = table.select(self.reads.names).to_pylist()
+        rows = [_of_source(medium) for medium in media] if self._writer is None else self._writer.rows(media)
+        made = pa.Table.from_pylist(
+            [{"captioner": self._name, **row} for row in rows], without(CAPTIONS, "fingerprint", "run_id")
+        )
+        yield judge_captions(made, self._config.verdicts)
+
+
+def _of_source(medium: dict[str, Any]) -> dict[str, Any]:
+    text = medium["source_caption"]
+    return {"media_id": medium["media_id"], "caption": text if medium["kind"] == "text" else tidy(text)}
+
+
+class _Part(NamedTuple):
+    """What one request is about: a medium, or a span of it."""
+
+    medium: dict[str, Any]
+    span: int | None
+    times: tuple[float, float] | None
 
 
 class _Writer:
-    """The model that writes: its prompts, the pictures that it sees, its engine, what counts of its answers."""
+    """The model that writes: its prompts, the pictures that it sees, its engine, what its answers are."""
 
     def __init__(self, name: str, config: CaptionerConfig, fetched: str, share: float):
         self._config = config
-        self._prompts = {"image": load_prompt(config.prompt), "video": load_prompt(config.video_prompt)}
+        prompts = config.prompts
+        self._prompts = {"image": prompts[0], "video": prompts[-1]}
         self._pictures = Pictures(fetched, config.max_pixels, config.num_frames, config.max_frame_pixels)
         self._engine = _engine(name, config, share)
 
-    def serves(self, kind: str) -> bool:
-        """Whether it captions media of this kind."""
-        return kind in ("image", "video") and self._config.serves in ("all", f"{kind}s")
-
-    def captions(self, media: list[dict[str, Any]], rows: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Columns of each of `rows`, numbers of `media`, as answers come."""
-        refused: list[tuple[int, RowError]] = []
+    def rows(self, media: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Rows of all media, in their order."""
+        parts = [part for medium in media for part in self._parts(medium)]
+        found: dict[int, dict[str, Any]] = {}
 
         def requests() -> Iterator[tuple[int, Request]]:
-            for i in rows:
+            for i, part in enumerate(parts):
                 if self._engine.stopped is not None:
                     yield i, Request([], "")
                     continue
                 try:
                     with limits.medium(i):
-                        pictures = self._pictures.of(media[i])
+                        request = self._request(part)
                 except RowError as error:
-                    refused.append((i, error))
+                    found[i] = error.columns
                     continue
-                prompt = self._prompts[media[i]["kind"]]
-                yield i, Request(pictures, prompt.filled(media[i]["source_caption"], media[i]["metadata"]))
+                yield i, request
 
         for i, result in self._engine.answers(requests()):
-            yield i, self._judged(result, self._prompts[media[i]["kind"]].text)
-        yield from ((i, error.columns) for i, error in refused)
+            found[i] = self._columns(result, parts[i].medium)
+        stopped = {part.medium["media_id"] for i, part in enumerate(parts) if found[i].get("reject_reason") == KNOWN}
+        for i, part in enumerate(parts):
+            columns = found[i]
+            if part.medium["media_id"] in stopped:  # of a clip all spans or none
+                columns = {"reject_reason": KNOWN, "reject_detail": self._engine.stopped}
+            yield {"media_id": part.medium["media_id"], **self._place(part), **columns}
 
-    def _judged(self, result: Result, prompt: str) -> dict[str, Any]:
+    def _parts(self, medium: dict[str, Any]) -> list[_Part]:
+        if medium["kind"] != "video" or self._config.reads:
+            return [_Part(medium, None, None)]
+        of_clip = spans(medium["start_s"], medium["end_s"], self._config.max_span_s)
+        if len(of_clip) == 1:
+            return [_Part(medium, None, of_clip[0])]
+        return [_Part(medium, i, span) for i, span in enumerate(of_clip)]
+
+    def _place(self, part: _Part) -> dict[str, Any]:
+        prompt = self._prompts[part.medium["kind"]]
+        start_s, end_s = (None, None) if part.span is None or part.times is None else part.times
+        return {
+            "span": part.span,
+            "start_s": start_s,
+            "end_s": end_s,
+            "model": self._config.model,
+            "prompt": f"{prompt.name} {prompt.version}",
+            "inputs": inputs_id(part.medium["read"]),
+        }
+
+    def _request(self, part: _Part) -> Request:
+        """Raises RowError where the medium cannot be read."""
+        medium, prompt = part.medium, self._prompts[part.medium["kind"]]
+        pictures = [] if self._config.reads else self._pictures.of(medium, part.times)
+        at = [] if part.times is None else frame_times(0.0, part.times[1] - part.times[0], self._config.num_frames)
+        return Request(pictures, prompt.filled(medium, at))
+
+    def _columns(self, result: Result, medium: dict[str, Any]) -> dict[str, Any]:
         if result is None:
             return {"reject_reason": KNOWN, "reject_detail": self._engine.stopped}
         if isinstance(result, RowError):
             return result.columns
         told = result._asdict()
         text = clean(told.pop("text"))
-        try:
-            check(result._replace(text=text), prompt, self._config.checks)
-        except RowError as error:
-            return told | error.columns
-        return told | {"caption": text}
+        told |= measured(text, result.finish_reason, self._prompts[medium["kind"]].text, medium["read"])
+        return told | {"caption": tidy(text) or ""}
 
 
 def _engine(name: str, config: CaptionerConfig, share: float) -> Engine:

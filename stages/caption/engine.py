@@ -13,19 +13,22 @@ from tokenmill.stages.table.rows import RowError
 
 
 class Request(NamedTuple):
-    """One medium: its picture or frames, uint8 (H, W, 3) RGB, and the prompt."""
+    """One medium, or a span of it: its picture or frames, uint8 (H, W, 3) RGB, or none, and the prompt."""
 
     pictures: list[np.ndarray]
     prompt: str
 
 
 class Answer(NamedTuple):
-    """What a model wrote. `finish_reason` is `stop`, `length`, or a server's own word."""
+    """What a model wrote. `finish_reason` is `stop`, `length`, or a server's own word; `seconds`: from request to
+    answer.
+    """
 
     text: str
     finish_reason: str | None
     tokens_in: int | None
     tokens_out: int | None
+    seconds: float | None = None
 
 
 Result = Answer | RowError | None

@@ -222,6 +222,7 @@ class OpenAiEngine:
     async def _post(self, server: Server, body: bytes) -> Answer:
         """Raises ReplyError."""
         self.num_requests += 1
+        asked_at = time.monotonic()
         try:
             async with self._session.post(f"{server.url}/chat/completions", data=body) as reply:
                 received = await reply.content.read(_MAX_BODY_BYTES) if reply.status != 200 else await reply.read()
@@ -238,7 +239,7 @@ class OpenAiEngine:
         server.answered()
         self.num_tokens += (answer.tokens_in or 0) + (answer.tokens_out or 0)
         self._trouble_since = None
-        return answer
+        return answer._replace(seconds=time.monotonic() - asked_at)
 
     def _check_budget(self) -> None:
         spent = {"max_requests": self.num_requests, "max_run_tokens": self.num_tokens}

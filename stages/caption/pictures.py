@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from math import sqrt
+from itertools import pairwise
+from math import ceil, sqrt
 from typing import Any
 
 import numpy as np
@@ -30,10 +31,14 @@ class Pictures:
         self._last: tuple[tuple[str, str | None], str, str] | None = None  # place, local path, identity
         self._closing = ExitStack()  # removes its temporary copy
 
-    def of(self, medium: dict[str, Any]) -> list[np.ndarray]:
-        """uint8 (H, W, 3) RGB. Raises RowError: unreadable, changed, and what Picture and Video raise."""
+    def of(self, medium: dict[str, Any], span: tuple[float, float] | None = None) -> list[np.ndarray]:
+        """uint8 (H, W, 3) RGB, of a clip from `span` of it. Raises RowError: unreadable, changed, and what Picture and
+        Video raise.
+        """
         try:
-            return self._clip(medium) if medium["kind"] == "video" else [self._image(medium)]
+            if medium["kind"] == "video":
+                return self._clip(medium, *(span or (medium["start_s"], medium["end_s"])))
+            return [self._image(medium)]
         except (OSError, pa.ArrowException) as error:
             raise unreadable(error) from error
 
@@ -45,10 +50,9 @@ class Pictures:
         width, height = fitted(picture.width_px, picture.height_px, self._max_pixels)
         return resized(picture.rgb(min(width, height)), self._max_pixels)
 
-    def _clip(self, medium: dict[str, Any]) -> list[np.ndarray]:
+    def _clip(self, medium: dict[str, Any], start_s: float, end_s: float) -> list[np.ndarray]:
         path, file_id = self._local(medium)
-        start_s, end_s = medium["start_s"], medium["end_s"]
-        if clip_id(file_id, start_s, end_s) != medium["media_id"]:
+        if clip_id(file_id, medium["start_s"], medium["end_s"]) != medium["media_id"]:
             raise _changed()
         found = []
         with Video(path, _MAX_DECODED_PIXELS) as video:
@@ -76,6 +80,13 @@ def _with_beats(chunks: Iterator[bytes]) -> Iterator[bytes]:
 def frame_times(start_s: float, end_s: float, count: int) -> list[float]:
     """The middles of `count` equal parts of a clip."""
     return [start_s + (end_s - start_s) * (i + 0.5) / count for i in range(count)]
+
+
+def spans(start_s: float, end_s: float, max_span_s: float) -> list[tuple[float, float]]:
+    """A clip as even spans of at most `max_span_s`, and of more than half of it where there are several."""
+    count = max(1, ceil((end_s - start_s) / max_span_s - 1e-9))
+    edges = [start_s + (end_s - start_s) * i / count for i in range(count)] + [end_s]
+    return list(pairwise(edges))
 
 
 def fitted(width_px: int, height_px: int, max_pixels: int) -> tuple[int, int]:

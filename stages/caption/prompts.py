@@ -1,14 +1,21 @@
-"""Prompt files: shipped ones by name, your own by path; the source's caption and metadata go in as data.
+"""Prompt files: shipped ones by name, your own by path; what others wrote goes in as data.
 
-A prompt file is a line `version: N`, then the prompt, in which `{source_caption}` and `{metadata}` stand for what the
-source said. That is text from strangers: it goes in as a JSON string whose brackets are escaped, so that it can neither
-close its quotes nor spell a model's special tokens (`<|im_end|>`, `[/INST]`). A model may still do what it reads there.
+A prompt file is a line `version: N`, then the prompt, in which stand for
+
+    {source_caption} {metadata}   what the source said
+    {captions}                    the captions to put together, a line for each captioner
+    {times}                       the times of the frames of a clip, in seconds
+
+All but the times is text from strangers, or of models that read such: it goes in as a JSON string whose brackets are
+escaped, so that it can neither close its quotes nor spell a model's special tokens (`<|im_end|>`, `[/INST]`). A model
+may still do what it reads there.
 """
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tokenmill.storage.errors import UserError
 from tokenmill.storage.identity import fingerprint_of
@@ -16,7 +23,7 @@ from tokenmill.storage.identity import fingerprint_of
 MAX_SOURCE_CHARS = 2000
 _SHIPPED = Path(__file__).resolve().parent / "prompts"
 _SLOT = re.compile(r"\{(\w+)\}")
-SLOTS = ("source_caption", "metadata")
+SLOTS = ("source_caption", "metadata", "captions", "times")
 _ESCAPED = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>[]{}&"}
 
 
@@ -25,8 +32,9 @@ class PromptError(UserError, ValueError):
 
 
 class Prompt(NamedTuple):
-    """One prompt file."""
+    """One prompt file. `name` is that of the file."""
 
+    name: str
     version: str
     text: str
 
@@ -40,10 +48,14 @@ class Prompt(NamedTuple):
         """Of version and text."""
         return fingerprint_of("prompt", self.version, self.text)
 
-    def filled(self, source_caption: str | None, metadata: str | None) -> str:
-        """The prompt for one medium."""
-        said = {"source_caption": source_caption, "metadata": metadata}
-        return _SLOT.sub(lambda slot: quoted(said[slot[1]]), self.text)
+    def filled(self, medium: Mapping[str, Any], times: Sequence[float] = ()) -> str:
+        """The prompt for one medium, a row of TO_CAPTION; `times` in seconds from its beginning."""
+        read: dict[str, str] = json.loads(medium["read"] or "{}")
+        said = {
+            "captions": lambda: "\n".join(f"{name}: {quoted(text)}" for name, text in read.items()),
+            "times": lambda: ", ".join(f"{time_s:.1f}" for time_s in times),
+        }
+        return _SLOT.sub(lambda slot: said[slot[1]]() if slot[1] in said else quoted(medium[slot[1]]), self.text)
 
 
 def shipped() -> list[str]:
@@ -63,7 +75,7 @@ def load_prompt(name: str) -> Prompt:
     version, text = re.fullmatch(r"version: *(\S+)\s*", first), rest.strip()
     if version is None or not text:
         raise PromptError(f"{path}: the first line must be `version: N`, and the prompt stand below it")
-    prompt = Prompt(version[1], text)
+    prompt = Prompt(path.stem, version[1], text)
     if unknown := sorted(prompt.slots - set(SLOTS)):
         raise PromptError(f"{path}: {{{unknown[0]}}} is nothing that a prompt can hold; known: {', '.join(SLOTS)}")
     return prompt

@@ -4,6 +4,7 @@ Media of about one size are answered together. A batch that does not fit into a 
 the processor refuses is rejected alone.
 """
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -59,9 +60,12 @@ class TransformersEngine:
         batch = self._config.resources.batch
         for start in range(0, len(waiting), batch):
             some = waiting[start : start + batch]
+            started = time.monotonic()
             with limits.call(len(some)):
                 results = self._batch([request for _, request in some], self._config.sampling.max_tokens)
-            yield from zip((i for i, _ in some), results, strict=True)
+            seconds = (time.monotonic() - started) / len(some)
+            for (i, _), result in zip(some, results, strict=True):
+                yield i, result._replace(seconds=seconds) if isinstance(result, Answer) else result
 
     def _batch(self, requests: list[Request], max_tokens: int) -> list[Result]:
         try:

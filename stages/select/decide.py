@@ -5,13 +5,11 @@ Emu3 2.1 and A.1 drop images below 512 x 512 and keep clips of at least 5 s (inf
 verdicts that it may take back; what could not be read or decoded keeps its reason for ever.
 """
 
-import re
-
 import pyarrow as pa
 from pydantic import Field, field_validator
 
 from tokenmill.stages.select.expensive import states
-from tokenmill.stages.select.rules import Rule
+from tokenmill.stages.select.rules import Rule, check_name
 from tokenmill.stages.table.columns import MEDIA
 from tokenmill.stages.table.rows import MAX_DETAIL_CHARS, pick, replace, without
 from tokenmill.storage.identity import Config
@@ -47,8 +45,7 @@ class DecideConfig(Config):
     @classmethod
     def _parse(cls, rules: dict[str, str]) -> dict[str, str]:
         for name, keep in rules.items():
-            if not re.fullmatch("[a-z][a-z0-9_]*", name):
-                raise ValueError(f"rule {name!r}: a name becomes a reject_reason; use lower case letters, digits and _")
+            check_name(name)
             if name == NOT_SCORED:
                 raise ValueError(f"rule {name!r}: that name is taken; choose another")
             Rule(name, keep, _DECIDABLE)

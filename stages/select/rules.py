@@ -9,6 +9,7 @@ where the rest of the expression does not (`false and null` is false). Nothing i
 
 import ast
 import difflib
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -35,6 +36,12 @@ _ARITHMETIC: dict[type[ast.operator], Callable] = {
 }
 _EXTREMES = {"min": pc.min_element_wise, "max": pc.max_element_wise}
 _BOOLS = {"true": True, "false": False}
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError for a name that cannot be a reject_reason."""
+    if not re.fullmatch("[a-z][a-z0-9_]*", name):
+        raise ValueError(f"rule {name!r}: a name becomes a reject_reason; use lower case letters, digits and _")
 
 
 class Rule:

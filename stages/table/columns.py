@@ -62,16 +62,33 @@ MEDIA = pa.schema(
     ]
 )
 
+# A row for each medium and captioner, of a long clip for each span of it.
 CAPTIONS = pa.schema(
     [
         pa.field("media_id", pa.string(), nullable=False),
-        pa.field("caption", pa.string()),  # null: there is none
         pa.field("captioner", pa.string(), nullable=False),
+        pa.field("span", pa.int32()),  # number of the span of a long clip, from 0; null = the whole medium
+        pa.field("start_s", pa.float64()),  # of the span, in the file's presentation time
+        pa.field("end_s", pa.float64()),
+        pa.field("caption", pa.string()),  # whole, also where it does not count; null: there is none
+        pa.field("model", pa.string()),  # as the config names it
+        pa.field("prompt", pa.string()),  # name and version
         pa.field("finish_reason", pa.string()),  # of a model's answer: stop, length, or a server's own word
         pa.field("tokens_in", pa.int32()),  # as the model counts them, pictures included
         pa.field("tokens_out", pa.int32()),
+        pa.field("seconds", pa.float64()),  # from request to answer; of a batch its share
+        pa.field("inputs", pa.string()),  # digest of the captions that were put together
+        # What rules read; null of the source's own until a rule asks.
+        pa.field("words", pa.int32()),
+        pa.field("truncated", pa.bool_()),  # cut off at max_tokens
+        pa.field("refused", pa.bool_()),  # `I cannot`, `As an AI` and the like
+        pa.field("boilerplate", pa.bool_()),  # begins with `The image shows` and the like
+        pa.field("leaked", pa.bool_()),  # repeats the prompt, or holds special tokens
+        pa.field("repeated", pa.float64()),  # share of 4-grams that stood there before, 0..1
+        pa.field("invented", pa.int32()),  # numbers and quoted names that none of the captions put together has
+        pa.field("language", pa.string()),  # ISO 639-1, by py3langid; null until a rule asks
         pa.field("reject_reason", pa.string()),
-        pa.field("reject_detail", pa.string()),  # the server's words, or how an answer begins that does not count
+        pa.field("reject_detail", pa.string()),  # the rule, or the server's words
         pa.field("fingerprint", pa.string(), nullable=False),
         pa.field("run_id", pa.string(), nullable=False),
     ]
@@ -128,5 +145,8 @@ PLACES = pa.schema(
         for name in ["media_id", "file_id", "kind", "uri", "member", "offset_bytes", "size_bytes", "start_s", "end_s"]
     ]
 )
-TO_CAPTION = PLACES.append(MEDIA.field("source_caption")).append(MEDIA.field("metadata"))
+TO_CAPTION = pa.schema(
+    # `read`: the captions to put together, a JSON object by captioner
+    [*PLACES, MEDIA.field("source_caption"), MEDIA.field("metadata"), pa.field("read", pa.string())]
+)
 TO_TOKENIZE = PLACES.append(CAPTIONS.field("caption"))

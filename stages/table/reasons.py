@@ -49,12 +49,6 @@ REASONS = {
     "context_too_long": "picture and prompt are more than the captioner takes; lower its `max_pixels`, `num_frames` or "
     "`max_tokens`",
     "bad_answer": "the captioner's server gave no answer that can be read, tried again, and answers others",
-    "caption_empty": "of a model: no word",
-    "caption_truncated": "of a model: cut off at `sampling.max_tokens`",
-    "caption_refused": "of a model: `I cannot`, `As an AI` and the like",
-    "caption_leaks": "of a model: it repeats the prompt, or holds special tokens",
-    "caption_repeats": "of a model: too much of it stood there before, `checks.max_repeated`",
-    "caption_too_short": "of a model: fewer than `checks.min_words` words",
     "out_of_memory": "the file takes more than `cluster.medium_memory_bytes`, or was at hand twice when its worker was "
     "killed for memory",
     "worker_died": "the file was at hand twice when its worker died",

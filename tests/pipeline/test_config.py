@@ -69,7 +69,8 @@ def test_text_that_is_no_unicode_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"caption": {"caption": {"captioner": "none"}}}, "caption.caption.captioner is now caption.captioner"),
+        ({"caption": {"caption": {"use": []}}}, "caption.caption.use is now caption.use"),
+        ({"caption": {"captioner": "none"}}, "caption.captioner: this key is gone: write caption.use, a list"),
         ({"tokenize": {"tokenize": {"model": "m"}}}, "tokenize.tokenize.model is now tokenize.model"),
         ({"train": {"train": {"data": {}, "seed": 1}}}, "train.train.data is now train.data, train.train.seed is now"),
         ({"train": {"train": 3}}, "train.train: this level is gone: write what it held under train"),
@@ -78,15 +79,15 @@ def test_text_that_is_no_unicode_is_said(tmp_path):
 def test_keys_of_older_releases_name_the_new_ones(tmp_path, changes, expected):
     with pytest.raises(ConfigError, match=expected):
         load(write(tmp_path, **changes))
-    whole = {"caption": {"caption": {"captioner": "none"}, "resources": {}}, "train": {"shards": None}, "root": "r"}
-    moved = {"caption": {"captioner": "none", "resources": {}}, "train": {"shards": None}, "root": "r"}
+    whole = {"caption": {"caption": {"use": []}, "resources": {}}, "train": {"shards": None}, "root": "r"}
+    moved = {"caption": {"use": [], "resources": {}}, "train": {"shards": None}, "root": "r"}
     assert with_keys_of_today(whole) == with_keys_of_today(moved) == moved
 
 
 def test_results_of_older_releases_stand(monkeypatch):
     """Fingerprints of a release whose config had other keys."""
     config = load(next(path for path in CONFIGS if path.name == "demo.yaml"))
-    assert fingerprints.of_caption(config) == "9cb9b4ee62f78a0c"
+    assert fingerprints.of_captions(config)["source"][1] == "9cb9b4ee62f78a0c"
     monkeypatch.setattr(fingerprints.weights, "identity", lambda _: "weights")
     by_dtype = fingerprints.of_tokens(config)
     assert by_dtype["float32"] == "582d1f9ae9d02548"

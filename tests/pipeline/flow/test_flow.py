@@ -12,8 +12,9 @@ from deadly import DONE, Deadly
 from rich.console import Console
 
 from tokenmill.pipeline.catalog.tables import Catalog
-from tokenmill.pipeline.config import Cluster, Pool
+from tokenmill.pipeline.config import Cluster
 from tokenmill.pipeline.flow import flow, local, on_ray
+from tokenmill.pipeline.phases import Pool
 from tokenmill.pipeline.reports.terminal import Meter, PhaseReport
 from tokenmill.stages.table.columns import LISTED
 

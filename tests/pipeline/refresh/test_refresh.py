@@ -6,13 +6,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from tokenmill.pipeline.catalog.chosen import chosen_captions
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import Cluster
-from tokenmill.pipeline.refresh import edits, media
+from tokenmill.pipeline.refresh import edits
 from tokenmill.pipeline.refresh.changes import source_changes
 from tokenmill.pipeline.refresh.sources import LISTING, Listing
 from tokenmill.pipeline.refresh.steps import Outlook
+from tokenmill.pipeline.refresh.tokens import to_tokenize
 from tokenmill.pipeline.refresh.upkeep import reconcile
+from tokenmill.stages import CaptionConfig
+from tokenmill.stages.caption.choose import CHOSEN
 from tokenmill.stages.table.columns import CAPTIONS, MEDIA, SOURCES
 from tokenmill.stages.tokenize.frames import LoadFramesConfig
 from tokenmill.tokenizer.shards import TOKENS
@@ -83,7 +87,7 @@ def test_nothing_changed_means_nothing_to_do(catalog):
     assert changes.todo.num_rows == changes.recaptioned.num_rows == len(changes.gone) == 0
     versions = [table.version for table in catalog]
     edits.mark_gone(catalog, changes.gone, "run")
-    assert not any(reconcile(catalog, PRINT, True, "run").values())
+    assert not any(reconcile(catalog, PRINT, CaptionConfig(), "run").values())
     assert [table.version for table in catalog] == versions, "an idle refresh made versions"
 
 
@@ -96,7 +100,7 @@ def test_an_object_that_returns_is_new(catalog):
 def test_a_medium_that_stands_nowhere_leaves_all_tables(catalog):
     fill(catalog, {"a": "A", "b": "B"})
     edits.mark_gone(catalog, pa.array(["a"]), "run")
-    done = reconcile(catalog, PRINT, True, "run")
+    done = reconcile(catalog, PRINT, CaptionConfig(), "run")
     assert done == {"moved": 0, "recaptioned": 0, "media": 1, "captions": 1, "tokens": 1}
     for table in (catalog.media, catalog.captions, catalog.tokens):
         assert table.scan(["media_id"])["media_id"].to_pylist() == ["B"]
@@ -105,7 +109,7 @@ def test_a_medium_that_stands_nowhere_leaves_all_tables(catalog):
 def test_a_medium_with_another_copy_moves_there(catalog):
     fill(catalog, {"a": "A", "z": "A", "m": "A"})
     edits.mark_gone(catalog, pa.array(["a"]), "run")
-    done = reconcile(catalog, PRINT, True, "run")
+    done = reconcile(catalog, PRINT, CaptionConfig(), "run")
     assert {name: count for name, count in done.items() if count} == {"moved": 1}
     assert catalog.media.scan(["uri"])["uri"].to_pylist() == ["m"]
 
@@ -114,10 +118,13 @@ def test_a_medium_that_moves_takes_the_caption_of_its_new_place(catalog):
     fill(catalog, {"a": "A", "b": "B", "z": "A"})
     catalog.sources.edit(pc.field("uri") == "z", lambda found: with_caption(found, "words at z"), {})
     edits.mark_gone(catalog, pa.array(["a"]), "run")
-    done = reconcile(catalog, PRINT, True, "run")
+    done = reconcile(catalog, PRINT, CaptionConfig(), "run")
     assert {name: count for name, count in done.items() if count} == {"moved": 1, "recaptioned": 1, "captions": 1}
-    assert media.to_caption(catalog, [PRINT], Outlook(), CLUSTER)["source_caption"].to_pylist() == ["words at z"]
-    assert not any(reconcile(catalog, PRINT, True, "run").values())
+    assert catalog.media.scan(["source_caption"], pc.field("media_id") == "A")["source_caption"].to_pylist() == [
+        "words at z"
+    ]
+    assert catalog.captions.scan(["media_id"])["media_id"].to_pylist() == ["B"]
+    assert not any(reconcile(catalog, PRINT, CaptionConfig(), "run").values())
 
 
 def with_caption(found: pa.Table, text: str) -> pa.Table:
@@ -131,7 +138,7 @@ def test_rows_of_an_older_config_go_once_their_file_was_measured_anew(catalog):
     where = pc.field("uri") == "a"
     at = SOURCES.get_field_index("fingerprint")
     catalog.sources.edit(where, lambda found: found.set_column(at, "fingerprint", pa.array([PRINT])), {})
-    reconcile(catalog, PRINT, True, "run")
+    reconcile(catalog, PRINT, CaptionConfig(), "run")
     found = {row["media_id"]: row["fingerprint"] for row in catalog.media.scan(["media_id", "fingerprint"]).to_pylist()}
     assert found == {"A": PRINT, "B": "before"}
 
@@ -147,7 +154,7 @@ def test_a_source_caption_that_changes_with_the_measuring_redoes_the_caption(cat
         return with_caption(found, "new words").set_column(at, "fingerprint", pa.array([PRINT]))
 
     catalog.sources.edit(pc.field("uri") == "a", measured, {})
-    done = reconcile(catalog, PRINT, True, "run")
+    done = reconcile(catalog, PRINT, CaptionConfig(), "run")
     assert (done["recaptioned"], done["captions"], done["media"]) == (1, 1, 1)
     assert catalog.captions.count() == 0
     assert catalog.media.scan(["source_caption"])["source_caption"].to_pylist() == ["new words"]
@@ -160,7 +167,7 @@ def captioned(found: pa.Table, text: str) -> pa.Table:
 
 def test_captions_and_tokens_hold_only_kept_media(catalog):
     fill(catalog, {"a": "A", "b": "B"}, reject={"A": "blurred"})
-    reconcile(catalog, PRINT, True, "run")
+    reconcile(catalog, PRINT, CaptionConfig(), "run")
     assert catalog.media.count() == 2
     assert catalog.tokens.scan(["media_id"])["media_id"].to_pylist() == ["B"]
     assert catalog.captions.scan(["media_id"])["media_id"].to_pylist() == ["B"]
@@ -169,9 +176,8 @@ def test_captions_and_tokens_hold_only_kept_media(catalog):
 def test_only_missing_work_is_handed_on(catalog):
     fill(catalog, {"a": "A", "b": "B"})
     catalog.tokens.edit(pc.field("media_id") == "A", None, {})
-    assert media.to_caption(catalog, [PRINT], Outlook(), CLUSTER).num_rows == 0
-    assert media.to_caption(catalog, ["another captioner"], Outlook(), CLUSTER).num_rows == 2
-    todo = media.to_tokenize(catalog, [PRINT], Outlook(), LoadFramesConfig(), CLUSTER)
+    chosen = chosen_captions(catalog, CaptionConfig())
+    todo = to_tokenize(catalog, chosen, [PRINT], Outlook(), LoadFramesConfig(), CLUSTER)
     assert todo.select(["media_id", "caption"]).to_pylist() == [{"media_id": "A", "caption": "of A"}]
 
 
@@ -188,7 +194,7 @@ def test_media_of_one_bucket_stand_together(catalog):
         return found
 
     catalog.media.edit(pc.field("media_id").is_valid(), sized, {})
-    todo = media.to_tokenize(catalog, [PRINT], Outlook(), LoadFramesConfig(area_px=64 * 64), CLUSTER)
+    todo = to_tokenize(catalog, CHOSEN.empty_table(), [PRINT], Outlook(), LoadFramesConfig(area_px=64 * 64), CLUSTER)
     assert todo["media_id"].to_pylist() == ["B", "E", "A", "C", "D"]
 
 
@@ -196,18 +202,17 @@ def test_a_changed_source_caption_redoes_the_caption_and_keeps_the_codes(catalog
     fill(catalog, {"a": "A", "b": "B"})
     changed = rows(LISTING, uri=["a"], etag=["etag a"], size_bytes=[1], caption=["new words"], caption_etag=["c2"])
     edits.recaption(catalog, changed.append_column("source_caption", changed["caption"]), "run")
-    assert reconcile(catalog, PRINT, True, "run")["recaptioned"] == 1
+    assert reconcile(catalog, PRINT, CaptionConfig(), "run")["recaptioned"] == 1
     assert catalog.media.scan(["source_caption"], pc.field("media_id") == "A")["source_caption"].to_pylist() == [
         "new words"
     ]
-    todo = media.to_caption(catalog, [PRINT], Outlook(), CLUSTER)
-    assert todo["source_caption"].to_pylist() == ["new words"]
+    assert catalog.captions.scan(["media_id"])["media_id"].to_pylist() == ["B"]
     fixed = rows(
         CAPTIONS, media_id=["A"], caption=["new words"], captioner=["source"], fingerprint=[PRINT], run_id=["r"]
     )
     catalog.captions.append(fixed, {})
-    assert edits.sync_captions(catalog, "run") == 1
-    assert edits.sync_captions(catalog, "run") == 0
+    assert edits.sync_captions(catalog, CaptionConfig(), "run") == 1
+    assert edits.sync_captions(catalog, CaptionConfig(), "run") == 0
     found = {row["media_id"]: (row["caption"], row["codes"]) for row in catalog.tokens.scan().to_pylist()}
     assert found == {"A": ("new words", [7]), "B": ("of B", [7])}
 
@@ -234,9 +239,9 @@ def test_codes_of_another_dtype_stand_until_a_dtype_is_named(catalog):
     tokens("A", "fp32")
     tokens("B", "bf16")
     either, named = ["bf16", "fp32"], ["bf16"]
-    todo = media.to_tokenize(catalog, either, Outlook(), LoadFramesConfig(), CLUSTER)
+    todo = to_tokenize(catalog, CHOSEN.empty_table(), either, Outlook(), LoadFramesConfig(), CLUSTER)
     assert sorted(todo["media_id"].to_pylist()) == ["C", "D"]
-    todo = media.to_tokenize(catalog, named, Outlook(), LoadFramesConfig(), CLUSTER)
+    todo = to_tokenize(catalog, CHOSEN.empty_table(), named, Outlook(), LoadFramesConfig(), CLUSTER)
     assert sorted(todo["media_id"].to_pylist()) == ["A", "C", "D"]
 
     again = rows(

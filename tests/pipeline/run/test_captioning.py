@@ -34,7 +34,7 @@ def world(tmp_path: Path, server: CaptionServer) -> World:
     made = World(tmp_path)
     made.sets += [
         f"{API}={{engine: openai, model: tiny, resources: {{urls: ['{server.url}']}}}}",
-        "caption.captioner=api",
+        "caption.use=[api]",
     ]
     return made
 
@@ -50,13 +50,11 @@ def reasons(world: World) -> list[str | None]:
 def test_asked_once_and_again_for_what_changed(world, server):
     run = world.run()
     assert len(server.asked) == 4
-    assert {name: run.reports[1].numbers[name] for name in ("tokens_in", "tokens_out")} == {
-        "tokens_in": 360,
-        "tokens_out": 40,
-    }
+    spent = run.reports[1].numbers["captioners"]["api"]
+    assert (spent["captions"], spent["tokens_in"], spent["tokens_out"]) == (4, 360, 40)
     (row, *_) = captions(world)
     assert row["caption"] == CAPTION and row["captioner"] == "api" and row["finish_reason"] == "stop"
-    assert (row["tokens_in"], row["tokens_out"], row["reject_reason"]) == (90, 10, None)
+    assert (row["tokens_in"], row["tokens_out"], row["reject_reason"], row["prompt"]) == (90, 10, None, "dense 1")
     assert {row["caption"] for row in world.tokens().values()} == {CAPTION}
 
     # Nothing: not for another address, another batch, other words beside a picture, another name of a file.
@@ -97,11 +95,23 @@ def test_answers_that_are_no_captions_are_rejected_and_the_run_goes_on(world, se
     ]
     server.script = lambda n, _: replies[n]
     run = world.run()
-    assert reasons(world) == [None, "caption_empty", "caption_refused", "caption_truncated"]
-    assert dict(run.reports[1].rejected) == {"caption_empty": 1, "caption_refused": 1, "caption_truncated": 1}
-    details = {row["reject_reason"]: row["reject_detail"] for row in captions(world)}
-    assert details["caption_refused"] == "I'm sorry, but I can't see the picture."
+    assert reasons(world) == [None, "not_empty", "not_refused", "not_truncated"]
+    assert dict(run.reports[1].rejected) == {"not_empty": 1, "not_refused": 1, "not_truncated": 1}
+    texts = {row["reject_reason"]: row["caption"] for row in captions(world)}
+    assert texts["not_refused"] == "I'm sorry, but I can't see the picture."
     assert sorted(str(row["caption"]) for row in world.tokens().values()) == ["None", "None", "None", CAPTION]
+
+    # Other rules judge what is stored: nobody is asked, the tokens follow.
+    again = world.run(f"{API}.rules={{not_empty: words >= 1, short: words <= 10}}")
+    assert len(server.asked) == 4 and reasons(world) == [None, None, "not_empty", "short"]
+    assert [(step.why, step.num_read) for step in again.steps if step.phase != "curate"] == [
+        ("caption rules changed", 0),
+        ("captions changed; codes stay", 0),
+    ]
+    assert sorted(str(row["caption"]) for row in world.tokens().values())[:2] == [
+        "I'm sorry, but I can't see the picture.",
+        "None",
+    ]
 
 
 def test_a_stop_keeps_what_was_answered_and_the_next_run_asks_the_rest(world, server):
@@ -118,7 +128,7 @@ def test_what_can_be_known_before_is_told_before(world, server):
     for sets, error_type, said in [
         (f"{API}.resources.key_variable=NO_SUCH_KEY", CaptionError, "the environment has no NO_SUCH_KEY; export it"),
         (f"{API}.prompt=no/such.md", PromptError, "no/such.md: no such file.*dense, short, text_in_picture, video"),
-        ("caption.captioner=apo", ConfigError, "'apo' is not among `captioners`; known: source, none, api"),
+        ("caption.use=[apo]", ConfigError, "'apo' is not among `captioners`; known: source, api"),
         (f"{API}.resources.urls=[]", ConfigError, "engine openai needs resources.urls"),
         (f"{API}.resources.urls=['http://me:secret@host/v1']", ConfigError, "write http://HOST/v1, without a key"),
         (f"{API}.promt=short", ConfigError, "unknown key; nearest valid key: 'prompt'"),
@@ -133,16 +143,17 @@ def test_what_can_be_known_before_is_told_before(world, server):
 
 def test_fingerprints_hang_on_what_changes_captions(world):
     def of(*sets: str) -> str:
-        return fingerprints.of_caption(load(world.path, [*world.sets, *sets]))
+        return fingerprints.of_captions(load(world.path, [*world.sets, *sets]))["api"][0]
 
-    same = [f"{API}.resources.batch=2", f"{API}.resources.key_variable=X", f"{API}.resources.urls=['http://h/v1']"]
+    same = [f"{API}.rules={{}}", f"{API}.serves=images", f"{API}.where='aspect < 2'", "caption.max_caption_chars=9"]
+    same += [f"{API}.resources.batch=2", f"{API}.resources.key_variable=X", f"{API}.resources.urls=['http://h/v1']"]
     other = [
         "model=b",
         "prompt=short",
         "sampling.temperature=1.0",
         "max_pixels=4096",
         "num_frames=8",
-        "checks.min_words=1",
+        "max_span_s=9.0",
     ]
     assert {of(each) for each in same} == {of()}
     assert len({of(), *(of(f"{API}.{each}") for each in other)}) == 1 + len(other)
@@ -174,3 +185,94 @@ def test_on_ray_as_in_processes_here(world, server, local_ray):
         world.run("cluster.local_rows=0", *limits)
     world.run(f"{API}.resources.max_requests=null")
     assert len(server.asked) == 4 and {row["caption"] for row in captions(world)} == {CAPTION}
+
+
+TWO = "{{engine: openai, model: {model}, resources: {{urls: ['{url}']}}, {more}}}"
+
+
+def by_captioner(world: World) -> dict[str, dict[str, str | None]]:
+    """Captions that count, by captioner and name of the picture."""
+    catalog = Catalog(str(world.folder / "root"))
+    names = {row["media_id"]: Path(row["uri"]).stem for row in catalog.media.scan(["media_id", "uri"]).to_pylist()}
+    found: dict[str, dict[str, str | None]] = {}
+    for row in catalog.captions.scan().to_pylist():
+        if row["reject_reason"] is None and row["caption"] is not None:
+            found.setdefault(row["captioner"], {})[names[row["media_id"]]] = row["caption"]
+    return found
+
+
+@pytest.fixture
+def two(world: World, server: CaptionServer) -> World:
+    """A captioner that looks, and one that joins what it wrote with the source's; b has no caption of its own."""
+
+    def script(_: int, document: dict) -> object:
+        (*pictures, text) = document["messages"][0]["content"]
+        asked = text["text"]
+        return answer(f"{document['model']} saw {len(pictures)} and read {asked[-40:] if not pictures else 'nothing'}")
+
+    server.script = script
+    (world.photos / "b.txt").unlink()
+    world.sets.append(f"caption.captioners.look={TWO.format(model='l', url=server.url, more='prompt: dense')}")
+    path = world.folder / "join.md"
+    path.write_text("version: 1\n{captions}")
+    more = f"prompt: {path}, reads: [source, look]"
+    world.sets.append(f"caption.captioners.join={TWO.format(model='j', url=server.url, more=more)}")
+    world.sets.append("caption.use=[join, look]")
+    return world
+
+
+def test_captions_are_put_together_and_follow_what_they_were_made_of(two, server):
+    first = two.run()
+    assert [document["model"] for document in server.asked] == ["l"] * 4 + ["j"] * 3
+    assert [(step.why, step.num_read) for step in first.steps if step.phase == "caption"][-1] == (
+        "what source, look leave to join", None,
+    )  # fmt: skip
+    found = by_captioner(two)
+    assert found["join"].keys() == found["source"].keys() == {"a", "c", "d"} and len(found["look"]) == 4
+    assert '"l saw 1 and read nothing"' in found["join"]["a"]
+    texts = {name: row["caption"] for name, row in two.tokens().items()}
+    assert texts == {**found["join"], "b": "l saw 1 and read nothing"}
+
+    assert [step.num_read for step in two.run().steps] == [0, 0, 0] and len(server.asked) == 7
+    # What it was made of changes: that of one medium, of the source; a verdict on one of the others.
+    (two.photos / "a.txt").write_text("new words")
+    two.run()
+    assert [document["model"] for document in server.asked[7:]] == ["j"]
+    two.run("caption.captioners.source={engine: source, rules: {long: words >= 3}}")
+    assert by_captioner(two)["join"].keys() == {"c", "d"} and len(server.asked) == 8
+    assert two.tokens()["a"]["caption"] == "l saw 1 and read nothing"
+    two.run("caption.captioners.look.prompt=short")
+    assert [document["model"] for document in server.asked[8:]] == ["l"] * 4, "it reads what it read before"
+    two.run("caption.captioners.look.model=n")
+    assert [document["model"] for document in server.asked[12:]] == ["n"] * 4 + ["j"] * 2
+
+
+def test_a_captioner_for_what_others_leave(world, server):
+    server.script = lambda _, document: answer("second of the two" if document["model"] == "s" else "I cannot see it")
+    for name, more in [("first", "where: width_px >= 64"), ("second", "only_without: [first], rules: {}")]:
+        text = TWO.format(model=name[0], url=server.url, more=more)
+        world.sets.append(f"caption.captioners.{name}={text}")
+    server.script = lambda n, d: answer("I cannot see the picture" if n == 0 else f"{d['model']} is who wrote it")
+    world.run("caption.use=[first, second, source]")
+    assert [document["model"] for document in server.asked] == ["f"] * 3 + ["s"] * 2
+    texts = [row["caption"] for row in world.tokens().values()]
+    assert sorted(texts) == ["f is who wrote it"] * 2 + ["s is who wrote it"] * 2
+    # A rule that takes the first one back leaves its medium to the second one, and asks only for it.
+    world.run("caption.captioners.first.rules={not_refused: not refused, mine: words <= 4}")
+    assert [document["model"] for document in server.asked[5:]] == ["s"] * 2
+    assert set(by_captioner(world)) == {"second", "source"}
+    # Out of use it is paid for all the same: it stays, and nobody is asked when it comes back.
+    world.run("caption.use=[source]")
+    assert {row["caption"] for row in world.tokens().values()} == {f"words of {name}" for name in "abcd"}
+    world.run("caption.use={second: 1, source: 1}")
+    assert len(server.asked) == 7
+
+
+def test_a_captioner_that_stops_holds_up_only_those_that_wait_for_it(two, server):
+    limits = ["caption.captioners.look.resources.max_requests=2", "caption.captioners.look.resources.most_at_once=1"]
+    with pytest.raises(CaptionError, match=r"caption: look stopped: .*max_requests=2 is spent; raise it"):
+        two.run(*limits)
+    found = by_captioner(two)
+    assert (len(found["source"]), len(found["look"]), "join" in found) == (3, 2, False)
+    two.run("caption.captioners.look.resources.max_requests=null")
+    assert [document["model"] for document in server.asked] == ["l"] * 4 + ["j"] * 3

@@ -93,7 +93,7 @@ class History:
         self.some().write_bytes(f"no picture {self.made}".encode())
 
     def captioner(self) -> None:
-        self.world.sets.append(f"caption.captioner={self.random.choice(['source', 'none'])}")
+        self.world.sets.append(f"caption.use={self.random.choice(['[source]', '[]', '{source: 1.0}'])}")
 
 
 class Killed(BaseException):

@@ -9,8 +9,8 @@ from PIL import Image
 from transformers import JanusVQVAE, JanusVQVAEConfig
 
 from tokenmill.pipeline.config import load
-from tokenmill.pipeline.run.media_phases import check_clips
 from tokenmill.pipeline.run.pools import PlanError, tokenize_stages
+from tokenmill.pipeline.run.tokenizing import check_clips
 from tokenmill.stages.tokenize.load_frames import LoadFrames
 from tokenmill.storage.identity import content_id
 

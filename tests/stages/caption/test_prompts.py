@@ -7,11 +7,20 @@ import pytest
 from tokenmill.stages.caption.prompts import MAX_SOURCE_CHARS, PromptError, load_prompt, quoted, shipped
 
 
+def said(source_caption: str | None, metadata: str | None, read: str | None = None) -> dict[str, str | None]:
+    return {"source_caption": source_caption, "metadata": metadata, "read": read}
+
+
 def test_shipped_prompts_load():
-    assert shipped() == ["dense", "short", "text_in_picture", "video"]
+    assert shipped() == ["consolidate", "dense", "short", "text_in_picture", "video", "video_times"]
     prompts = [load_prompt(name) for name in shipped()]
-    assert len({prompt.identity for prompt in prompts}) == 4 and not any(prompt.slots for prompt in prompts)
-    assert load_prompt("dense").filled("x", "{}") == load_prompt("dense").text
+    assert len({prompt.identity for prompt in prompts}) == 6
+    assert {prompt.name: prompt.slots for prompt in prompts if prompt.slots} == {
+        "consolidate": {"captions"},
+        "video_times": {"times"},
+    }
+    assert load_prompt("dense").filled(said("x", "{}")) == load_prompt("dense").text
+    assert " at 0.5, 10.2 seconds " in load_prompt("video_times").filled(said(None, None), [0.5, 10.25])
 
 
 def test_a_prompt_of_one_s_own(tmp_path):
@@ -19,7 +28,7 @@ def test_a_prompt_of_one_s_own(tmp_path):
     path.write_text("version: 3\n\nOthers said {source_caption}, {metadata}.\n")
     prompt = load_prompt(str(path))
     assert prompt.version == "3" and prompt.slots == {"source_caption", "metadata"}
-    assert prompt.filled('a "cat"', None) == 'Others said "a \\"cat\\"", null.'
+    assert prompt.filled(said('a "cat"', None)) == 'Others said "a \\"cat\\"", null.'
     path.write_text("version: 4\n\nOthers said {source_caption}, {metadata}.\n")
     assert load_prompt(str(path)).identity != prompt.identity
 
@@ -36,7 +45,7 @@ def test_wrong_files_say_why(tmp_path, text, said):
     (tmp_path / "mine.md").write_text(text)
     with pytest.raises(PromptError, match=said):
         load_prompt(str(tmp_path / "mine.md"))
-    with pytest.raises(PromptError, match="shipped one: dense, short"):
+    with pytest.raises(PromptError, match="shipped one: consolidate, dense"):
         load_prompt("dens")
 
 

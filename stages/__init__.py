@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tokenmill.stages.caption.choose import TO_CHOOSE as TO_CHOOSE, choose_captions as choose_captions
     from tokenmill.stages.caption.config import (
         CaptionConfig as CaptionConfig,
+        CaptionerConfig as CaptionerConfig,
         CaptionError as CaptionError,
         check_reachable as check_reachable,
     )
@@ -66,7 +67,7 @@ _EXPORTED = {
     "caption.choose": "TO_CHOOSE choose_captions",
     "caption.text": "inputs_id",
     "caption.verdicts": "columns_judged judge_captions",
-    "caption.config": "CaptionConfig CaptionError check_reachable",
+    "caption.config": "CaptionConfig CaptionerConfig CaptionError check_reachable",
     "tokenize.frames": "LoadFramesConfig bucket",
     "tokenize.load_frames": "LoadFrames",
     "tokenize.tokenize": "Tokenize TokenizeConfig",

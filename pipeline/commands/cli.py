@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from tokenmill.pipeline.commands import ending, export, look, phases, takedown, tokenizer
+from tokenmill.pipeline.commands import captioner, ending, export, look, phases, takedown, tokenizer
 from tokenmill.pipeline.commands.options import Sets, console
 
 
@@ -51,6 +51,9 @@ tokenizer_app.command("train")(tokenizer.tokenizer_train)
 tokenizer_app.command("eval")(tokenizer.tokenizer_eval)
 tokenizer_app.command("convert")(tokenizer.tokenizer_convert)
 app.add_typer(tokenizer_app, name="tokenizer")
+captioner_app = _group("Captioners: models that write captions.")
+captioner_app.command("try")(captioner.captioner_try)
+app.add_typer(captioner_app, name="captioner")
 
 
 def main() -> None:

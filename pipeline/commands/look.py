@@ -27,10 +27,16 @@ def sheet(
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many media at most.")] = 48,
     seed: Annotated[int, typer.Option("--seed", help="Chooses which.")] = 0,
     out: Annotated[Path, typer.Option("--out", help="The PNG to write.")] = Path("sheet.png"),
+    captions: Annotated[bool, typer.Option("--captions", help="Kept media with all their captions instead.")] = False,
     sets: Sets = None,
     version: Version = None,
 ) -> None:
-    """Draw the media of one verdict with their scores."""
+    """Draw the media of one verdict with their scores, or kept ones with their captions side by side."""
+    if captions:
+        from tokenmill.pipeline.reports.caption_sheet import draw_captions
+
+        draw_captions(load(config, sets, version), kind, limit, seed, out, console)
+        return
     from tokenmill.pipeline.reports.verdict_sheet import draw_verdict
 
     draw_verdict(load(config, sets, version), reason, kind, limit, seed, out, console)

@@ -3,7 +3,7 @@
 from itertools import islice
 
 from tokenmill.pipeline.catalog.records import newest_first
-from tokenmill.stages.caption.config import CaptionerConfig
+from tokenmill.stages import CaptionerConfig
 
 _LOOKED_AT = 20  # records, newest first
 

@@ -9,5 +9,6 @@ In: tables, records, models. Out: progress and tables on the terminal, contact s
     rules_plot.py     histograms of the scores
     sheet.py          contact sheets and grids
     verdict_sheet.py  the media of one verdict with their scores
+    caption_sheet.py  media with what each captioner says of them
     draw.py           prompts to pictures
 """

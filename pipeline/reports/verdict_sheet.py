@@ -51,7 +51,7 @@ def draw_verdict(
     rules = {"image": config.curate.decide.image_rules, "video": config.curate.decide.video_rules}
     names = {of: _columns(each, media.schema) for of, each in rules.items()}
     places = stages.Places(config.fetched)
-    pictures = [Picture(_square(row, places), _text(row, names.get(row["kind"], []))) for row in rows]
+    pictures = [Picture(square(row, places), _text(row, names.get(row["kind"], []))) for row in rows]
     title = f"{reason}: {len(rows)} of {chosen.num_rows}"
     contact_sheet([SheetSection(title, pictures)], out)
     console.print(f"{title}; look at {out}", highlight=False)
@@ -70,7 +70,7 @@ def _text(row: dict[str, Any], names: list[str]) -> str:
     return f"{name}{stands_aside} | {scores or row['reject_detail'] or ''}"
 
 
-def _square(row: dict[str, Any], places: stages.Places) -> np.ndarray:
+def square(row: dict[str, Any], places: stages.Places) -> np.ndarray:
     """uint8 (_SIDE_PX, _SIDE_PX, 3): the medium on white, or a grey tile."""
     tile = np.full((_SIDE_PX, _SIDE_PX, 3), 255, np.uint8)
     try:

@@ -50,6 +50,11 @@ class Caption:
         )
         yield judge_captions(made, self._config.verdicts)
 
+    def close(self) -> None:
+        """Give back what its engine holds."""
+        if self._writer is not None:
+            self._writer.close()
+
 
 def _of_source(medium: dict[str, Any]) -> dict[str, Any]:
     text = medium["source_caption"]
@@ -100,6 +105,9 @@ class _Writer:
             if part.medium["media_id"] in stopped:  # of a clip all spans or none
                 columns = {"reject_reason": KNOWN, "reject_detail": self._engine.stopped}
             yield {"media_id": part.medium["media_id"], **self._place(part), **columns}
+
+    def close(self) -> None:
+        self._engine.close()
 
     def _parts(self, medium: dict[str, Any]) -> list[_Part]:
         if medium["kind"] != "video" or self._config.reads:

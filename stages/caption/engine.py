@@ -42,3 +42,7 @@ class Engine(Protocol):
     def answers(self, requests: Iterator[tuple[int, Request]]) -> Iterator[tuple[int, Result]]:
         """A result for each request, by its number. Takes requests as it needs them."""
         ...
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        ...

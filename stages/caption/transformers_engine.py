@@ -67,6 +67,9 @@ class TransformersEngine:
             for (i, _), result in zip(some, results, strict=True):
                 yield i, result._replace(seconds=seconds) if isinstance(result, Answer) else result
 
+    def close(self) -> None:
+        """Nothing to give back."""
+
     def _batch(self, requests: list[Request], max_tokens: int) -> list[Result]:
         try:
             return list(self._generate(self._inputs(requests), max_tokens))

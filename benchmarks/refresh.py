@@ -36,7 +36,7 @@ from tokenmill import storage
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.flow.on_ray import cluster
-from tokenmill.pipeline.refresh import fingerprints, sources
+from tokenmill.pipeline.refresh import fingerprints, sources, walk
 from tokenmill.pipeline.reports.terminal import table
 from tokenmill.pipeline.run.runner import run_phases
 from tokenmill.stages.select.duplicates import DUPLICATES
@@ -65,7 +65,7 @@ def configured(root: str, folder: str) -> RunConfig:
 def objects(start: int, stop: int) -> Iterator[Any]:
     """What listing a bucket gives."""
     for number in range(start, stop):
-        yield sources._Object(f"{FOLDER}/{number // 1000:06d}/{number:09d}.jpg", f"{number:032x}", 200_000)
+        yield walk.Entry(f"{FOLDER}/{number // 1000:06d}/{number:09d}.jpg", f"{number:032x}", 200_000)
 
 
 def rows_of(schema: pa.Schema, count: int, values: dict[str, Any]) -> pa.Table:
@@ -124,7 +124,7 @@ def fill(config: RunConfig, num_media: int) -> None:
 def refreshed(config: RunConfig, listed: Callable[..., Iterable[Any]]) -> tuple[float, list[int]]:
     """Seconds of a run over what `listed` gives, with what each phase read."""
     started = time.monotonic()
-    with mock.patch.object(sources, "_list", lambda *_: listed()):
+    with mock.patch.object(sources, "walk", lambda *_: listed()):
         made = run_phases(config, PHASES, "run", Console(quiet=True))
     return time.monotonic() - started, [report.num_read for report in made.reports]
 
@@ -191,7 +191,7 @@ def main() -> None:
     made = table(f"{options.media:,} media", "what", "seconds#", "peak memory, MB#", "read, by phase")
 
     started = time.monotonic()
-    with mock.patch.object(sources, "_list", lambda *_: objects(0, options.media)):
+    with mock.patch.object(sources, "walk", lambda *_: objects(0, options.media)):
         listing = sources.list_sources([sources.Source(uri=FOLDER)])
     assert listing.rows.num_rows == options.media
     made.add_row("listing", f"{time.monotonic() - started:.1f}", f"{peak_mb():.0f}", "")
@@ -208,7 +208,7 @@ def main() -> None:
         with cluster(new.cluster):
             unchanged_s, read = refreshed(new, lambda: objects(0, options.media))
             made.add_row("unchanged refresh", f"{unchanged_s:.1f}", f"{peak_mb():.0f}", str(read))
-            fresh = list(sources._list_local(storage.absolute(str(folder / "new")), False))
+            fresh = list(walk.walk(storage.absolute(str(folder / "new")), False))
             other = configured(str(folder / "other"), str(folder / "new"))
             first_s, read = refreshed(other, lambda: fresh)
             made.add_row(f"{len(fresh):,} files into an empty root", f"{first_s:.1f}", f"{peak_mb():.0f}", str(read))

@@ -29,10 +29,11 @@ def try_captioners(
     Raises CatalogError without media, CaptionError and PromptError where a captioner cannot be asked.
     """
     part, catalog = config.caption.what, Catalog(config.root)
-    order = part.model_copy(update={"use": tuple(names)}).order if names else part.order
-    for name in order:
+    for name in names:
         if name not in part.all:
             raise CaptionError(f"{name}: not among `caption.captioners`; known: {', '.join(part.all)}")
+    order = part.model_copy(update={"use": tuple(names)}).order if names else part.order
+    for name in order:
         stages.check_reachable(name, part.all[name])
     media = some_media(catalog, kind, limit, seed)
     rows = media.to_pylist()

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenmill.stages.caption.config import CaptionConfig
-from tokenmill.stages.caption.text import tidy, without_opening
+from tokenmill.stages.caption.text import MAY_OPEN, tidy, without_opening
 from tokenmill.storage.identity import fingerprint_of
 
 CHOSEN = pa.schema([("media_id", pa.string()), ("caption", pa.string()), ("captioner", pa.string())])
@@ -88,9 +88,11 @@ def _joined(rows: pa.Table) -> pa.Table:
     return pa.concat_tables([whole, joined])
 
 
-def _short(captions: pa.ChunkedArray, is_whole: pa.ChunkedArray, config: CaptionConfig) -> pa.Array:
-    texts = [
-        text if whole else tidy(without_opening(text) if config.strip_openings else text, config.max_caption_chars)
-        for text, whole in zip(captions.to_pylist(), is_whole.to_pylist(), strict=True)
-    ]
-    return pa.array(texts, pa.string())
+def _short(captions: pa.ChunkedArray, is_whole: pa.ChunkedArray, config: CaptionConfig) -> pa.Array | pa.ChunkedArray:
+    is_long = pc.greater(pc.utf8_length(captions), config.max_caption_chars)
+    if config.strip_openings:
+        is_long = pc.or_(is_long, pc.match_substring_regex(captions, MAY_OPEN, ignore_case=True))
+    change = pc.and_(is_long, pc.invert(is_whole))
+    some = captions.filter(change).to_pylist()
+    texts = [tidy(without_opening(text) if config.strip_openings else text, config.max_caption_chars) for text in some]
+    return pc.replace_with_mask(captions, change, pa.array(texts, pa.string())) if texts else captions

@@ -4,6 +4,7 @@ import re
 
 from tokenmill.storage.identity import content_id
 
+MAY_OPEN = r"^\W*(in )?(the|this|that) "  # where an opening may stand; quick, for Arrow's regular expressions
 _OPENING = re.compile(
     r"^\W*(in )?(the|this|that) (image|picture|photo(graph)?|video|clip|frame|scene)( (shows|depicts|displays|features|"
     r"portrays|captures|presents|contains|illustrates|is of)|,? (we|you) (can )?see|,? there (is|are)(?= ))[\s:,]+",

@@ -1,4 +1,5 @@
-"""Engine `transformers`: captions by an image-text-to-text model in the worker, by its own processor and chat template.
+"""Engine `transformers`: captions by an image-text-to-text model in the worker, by its own processor and chat template;
+where captions are put together, by a language model, too.
 
 Media of about one size are answered together. A batch that does not fit into a GPU's memory is halved; a medium that
 the processor refuses is rejected alone.
@@ -29,17 +30,12 @@ class TransformersEngine:
     stopped: str | None = None
 
     def __init__(self, config: CaptionerConfig):
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-
         model_identity(config.model)
         self._config, self._device = config, device_of_worker()
         name = str(Path(config.model).expanduser())
         dtype = quick_dtype(self._device == "cuda") if config.dtype == "auto" else config.dtype
         try:
-            self._processor: Any = AutoProcessor.from_pretrained(name)
-            self._processor.tokenizer.padding_side = "left"
-            how: dict[str, Any] = {"use_safetensors": True, "dtype": getattr(torch, dtype)}
-            self._model = cast(Any, AutoModelForImageTextToText.from_pretrained(name, **how))
+            self._processor, self._model = _opened(name, bool(config.reads), getattr(torch, dtype))
         except (OSError, RuntimeError, KeyError, ValueError, AttributeError) as error:
             raise CaptionError(
                 f"{name}: cannot be loaded ({words(error)}); pass a hub name, or a folder that save_pretrained() of an "
@@ -47,10 +43,12 @@ class TransformersEngine:
             ) from error
         if not getattr(self._processor, "chat_template", None):
             raise CaptionError(f"{name}: its processor has no chat template; take an instruction-tuned model")
+        self._tokenizer = getattr(self._processor, "tokenizer", self._processor)
+        self._tokenizer.padding_side = "left"
         self._model.eval().to(self._device)
         ends = self._model.generation_config.eos_token_id
         self._ends = {ends} if isinstance(ends, int) else set(ends or ())
-        (result,) = self._batch([Request([_GREY], "?")], 1)
+        (result,) = self._batch([Request([] if config.reads else [_GREY], "?")], 1)
         if isinstance(result, RowError):
             raise CaptionError(f"{name}: cannot take a picture ({result.columns['reject_detail']}); take another model")
 
@@ -84,14 +82,15 @@ class TransformersEngine:
 
     def _inputs(self, requests: list[Request]) -> Any:
         """Raises RowError: bad_picture, where the processor refuses one of them."""
+        is_text = self._tokenizer is self._processor
         try:
             return self._processor.apply_chat_template(
-                [_conversation(request) for request in requests],
+                [_conversation(request, is_text) for request in requests],
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=True,
                 return_tensors="pt",
-                processor_kwargs={"padding": True},
+                **({"padding": True} if is_text else {"processor_kwargs": {"padding": True}}),
             )
         except MemoryError:
             raise
@@ -101,7 +100,8 @@ class TransformersEngine:
     @torch.inference_mode()
     def _generate(self, inputs: Any, max_tokens: int) -> Iterator[Answer]:
         sampling = self._config.sampling
-        inputs = inputs.to(self._device, dtype=self._model.dtype)
+        is_text = self._tokenizer is self._processor  # ids alone
+        inputs = inputs.to(self._device) if is_text else inputs.to(self._device, dtype=self._model.dtype)
         how: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if sampling.temperature > 0:
             how |= {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
@@ -110,11 +110,24 @@ class TransformersEngine:
         written = made[:, inputs["input_ids"].shape[1] :].tolist()
         for num_in, ids in zip(inputs["attention_mask"].sum(1).tolist(), written, strict=True):
             end = next((at for at, token in enumerate(ids) if token in self._ends), None)
-            text = self._processor.tokenizer.decode(ids[:end], skip_special_tokens=True)
+            text = self._tokenizer.decode(ids[:end], skip_special_tokens=True)
             reason, num_out = ("length", len(ids)) if end is None else ("stop", end + 1)
             yield Answer(text.strip(), reason, int(num_in), num_out)
 
 
-def _conversation(request: Request) -> list[dict[str, Any]]:
+def _opened(name: str, is_text: bool, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Processor and model; `is_text`: a tokenizer and a language model, where it is one."""
+    import transformers as t
+
+    how: dict[str, Any] = {"use_safetensors": True, "dtype": dtype}
+    if is_text and type(t.AutoConfig.from_pretrained(name)) not in t.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        return t.AutoTokenizer.from_pretrained(name), cast(Any, t.AutoModelForCausalLM.from_pretrained(name, **how))
+    model = t.AutoModelForImageTextToText.from_pretrained(name, **how)
+    return t.AutoProcessor.from_pretrained(name), cast(Any, model)
+
+
+def _conversation(request: Request, is_text: bool) -> list[dict[str, Any]]:
+    if is_text:
+        return [{"role": "user", "content": request.prompt}]
     pictures = [{"type": "image", "image": Image.fromarray(pixels)} for pixels in request.pictures]
     return [{"role": "user", "content": [*pictures, {"type": "text", "text": request.prompt}]}]

@@ -10,11 +10,16 @@ from pathlib import Path
 
 import pytest
 from caption_server import CAPTION, CaptionServer, answer, error, serving
+from PIL import Image
+from rich.console import Console
 from world import World
 
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import ConfigError, load
 from tokenmill.pipeline.refresh import fingerprints
+from tokenmill.pipeline.reports.caption_sheet import draw_captions
+from tokenmill.pipeline.reports.status import document
+from tokenmill.pipeline.run.try_captions import try_captioners
 from tokenmill.stages import CaptionError
 from tokenmill.stages.caption.prompts import PromptError
 
@@ -276,3 +281,31 @@ def test_a_captioner_that_stops_holds_up_only_those_that_wait_for_it(two, server
     assert (len(found["source"]), len(found["look"]), "join" in found) == (3, 2, False)
     two.run("caption.captioners.look.resources.max_requests=null")
     assert [document["model"] for document in server.asked] == ["l"] * 4 + ["j"] * 3
+
+
+def test_trying_a_few_media_writes_nothing_but_a_picture(two, server, tmp_path, monkeypatch):
+    two.run(phases=("curate",))
+    two.sets.append("caption.captioners.look.resources.price_out=500.0")
+    console, out = Console(record=True, width=120), tmp_path / "captions.png"
+    before = {str(path): path.stat().st_mtime_ns for path in two.folder.rglob("root/*")}
+    try_captioners(load(two.path, two.sets), [], 3, None, 0, out, console)
+    asked = [document["model"] for document in server.asked]
+    assert asked.count("l") == 3 and 2 <= asked.count("j") <= 3
+    assert {str(path): path.stat().st_mtime_ns for path in two.folder.rglob("root/*")} == before
+    words = console.export_text()
+    assert "3 of 4 media" in words and "look" in words and "0.02" in words  # 10 tokens of 4 media
+    width, height = Image.open(out).size
+    assert width > 3 * 300 and height > 3 * 150
+
+    two.run(phases=("caption",))
+    draw_captions(load(two.path, two.sets), "image", 4, 0, tmp_path / "sheet.png", console)
+    assert "4 media, captions by source, join, look" in console.export_text()
+    state = document(load(two.path, two.sets))
+    assert [(row["captioner"], row["tokens_out"], row["costs"]) for row in state["captions"]] == [
+        ("join", 30, None),
+        ("look", 40, 0.02),
+    ]
+    again = two.run("caption.captioners.look.prompt=short", phases=("caption",))
+    assert "captions by look: about 360 tokens in, 40 out, costs 0.02" in again.steps[0].computes
+    with pytest.raises(CaptionError, match="lok: not among `caption.captioners`; known: source, api, look, join"):
+        try_captioners(load(two.path, two.sets), ["lok"], 3, None, 0, out, console)

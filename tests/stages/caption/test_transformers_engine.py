@@ -30,6 +30,17 @@ def run(model: str, requests: list[Request], batch: int = 4, **sampling: float) 
     return [each._replace(seconds=None) if isinstance(each, Answer) else each for _, each in sorted(found.items())]
 
 
+@pytest.mark.parametrize("kind", ["language model", "qwen2_5_vl"])
+def test_captions_are_put_together_by_text_alone(kind, qwen, tmp_path):
+    name = qwen if kind in tiny_models.KINDS else tiny_models.save_language_model(tmp_path)
+    asked = {"reads": ["source", "long"], "prompt": "consolidate", "sampling": {"max_tokens": 8}, "dtype": "float32"}
+    engine = TransformersEngine(CaptionerConfig.model_validate({"engine": "transformers", "model": name, **asked}))
+    requests = [Request([], "join " * (i + 1)) for i in range(3)]
+    found = [result for _, result in sorted(engine.answers(iter(enumerate(requests))))]
+    assert all(isinstance(each, Answer) and 0 < each.tokens_out <= 8 for each in found)
+    assert found[0].tokens_in < found[1].tokens_in < found[2].tokens_in
+
+
 def picture(seed: int, height: int = 50, width: int = 70) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 

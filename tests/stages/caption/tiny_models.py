@@ -142,6 +142,17 @@ KINDS: dict[str, Callable[[Any, dict[str, int]], tuple[Any, Any]]] = {
 }
 
 
+def save_language_model(folder: Path) -> str:
+    """The folder with a language model and its tokenizer."""
+    torch.manual_seed(0)
+    text = _tokenizer(chat_template=_TEMPLATE)
+    transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**{**_TEXT, **_ends(text.get_vocab())})).save_pretrained(
+        folder
+    )
+    text.save_pretrained(folder)
+    return str(folder)
+
+
 def save(kind: str, folder: Path, seed: int = 0) -> str:
     """The folder with model and processor."""
     torch.manual_seed(seed)

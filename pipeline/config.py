@@ -118,6 +118,17 @@ class RunConfig(Config):
         """The folder that keeps what URLs gave."""
         return storage.join(self.root, "fetched")
 
+    @model_validator(mode="after")
+    def _likeness_has_a_model(self) -> "RunConfig":
+        clip = self.curate.clip
+        for name in self.caption.order:
+            if self.caption.all[name].reads_likeness and not (clip.model and clip.store_embedding):
+                raise ValueError(
+                    f"caption.captioners.{name}.rules read `likeness`: set curate.clip.model, and "
+                    "curate.clip.store_embedding: true"
+                )
+        return self
+
     @field_validator("root")
     @classmethod
     def _known_scheme(cls, root: str) -> str:

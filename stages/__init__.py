@@ -17,7 +17,12 @@ if TYPE_CHECKING:
         check_reachable as check_reachable,
     )
     from tokenmill.stages.caption.text import inputs_id as inputs_id
-    from tokenmill.stages.caption.verdicts import columns_judged as columns_judged, judge_captions as judge_captions
+    from tokenmill.stages.caption.verdicts import (
+        JudgeCaptions as JudgeCaptions,
+        columns_judged as columns_judged,
+        judge_captions as judge_captions,
+    )
+    from tokenmill.stages.embed.likeness import ScoreLikeness as ScoreLikeness
     from tokenmill.stages.embed.score_clip import (
         ClipConfig as ClipConfig,
         ScoreClip as ScoreClip,
@@ -58,6 +63,7 @@ _EXPORTED = {
     "video.decode": "BrokenVideoError Video",
     "video.frames": "frames_at",
     "video.split": "SplitVideos SplitVideosConfig",
+    "embed.likeness": "ScoreLikeness",
     "embed.score_clip": "ScoreClip ClipConfig clip_identity filled_columns",
     "select.decide": "Decide DecideConfig",
     "select.expensive": "Lazy",
@@ -66,7 +72,7 @@ _EXPORTED = {
     "caption.caption": "Caption",
     "caption.choose": "TO_CHOOSE choose_captions",
     "caption.text": "inputs_id",
-    "caption.verdicts": "columns_judged judge_captions",
+    "caption.verdicts": "JudgeCaptions columns_judged judge_captions",
     "caption.config": "CaptionConfig CaptionerConfig CaptionError check_reachable",
     "tokenize.frames": "LoadFramesConfig bucket",
     "tokenize.load_frames": "LoadFrames",

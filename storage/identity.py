@@ -9,6 +9,7 @@ redo, or silently not redo, a whole corpus.
 import hashlib
 import json
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -76,15 +77,23 @@ def clip_id(file_id: str, start_s: float, end_s: float) -> str:
 
 
 def weights_id(folder: Path) -> str:
-    """Identity of a model in a local folder: a digest of its `*config.json` and safetensors files.
+    """Identity of a model in a local folder: a digest of its `*config.json` and safetensors files, which are read again
+    only where their sizes or times are others.
 
     Raises FileNotFoundError when the folder holds no safetensors.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise FileNotFoundError(f"{folder}: no .safetensors file; save the model with save_pretrained()")
+    states = [(file, file.stat()) for file in [*sorted(folder.glob("*config.json")), *files]]
+    return _digest(tuple((file, state.st_size, state.st_mtime_ns, state.st_ino) for file, state in states))
+
+
+@lru_cache(maxsize=64)
+def _digest(files: tuple[tuple[Path, int, int, int], ...]) -> str:
+    """Of names and contents of files; the numbers are their states."""
     digest = hashlib.blake2b(digest_size=8)
-    for file in [*sorted(folder.glob("*config.json")), *files]:
+    for file, *_ in files:
         digest.update(file.name.encode())
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 22):

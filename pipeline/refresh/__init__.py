@@ -11,6 +11,7 @@ In: what the sources hold, the config, what the tables hold. Out: a plan of each
     verdicts.py      what the rules say of stored scores
     upkeep.py        the rule that ties the tables together
     captions.py      the plan of caption: what each captioner is to do
+    likeness.py      captions whose likeness to their medium is to be scored
     forecast.py      what captions by a model will cost
     tokens.py        the plan of tokenize
     media.py         what these two share: media that lack a row

@@ -20,6 +20,7 @@ from tokenmill.pipeline.refresh import fingerprints
 from tokenmill.pipeline.refresh.arrow import NO_IDS, differ, distinct, is_in
 from tokenmill.pipeline.refresh.changed_keys import Why
 from tokenmill.pipeline.refresh.forecast import forecast, spent_before
+from tokenmill.pipeline.refresh.likeness import to_score
 from tokenmill.pipeline.refresh.media import MediaSteps, media_todo
 from tokenmill.pipeline.refresh.steps import Outlook, Step, counted
 from tokenmill.stages.table.columns import MEDIA, TO_CAPTION
@@ -90,6 +91,11 @@ def plan_caption(config: RunConfig, catalog: Catalog, outlook: Outlook) -> Capti
             told.add(f"what {given} leave to {name}", None, told.what, f"their {told.what}")
         if len(made.obsolete) and told.is_nothing:
             told.add(f"captions that {name} put together are gone", 0, "", f"-{len(made.obsolete)} {told.what}")
+        unlike = to_score(config, catalog, name, made.fingerprints, ["media_id"])["media_id"]
+        if len(unlike):
+            writes = f"verdicts of {len(unlike)} captions"
+            told.add("rules read likeness", 0, f"likeness of {len(unlike)} captions", writes)
+            again.append(distinct(unlike))
         told.close_quietly()
         steps += told.steps
         if not told.is_nothing:

@@ -9,13 +9,14 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tokenmill.pipeline.refresh import likeness
 from tokenmill.pipeline.refresh.captions import CaptionerPlan, CaptionPlan, plan_captioner, rejudge
 from tokenmill.pipeline.refresh.edits import drop_superseded
 from tokenmill.pipeline.refresh.media import WAS_READ
 from tokenmill.pipeline.refresh.steps import Outlook
 from tokenmill.pipeline.reports.terminal import Meter
 from tokenmill.pipeline.run.fill import fill
-from tokenmill.pipeline.run.pools import caption_stages
+from tokenmill.pipeline.run.pools import caption_stages, likeness_stages
 from tokenmill.pipeline.run.run import Run
 from tokenmill.stages import CaptionError, check_reachable
 from tokenmill.stages.table.columns import KNOWN
@@ -96,4 +97,20 @@ def _carry_out(run: Run, plan: CaptionerPlan, meter: Meter) -> str | None:
             spent[plan.name] = {name: round(value, 1) for name, value in numbers.items()}
         report.num_copies -= num_unasked  # they are no copies of anything
     drop_superseded(table, plan.fingerprints, run.run_id, plan.name)
+    if part.all[plan.name].reads_likeness:
+        _score_likeness(run, plan, meter)
     return stopped
+
+
+def _score_likeness(run: Run, plan: CaptionerPlan, meter: Meter) -> None:
+    """Rows with a likeness and its verdict in place of those without. A run killed in between leaves both: the newer
+    one counts, and the next run removes the other.
+    """
+    by = likeness.scorer(run.config)
+    assert by is not None
+    todo = likeness.to_score(run.config, run.catalog, plan.name, plan.fingerprints, likeness.TO_SCORE.names)
+    if todo.num_rows:
+        phase = likeness_stages(run.config, plan.name, by)
+        meter.total += todo.num_rows
+        fill(run, meter, phase, todo, plan.fingerprints[0], ["span"], lambda _: None, captioner=plan.name)
+    likeness.drop_unscored(run.config, run.catalog, plan.name, run.note)

@@ -14,7 +14,7 @@ from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.flow.flow import Group
 from tokenmill.pipeline.flow.writer import NUM_CPUS as WRITER_CPUS
 from tokenmill.pipeline.phases import Pool
-from tokenmill.stages.table.columns import LISTED, TO_CAPTION, TO_TOKENIZE, UNPACK
+from tokenmill.stages.table.columns import LISTED, MEDIA, TO_CAPTION, TO_TOKENIZE, UNPACK
 from tokenmill.storage.errors import UserError
 
 TO_CURATE = pa.schema([*LISTED, *UNPACK])
@@ -71,6 +71,14 @@ def caption_stages(config: RunConfig, name: str = "source") -> PhaseStages:
     part, pool = config.caption, config.caption.pool(name)
     stage: stages.StageSpec = (stages.Caption, (name, part.all[name], config.fetched, 1.0 / (pool.workers or 1)))
     return PhaseStages("caption", TO_CAPTION, (((stage,), pool),), "" if name == "source" else name)
+
+
+def likeness_stages(config: RunConfig, name: str, scorer: str) -> PhaseStages:
+    """Captions of one captioner and their likeness."""
+    of_rules: stages.StageSpec = (stages.JudgeCaptions, (config.caption.all[name].verdicts,))
+    score: stages.StageSpec = (stages.ScoreLikeness, (config.curate.clip, scorer))
+    start = pa.schema([*stages.Caption.writes, MEDIA.field("media_id"), MEDIA.field("embedding")])
+    return PhaseStages("caption", start, (((score, of_rules), config.curate.clip_resources),), name)
 
 
 def tokenize_stages(config: RunConfig) -> PhaseStages:

@@ -17,7 +17,7 @@ from tokenmill.storage.identity import Config, Resources, content_id, fingerprin
 # What rules over captions may read.
 CHECKED = pick(
     CAPTIONS,
-    *("words", "truncated", "refused", "boilerplate", "leaked", "repeated", "invented", "language"),
+    *("words", "truncated", "refused", "boilerplate", "leaked", "repeated", "invented", "likeness", "language"),
     *("finish_reason", "tokens_in", "tokens_out", "seconds"),
 )
 MODEL_RULES = {
@@ -158,6 +158,11 @@ class CaptionerConfig(Config):
     def verdicts(self) -> dict[str, str]:
         """The rules that decide what counts."""
         return (MODEL_RULES if self.model else {}) if self.rules is None else self.rules
+
+    @property
+    def reads_likeness(self) -> bool:
+        """Whether a rule asks how like its medium a caption is."""
+        return any("likeness" in Rule(name, keep, CHECKED).columns for name, keep in self.verdicts.items())
 
     @property
     def identity(self) -> str:

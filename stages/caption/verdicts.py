@@ -14,6 +14,7 @@ from tokenmill.stages.select.rules import Rule
 from tokenmill.stages.table.columns import CAPTIONS
 from tokenmill.stages.table.rows import MAX_DETAIL_CHARS, pick, replace
 
+_NOT_SCORED = " (not scored)"  # a rule without an answer
 _VERDICT = ("reject_reason", "reject_detail")
 
 
@@ -27,12 +28,28 @@ def judge_captions(rows: pa.Table, rules: dict[str, str]) -> pa.Table:
     rows = _measured(rows, [column for rule in parsed for column in rule.columns])
     is_answer = pc.is_valid(rows["caption"])
     for rule in parsed:
-        fails = pc.invert(pc.fill_null(rule(rows), False))
-        fails = pc.and_(fails, pc.and_(is_answer, pc.is_null(reasons)))
+        holds = rule(rows)
+        fails = pc.and_(pc.invert(pc.fill_null(holds, False)), pc.and_(is_answer, pc.is_null(reasons)))
         reasons = pc.if_else(fails, rule.name, reasons)
-        details = pc.if_else(fails, (RULE + rule.keep)[:MAX_DETAIL_CHARS], details)
+        detail = (RULE + rule.keep)[: MAX_DETAIL_CHARS - len(_NOT_SCORED)]
+        details = pc.if_else(fails, pc.if_else(pc.is_null(holds), detail + _NOT_SCORED, detail), details)
     values = {"reject_reason": reasons, "reject_detail": details}
     return pa.table([values.get(name, rows[name]) for name in rows.column_names], schema=rows.schema)
+
+
+class JudgeCaptions:
+    """Captions of one captioner -> the same with its verdicts. Costs microseconds a row."""
+
+    reads = pick(CAPTIONS, "caption", *_VERDICT, *CHECKED.names)
+    writes = pick(CAPTIONS, *_VERDICT)
+    drops: tuple[str, ...] = ()
+    rows = "same"
+
+    def __init__(self, rules: dict[str, str]):
+        self._rules = rules
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return judge_captions(table, self._rules)
 
 
 def columns_judged(rules: dict[str, str]) -> list[str]:

@@ -86,6 +86,8 @@ CAPTIONS = pa.schema(
         pa.field("leaked", pa.bool_()),  # repeats the prompt, or holds special tokens
         pa.field("repeated", pa.float64()),  # share of 4-grams that stood there before, 0..1
         pa.field("invented", pa.int32()),  # numbers and quoted names that none of the captions put together has
+        pa.field("likeness", pa.float64()),  # cosine of caption and medium by CLIP; null until a rule asks
+        pa.field("likeness_by", pa.string()),  # the model that said so, `clip:identity`
         pa.field("language", pa.string()),  # ISO 639-1, by py3langid; null until a rule asks
         pa.field("reject_reason", pa.string()),
         pa.field("reject_detail", pa.string()),  # the rule, or the server's words

@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tiny_clip
 from caption_server import CAPTION, CaptionServer, answer, error, serving
 from PIL import Image
 from rich.console import Console
@@ -20,8 +22,10 @@ from tokenmill.pipeline.refresh import fingerprints
 from tokenmill.pipeline.reports.caption_sheet import draw_captions
 from tokenmill.pipeline.reports.status import document
 from tokenmill.pipeline.run.try_captions import try_captioners
+from tokenmill.pipeline.run.workers import Workers
 from tokenmill.stages import CaptionError
 from tokenmill.stages.caption.prompts import PromptError
+from tokenmill.stages.embed.models import ClipModel
 
 pytestmark = pytest.mark.service
 
@@ -309,3 +313,33 @@ def test_trying_a_few_media_writes_nothing_but_a_picture(two, server, tmp_path, 
     assert "captions by look: about 360 tokens in, 40 out, costs 0.02" in again.steps[0].computes
     with pytest.raises(CaptionError, match="lok: not among `caption.captioners`; known: source, api, look, join"):
         try_captioners(load(two.path, two.sets), ["lok"], 3, None, 0, out, console)
+
+
+def test_captions_may_be_judged_by_their_likeness_to_the_picture(world, server, tmp_path, monkeypatch):
+    words = ["a red cat", "a dog", "red red red", "cat dog a red"]
+    server.script = lambda n, _: answer(words[n])
+    clip = f"{{model: {tiny_clip.save(tmp_path)}, store_embedding: true, view_px: {tiny_clip.SIDE}}}"
+    world.run("curate.all_scores=true", f"curate.clip={clip}", f"{API}.rules={{any: words >= 1}}")
+    assert len(server.asked) == 4 and all(row["likeness"] is None for row in captions(world))
+    # A rule that reads it has stored captions scored by stored embeddings: nobody is asked, no picture read.
+    world.corrupt(*"abcde")
+    first = world.run(f"{API}.rules={{like: likeness >= -1}}")
+    assert [step.why for step in first.steps if step.phase == "caption"] == [
+        "caption rules changed", "rules read likeness",
+    ]  # fmt: skip
+    found = {row["caption"]: row["likeness"] for row in captions(world)}
+    assert len(server.asked) == 4 and found.keys() == set(words) and reasons(world) == [None] * 4
+    media = {row["media_id"]: row["embedding"] for row in first.catalog.media.scan().to_pylist()}
+    model = ClipModel(str(tmp_path))
+    for row in captions(world):
+        (text,) = model.embed_texts([row["caption"]])
+        assert abs(float(text @ np.array(media[row["media_id"]])) - row["likeness"]) < 1e-5
+    middle = sorted(found.values())[1:3]
+    with monkeypatch.context() as without:
+        without.setattr(Workers, "run", None)  # another threshold is judged in the driver
+        world.run(f"{API}.rules={{like: likeness >= {sum(middle) / 2}}}")
+    assert reasons(world) == [None, None, "like", "like"]
+    assert sorted(str(row["caption"]) for row in world.tokens().values())[:2] == ["None", "None"]
+    assert [step.num_read for step in world.run().steps] == [0, 0, 0]
+    with pytest.raises(ConfigError, match=r"caption.captioners.api.rules read `likeness`: set curate.clip.model"):
+        world.run("curate.clip.store_embedding=false")

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import tiny_clip
 import torch
 from PIL import Image
 from pydantic import ValidationError
 from safetensors.numpy import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerFast
+from transformers import CLIPImageProcessor, CLIPModel
 
 from tokenmill.stages.embed.linear_heads import Head, HeadError, convert_head
 from tokenmill.stages.embed.models import ClipLoadError, ClipModel
@@ -20,26 +20,12 @@ from tokenmill.stages.image.views import make_view, stack_views
 from tokenmill.stages.table.columns import MEDIA
 from tokenmill.stages.table.rows import without
 
-SIDE = 32
-WORDS = ["<unk>", "<s>", "</s>", "a", "cat", "dog", "red"]
+SIDE = tiny_clip.SIDE
 
 
 @pytest.fixture(scope="module")
 def transformers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {**small, "vocab_size": len(WORDS), "max_position_embeddings": 8, "eos_token_id": 2, "bos_token_id": 1}
-    config = CLIPConfig(
-        text_config=text, vision_config={**small, "image_size": SIDE, "patch_size": 8}, projection_dim=12
-    )
-    CLIPModel(config).save_pretrained(folder)
-    CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, "<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", pad_token="</s>", eos_token="</s>")
-    tokenizer.save_pretrained(folder)
-    return folder
+    return tiny_clip.save(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")

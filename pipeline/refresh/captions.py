@@ -22,7 +22,7 @@ from tokenmill.pipeline.refresh.changed_keys import Why
 from tokenmill.pipeline.refresh.forecast import forecast, spent_before
 from tokenmill.pipeline.refresh.likeness import to_score
 from tokenmill.pipeline.refresh.media import MediaSteps, media_todo
-from tokenmill.pipeline.refresh.steps import Outlook, Step, counted
+from tokenmill.pipeline.refresh.steps import Outlook, Step
 from tokenmill.stages.table.columns import MEDIA, TO_CAPTION
 
 _WHAT = "captions"
@@ -105,7 +105,7 @@ def plan_caption(config: RunConfig, catalog: Catalog, outlook: Outlook) -> Capti
     is_nothing = not steps
     if is_nothing:
         done = catalog.captions.scan(["media_id"])["media_id"]
-        steps.append(Step("caption", f"nothing: {counted(len(pc.unique(done)), 'media')} captioned already", 0))
+        steps.append(Step("caption", f"nothing: {len(pc.unique(done))} kept media captioned already", 0))
     after = replace(outlook, recaptioned=distinct(*again), captions_change=not is_nothing)
     is_exact = outlook.is_now and all(each.is_known for each in plans)
     return CaptionPlan(steps, plans, rejudged, is_exact, after, is_nothing)

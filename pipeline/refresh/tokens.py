@@ -43,7 +43,7 @@ def plan_tokenize(config: RunConfig, catalog: Catalog, outlook: Outlook) -> Toke
         stale = stale.filter(is_in(stale, outlook.kept))
     if len(stale):
         made.add("captions changed; codes stay", 0, "", f"captions of {counted(len(stale), 'row')}")
-    made.close(f"nothing: {len(made.done)} captioned media encoded already")
+    made.close(f"nothing: {len(made.done)} kept media encoded already")
     after = outlook if made.is_nothing else replace(outlook, tokens_change=True)
     return TokenizePlan(made.steps, todo, standing, outlook.is_now, after, made.is_nothing)
 

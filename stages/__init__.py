@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from tokenmill.stages.select.expensive import Lazy as Lazy
     from tokenmill.stages.select.rules import Rule as Rule
     from tokenmill.stages.table.chain import StageSpec as StageSpec
-    from tokenmill.stages.table.columns import PLACES as PLACES
+    from tokenmill.stages.table.columns import KNOWN as KNOWN, PLACES as PLACES
     from tokenmill.stages.table.reasons import REASONS as REASONS
     from tokenmill.stages.table.rows import RowError as RowError, words as words
     from tokenmill.stages.tokenize.frames import LoadFramesConfig as LoadFramesConfig, bucket as bucket
@@ -78,7 +78,7 @@ _EXPORTED = {
     "tokenize.load_frames": "LoadFrames",
     "tokenize.tokenize": "Tokenize TokenizeConfig",
     "table.chain": "StageSpec",
-    "table.columns": "PLACES",
+    "table.columns": "KNOWN PLACES",
     "table.reasons": "REASONS",
     "table.rows": "RowError words",
 }

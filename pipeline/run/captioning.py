@@ -9,17 +9,16 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokenmill.pipeline.refresh import likeness
-from tokenmill.pipeline.refresh.captions import CaptionerPlan, CaptionPlan, plan_captioner, rejudge
-from tokenmill.pipeline.refresh.edits import drop_superseded
+from tokenmill.pipeline.refresh import caption_verdicts, edits, likeness
+from tokenmill.pipeline.refresh.captioners import CaptionerPlan, plan_captioner
+from tokenmill.pipeline.refresh.captions import CaptionPlan
 from tokenmill.pipeline.refresh.media import WAS_READ
 from tokenmill.pipeline.refresh.steps import Outlook
 from tokenmill.pipeline.reports.terminal import Meter
 from tokenmill.pipeline.run.fill import fill
 from tokenmill.pipeline.run.pools import caption_stages, likeness_stages
 from tokenmill.pipeline.run.run import Run
-from tokenmill.stages import CaptionError, check_reachable
-from tokenmill.stages.table.columns import KNOWN
+from tokenmill.stages import KNOWN, CaptionError, check_reachable
 from tokenmill.storage.failures import AGAIN
 
 _NUMBERS = ("tokens_in", "tokens_out", "seconds")
@@ -38,7 +37,7 @@ def caption(run: Run) -> None:
     plan, part = run.plan("caption", CaptionPlan), run.config.caption
     stopped, done = dict[str, str](), list[CaptionerPlan]()
     with run.phase("caption", plan.todo.num_rows, "media") as meter:
-        rejudge(run.catalog, plan.rejudged, run.config, run.run_id)
+        caption_verdicts.rejudge(run.catalog, plan.rejudged, run.config, run.run_id)
         for each in plan.captioners:
             one = part.all[each.name]
             if {*one.reads, *one.only_without} & stopped.keys():
@@ -96,7 +95,7 @@ def _carry_out(run: Run, plan: CaptionerPlan, meter: Meter) -> str | None:
             numbers["elapsed_s"] = time.monotonic() - started
             spent[plan.name] = {name: round(value, 1) for name, value in numbers.items()}
         report.num_copies -= num_unasked  # they are no copies of anything
-    drop_superseded(table, plan.fingerprints, run.run_id, plan.name)
+    edits.drop_superseded(table, plan.fingerprints, run.run_id, plan.name)
     if part.all[plan.name].reads_likeness:
         _score_likeness(run, plan, meter)
     return stopped

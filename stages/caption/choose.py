@@ -95,4 +95,6 @@ def _short(captions: pa.ChunkedArray, is_whole: pa.ChunkedArray, config: Caption
     change = pc.and_(is_long, pc.invert(is_whole))
     some = captions.filter(change).to_pylist()
     texts = [tidy(without_opening(text) if config.strip_openings else text, config.max_caption_chars) for text in some]
-    return pc.replace_with_mask(captions, change, pa.array(texts, pa.string())) if texts else captions
+    if not texts:
+        return captions
+    return pc.replace_with_mask(captions.combine_chunks(), change.combine_chunks(), pa.array(texts, pa.string()))

@@ -17,6 +17,7 @@ from tokenmill import storage
 from tokenmill.pipeline.phases import Caption, Curate, Sample, Tokenize, Tokenizer, Train
 from tokenmill.storage.errors import UserError
 from tokenmill.storage.identity import Config, Resources
+from tokenmill.training.captioner.config import Captioner
 
 CAPTIONS_NAME = "captions.jsonl"  # of a folder of files: lines of file and caption
 
@@ -111,6 +112,7 @@ class RunConfig(Config):
     train: Train = Train()
     sample: Sample = Sample()
     tokenizer: Tokenizer = Tokenizer()
+    captioner: Captioner = Captioner()
     cluster: Cluster = Cluster()
 
     @property

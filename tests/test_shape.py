@@ -41,6 +41,7 @@ ROOMS: dict[str, str] = {
     "training.data": "training",
     "training.model": "training",
     "training.run": "training training.data training.model",
+    "training.captioner": "training training.model training.run",
     "pipeline": "",
     "pipeline.catalog.log": "",
     "pipeline.catalog": "pipeline pipeline.catalog.log",
@@ -51,9 +52,10 @@ ROOMS: dict[str, str] = {
     "pipeline.verify": "pipeline pipeline.catalog pipeline.catalog.log pipeline.reports pipeline.refresh",
     "pipeline.export": "pipeline pipeline.catalog pipeline.reports",
     "pipeline.vision": "pipeline pipeline.catalog pipeline.reports pipeline.flow pipeline.run",
+    "pipeline.captioner": "pipeline pipeline.catalog pipeline.reports pipeline.flow pipeline.run",
     "pipeline.demo": "pipeline pipeline.catalog pipeline.reports pipeline.run",
     "pipeline.commands": "pipeline pipeline.catalog pipeline.reports pipeline.run pipeline.export pipeline.verify "
-    "pipeline.vision pipeline.demo",
+    "pipeline.vision pipeline.captioner pipeline.demo",
 }
 MOST_ROOMS = 4
 PATHS = sorted(path for house in HOUSES for path in (PROJECT / house).rglob("*.py"))

@@ -1,7 +1,7 @@
 """Token shards -> a trained, sampling transformer.
 
 In: shards and a `TrainConfig`. Out: a model that plain transformers loads, and pictures drawn from it. `data/` packs
-documents, `model/` computes their loss, `run/` steps, saves and restarts.
+documents, `model/` computes their loss, `run/` steps, saves and restarts; `captioner/` trains what writes captions.
 
     config.py  what is trained, and how
     job.py     a training as it is asked for and as it ends

@@ -9,7 +9,7 @@ In: arguments. Out: the calls of the rooms above, errors as one line.
     look.py       status, show, log, diff, rules, sheet, sample
     export.py     export images, clips, webdataset; convert-head
     tokenizer.py  tokenizer train, eval, convert
-    captioner.py  captioner try
+    captioner.py  captioner try, captioner train
     takedown.py   forget, vacuum, verify
     reference.py  config and command line as docs/reference.md
     trouble.py    what fails, and the reasons of rejected rows, as docs/errors.md

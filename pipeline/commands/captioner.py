@@ -1,4 +1,4 @@
-"""Commands of the captioner: captioner try."""
+"""Commands of the captioner: captioner try, captioner train."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,3 +24,12 @@ def captioner_try(
     from tokenmill.pipeline.run.try_captions import try_captioners
 
     try_captioners(load(config, sets), captioner or [], limit, kind, seed, out, console)
+
+
+def captioner_train(config: ConfigPath, sets: Sets = None) -> None:
+    """Train a captioner on the captions of the catalog (curating first), judge it on held-out media, and save it for
+    engine transformers, below ROOT/captioner.
+    """
+    from tokenmill.pipeline.captioner.train import train_captioner
+
+    train_captioner(load(config, sets), console)

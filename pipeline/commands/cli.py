@@ -53,6 +53,7 @@ tokenizer_app.command("convert")(tokenizer.tokenizer_convert)
 app.add_typer(tokenizer_app, name="tokenizer")
 captioner_app = _group("Captioners: models that write captions.")
 captioner_app.command("try")(captioner.captioner_try)
+captioner_app.command("train")(captioner.captioner_train)
 app.add_typer(captioner_app, name="captioner")
 
 

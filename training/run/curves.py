@@ -1,6 +1,7 @@
-"""log.jsonl of a run -> a picture of its loss curves, one for captions, images, videos and text documents each."""
+"""log.jsonl of a run -> a picture of its loss curves, such as one for captions, images, videos and documents each."""
 
 import io
+from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
@@ -11,14 +12,17 @@ from tokenmill.storage.run_log import read_log
 _NAMES = {"text": "captions", "image": "images", "video": "videos", "document": "text documents"}
 
 
-def draw_curves(run_uri: str, png_uri: str) -> None:
-    """Write the loss (nats per token) over the steps as PNG. Raises TrainingError for a run that logged nothing."""
+def draw_curves(run_uri: str, png_uri: str, names: Mapping[str, str] = _NAMES) -> None:
+    """Write the loss (nats per token) over the steps as PNG, a curve for each of `names`, the log's key -> what it is.
+
+    Raises TrainingError for a run that logged nothing.
+    """
     records = read_log(run_uri)
     if not records:
         raise TrainingError(f"{run_uri}: no log.jsonl yet; train first")
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for name, label in _NAMES.items():
+    for name, label in names.items():
         points = [(record["step"], record[name]) for record in records if name in record]
         if points:
             axes.plot(*zip(*points, strict=True), label=label, linewidth=1)

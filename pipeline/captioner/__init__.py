@@ -1,0 +1,12 @@
+"""A captioner trained on the captions of a catalog, as Emu3 did: the command, its pairs, and how good it is.
+
+In: kept media with captions. Out: a folder that engine `transformers` takes as `model`, a loss curve, figures and a
+contact sheet of media that it never learned from.
+
+    train.py   a captioner trained, or trained already
+    job.py     media with captions of a catalog, to learn from and held out
+    pairs.py   such rows as pairs, opened when they are needed
+    worker.py  one worker of that training
+    judge.py   what it writes of held-out media, beside the true captions
+    report.py  its figures and pictures
+"""

@@ -1,0 +1,90 @@
+"""Captions that a catalog holds -> a training: media to learn from and media held out, under one key."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tokenmill import stages
+from tokenmill.pipeline.captioner.pairs import CAPTION, SAID, CatalogPairs, identity, prompts
+from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
+from tokenmill.pipeline.config import ConfigError, RunConfig
+from tokenmill.training.captioner.config import CaptionerTrainConfig
+from tokenmill.training.captioner.loaded import check_lora
+from tokenmill.training.captioner.pairs import is_held_out
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training as its workers need to know it. `media`: rows to learn from and rows held out, in this order."""
+
+    config: CaptionerTrainConfig
+    media: pa.Table
+    num_held_out: int
+    fetched: str
+    key: str
+
+    @property
+    def train(self) -> "CatalogPairs":
+        """Pairs to learn from."""
+        return CatalogPairs(self.config, self.media.slice(0, self.media.num_rows - self.num_held_out), self.fetched)
+
+    @property
+    def held_out(self) -> "CatalogPairs":
+        """Pairs that it never learns from."""
+        return CatalogPairs(self.config, self.media.slice(self.media.num_rows - self.num_held_out), self.fetched)
+
+
+def check(config: CaptionerTrainConfig) -> None:
+    """What can be known before any work. Raises ConfigError, PromptError and TrainingError."""
+    if config.model is None and config.scratch is None:
+        raise ConfigError(
+            "captioner.train.model: name the weights to start from, a hub name or a folder; or set "
+            "captioner.train.scratch={} for a new small model"
+        )
+    check_lora(config.lora)
+    prompts(config)
+
+
+def job_of(config: RunConfig) -> Job:
+    """The training of a config on the captions that its catalog holds now.
+
+    Raises CatalogError without captions, or without any to hold out; ConfigError, PromptError and CaptionError.
+    """
+    train = config.captioner.train
+    catalog = Catalog(config.root)
+    kinds = [kind for kind in prompts(train) if train.serves in ("all", f"{kind}s")]
+    rows = _captioned(catalog, train.captions, kinds)
+    if not rows.num_rows:
+        hint = (
+            "kept media have no source captions; `tokenmill status` shows what there is"
+            if train.captions == "source"
+            else f"{train.captions} has written none; run `tokenmill caption` with it first, or set "
+            "captioner.train.captions=source"
+        )
+        raise CatalogError(f"{catalog.root}: no captions to learn from: {hint}")
+    is_out = pa.array([is_held_out(media_id, train.held_out_share) for media_id in rows["media_id"].to_pylist()])
+    held_out, kept = rows.filter(is_out), rows.filter(pc.invert(is_out))
+    if not held_out.num_rows or not kept.num_rows:
+        raise CatalogError(
+            f"{catalog.root}: of {rows.num_rows} media with captions {held_out.num_rows} are held out: too few to "
+            "learn from or to judge on; change captioner.train.held_out_share"
+        )
+    media = pa.concat_tables([kept, held_out])
+    return Job(train, media, held_out.num_rows, config.fetched, identity(train, rows))
+
+
+def _captioned(catalog: Catalog, captions: str, kinds: list[str]) -> pa.Table:
+    """Kept media of these kinds with captions, in the order of their ids, which is random."""
+    where = pc.field("reject_reason").is_null() & pc.field("kind").isin(kinds)
+    media = catalog.media.scan([*stages.PLACES.names, *SAID], where)
+    if captions == "source":
+        answers = media["source_caption"]
+    else:
+        is_of = pc.field("reject_reason").is_null() & (pc.field("captioner") == captions)
+        written = catalog.captions.scan(["media_id", "caption"], is_of)
+        at = pc.index_in(media["media_id"], value_set=written["media_id"].combine_chunks())
+        answers = written["caption"].take(at)
+    stripped = pc.utf8_trim_whitespace(answers)
+    rows = media.append_column(CAPTION, stripped)
+    return rows.filter(pc.fill_null(pc.not_equal(stripped, ""), False)).sort_by("media_id")

@@ -1,12 +1,13 @@
 """Pairs -> a captioner: model and processor in a folder, whatever was killed on the way.
 
     out/checkpoint.pt, log.jsonl, loss.png    while it trains
-    out/model/                                at the end, whole or not at all
+    out/model/, done.json                     at the end; on a disk the folder appears whole
 
 Everything of a step is a function of (config, pairs, step): a resumed run repeats the uninterrupted one exactly.
 """
 
 import io
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,7 @@ from tokenmill.training.captioner.pairs import Example, Pairs, loaded, order
 from tokenmill.training.run.curves import draw_curves
 
 MODEL = "model"
+_DONE = "done.json"
 _CHECKPOINT = "checkpoint.pt"
 _CURVES = {"train": "training pairs", "held_out": "held-out pairs"}
 _HELD_OUT_PAIRS = 64  # whose loss is watched
@@ -45,14 +47,14 @@ def train(
     on_step: Callable[[Record], None] | None = None,
 ) -> str:
     """Train on `pairs` into the folder or s3:// prefix `out`; returns the URI of the model. `key` names config and
-    pairs: a checkpoint of that key in `out` is gone on from, and where the model stands nothing is done.
+    pairs: a checkpoint of that key in `out` is gone on from, and a finished training is not done again.
 
     Every worker calls it with the same pairs. Raises TrainingError: for weights that cannot be loaded or answered
     with, no pairs, a step whose media cannot be opened, a folder with the checkpoint of another key.
     """
     workers = workers or Workers()
     model_uri = storage.join(out, MODEL)
-    if storage.exists(model_uri):
+    if storage.exists(storage.join(out, _DONE)):
         return model_uri
     if not len(pairs):
         raise TrainingError("no pairs to train on: all media with captions are held out; lower held_out_share")
@@ -97,6 +99,7 @@ def train(
             on_step(record)
     if workers.rank == 0:
         _export(learner, out, model_uri)
+        storage.write_json(storage.join(out, _DONE), {"key": key, "dtype": dtype})
     return model_uri
 
 
@@ -115,15 +118,15 @@ def _opened(pairs: Pairs, count: int) -> list[Example]:
 
 
 def _export(learner: Learner, out: str, model_uri: str) -> None:
-    """On a disk the folder appears whole; in a store its files come one by one, the weights last."""
-    part = storage.join(out, f"{MODEL}.part")
+    """Model and processor, in place of what a killed run left there."""
     if storage.is_remote(out):
         with tempfile.TemporaryDirectory(prefix="tokenmill-") as folder:
             learner.save(Path(folder))
             storage.upload_folder(Path(folder), model_uri)
         return
-    if storage.exists(part):
-        storage.delete_folder(part)
+    part = storage.join(out, f"{MODEL}.part")
+    for left in (part, model_uri):
+        shutil.rmtree(left, ignore_errors=True)
     learner.save(Path(part))
     storage.move(part, model_uri)
 

@@ -1,0 +1,158 @@
+"""`captioner train` on a catalog: pairs, two workers that train as one, a verdict, and then nothing left to do."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from tokenmill.pipeline.captioner import judge
+from tokenmill.pipeline.captioner.job import job_of
+from tokenmill.pipeline.captioner.train import train_captioner
+from tokenmill.pipeline.catalog.tables import CatalogError
+from tokenmill.pipeline.config import ConfigError, RunConfig, load
+from tokenmill.pipeline.demo.scenes import draw, split
+from tokenmill.pipeline.run.runner import run_phases
+from tokenmill.training.captioner import loop
+from tokenmill.training.captioner.pairs import is_held_out
+
+SCRATCH = {"image_px": 32, "hidden_size": 32, "vision_layers": 1, "text_layers": 1, "vocab_size": 300}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """24 scenes, of which the last four have no captions, and a folder for the rest of a config."""
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    scenes, _ = split(0, 24, 8)
+    rng = np.random.default_rng(0)
+    for number, scene in enumerate(scenes):
+        draw(scene, 64, rng).save(folder / f"{number:02}.png")
+        if number < 20:
+            (folder / f"{number:02}.txt").write_text(scene.caption)
+    document = {
+        "root": str(tmp_path / "root"),
+        "sources": [{"uri": str(folder)}],
+        "curate": {"decide": {"image_rules": {"all": "width_px > 0"}, "video_rules": {"all": "width_px > 0"}}},
+        "captioner": {
+            "train": {"scratch": SCRATCH, "steps": 3, "batch": 5, "prompt": "short", "held_out_share": 0.3},
+            "resources": {"num_workers": 2, "cpus_per_worker": 0.5, "batch": 2, "checkpoint_steps": 2},
+        },
+    }
+    made = tmp_path / "config.yaml"
+    made.write_text(json.dumps(document))
+    return made
+
+
+def curated(path: Path, *sets: str) -> RunConfig:
+    config = load(path, list(sets))
+    run_phases(config, ("curate",), "curate", Console(quiet=True))
+    return config
+
+
+def test_two_workers_train_as_one_and_once(local_ray, path, tmp_path, capsys):
+    config = load(path)
+    model = Path(train_captioner(config, Console(width=200)))
+    out = model.parent
+    assert out.parent == tmp_path / "root" / "captioner"
+    said = capsys.readouterr().out
+    assert "held-out media captioned" in said and f"model: {model}, prompt: short" in said
+    figures = json.loads((out / "figures.json").read_text())
+    assert figures["trained_on"] + figures["held_out"] == 20 and figures["judged"] == figures["held_out"] > 0
+    assert 0 <= figures["exact"] <= 1 and 0 <= figures["cider"] <= 10
+    for name in ("held_out.png", "loss.png", "model/model.safetensors", "model/chat_template.jinja"):
+        assert (out / name).stat().st_size > 100
+
+    job = job_of(config)
+    assert job.key == out.name
+    alone = config.captioner.resources.model_copy(update={"num_workers": 1})
+    loop.train(job.config, alone, job.train, job.held_out, str(tmp_path / "alone"), key=job.key)
+    logs = [[json.loads(line) for line in (at / "log.jsonl").open()] for at in (out, tmp_path / "alone")]
+    for together, single in zip(*logs, strict=True):
+        assert together["train"] == pytest.approx(single["train"], rel=1e-3)
+
+    written = (model / "model.safetensors").stat().st_mtime_ns
+    assert train_captioner(config, Console(width=200)) == str(model)
+    assert "Trained already" in capsys.readouterr().out
+    assert (model / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_pairs_are_kept_media_with_captions_and_name_the_training(path):
+    config = curated(path)
+    job = job_of(config)
+    train, held_out = (set(pairs.rows["media_id"].to_pylist()) for pairs in (job.train, job.held_out))
+    assert len(train | held_out) == 20 and not train & held_out
+    assert held_out == {each for each in train | held_out if is_held_out(each, 0.3)}
+    example = job.train.load(0)
+    assert example.pictures[0].shape == (64, 64, 3) and example.prompt.startswith("Describe this picture in one")
+    folder = Path(config.sources[0].uri)
+    assert example.caption in {file.read_text() for file in folder.glob("*.txt")}
+
+    assert job_of(curated(path, "captioner.resources.batch=7")).key == job.key
+    assert job_of(curated(path, "captioner.train.prompt=dense")).key != job.key
+    (folder / "21.txt").write_text("a new caption")
+    assert job_of(curated(path)).key != job.key
+    Image.new("RGB", (64, 64)).save(folder / "00.png")
+    loaded = job.train, job.held_out
+    assert [pairs.load(n) for pairs in loaded for n in range(len(pairs))].count(None) == 1
+    assert sum(pairs.left_out.get("changed", 0) for pairs in loaded) == 1
+
+
+def test_clips_are_frames(path, tmp_path):
+    from tokenmill.pipeline.demo.video_file import write_video
+
+    folder = tmp_path / "scenes"
+    frames = [np.full((64, 64, 3), 8 * number, np.uint8) for number in range(30)]
+    write_video(folder / "brighter.mp4", frames, 12)
+    (folder / "brighter.txt").write_text("it gets brighter")
+    config = curated(path, "captioner.train.num_frames=3", "captioner.train.held_out_share=0.5")
+    job = job_of(config)
+    both = [pairs.load(n) for pairs in (job.train, job.held_out) for n in range(len(pairs))]
+    (clip,) = [example for example in both if example.caption == "it gets brighter"]
+    means = [frame.mean() for frame in clip.pictures]
+    assert len(means) == 3 and means == sorted(means) and "frames of one video" in clip.prompt
+    images = load(path, ["captioner.train.serves=images"])
+    assert job_of(images).media.num_rows == 20
+
+
+class OfTruth:
+    """Embeds every picture and every true caption alike, and all other texts at right angles to them."""
+
+    size_px = 32
+
+    def __init__(self, true: set[str]):
+        self._true = true
+
+    def embed_images(self, views: np.ndarray) -> np.ndarray:
+        assert views.shape[1:] == (32, 32, 3)
+        return np.tile(np.array([[1.0, 0.0]], np.float32), (len(views), 1))
+
+    def embed_texts(self, texts: list[str]) -> np.ndarray:
+        return np.array([[1.0, 0.0] if text in self._true else [0.0, 1.0] for text in texts], np.float32)
+
+
+def test_likeness_by_the_clip_model_of_the_config(path, tmp_path, monkeypatch):
+    config = curated(path, "captioner.train.steps=1")
+    job = job_of(config)
+    true = set(job.held_out.rows["answer"].to_pylist())
+    monkeypatch.setattr(judge, "ClipModel", lambda name, device: OfTruth(true))
+    model = loop.train(job.config, config.captioner.resources, job.train, job.held_out, str(tmp_path / "o"), key="k")
+    found = judge.judge(job.config, config.captioner.resources, job.held_out, model, "some/clip")
+    assert found.figures["clip_true"] == 1 and found.figures["clip_written"] == 0  # one step teaches nothing
+    assert found.figures["judged"] == len(found.written) == len(job.held_out)
+
+
+def test_what_cannot_be_learned_from_is_said(path):
+    with pytest.raises(ConfigError, match="name the weights to start from"):
+        train_captioner(load(path, ["captioner.train.scratch=null"]), Console(quiet=True))
+    config = curated(path)
+    with pytest.raises(CatalogError, match="qwen has written none; run `tokenmill caption`"):
+        job_of(load(path, ["captioner.train.captions=qwen"]))
+    with pytest.raises(CatalogError, match="change captioner.train.held_out_share"):
+        job_of(load(path, ["captioner.train.held_out_share=0.000001"]))
+    prompt = Path(config.root) / "leak.md"
+    prompt.write_text("version: 1\n\nSay {source_caption} again.")
+    with pytest.raises(ConfigError, match="which is the answer"):
+        job_of(load(path, [f"captioner.train.prompt={prompt}"]))

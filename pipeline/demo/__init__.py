@@ -6,6 +6,7 @@ In: nothing. Out: a contact sheet.
     scenes.py      scenes drawn from exact captions
     broken.py      files broken on purpose
     video_file.py  frames to an mp4
+    captions.py    captions hidden, written by a captioner trained on the rest, and judged
     pictures.py    its pictures and clips beside what their codes decode to
     judge.py       which colours, shapes and relations a picture shows
 """

@@ -6,12 +6,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenmill import stages
-from tokenmill.pipeline.captioner.pairs import CAPTION, SAID, CatalogPairs, identity, prompts
+from tokenmill.pipeline.captioner.pairs import CAPTION, SAID, SPAN, CatalogPairs, identity, prompts, tidied
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.config import ConfigError, RunConfig
 from tokenmill.training.captioner.config import CaptionerTrainConfig
 from tokenmill.training.captioner.loaded import check_lora
 from tokenmill.training.captioner.pairs import is_held_out
+
+WRITTEN = ["media_id", "span", "start_s", "end_s", "caption", "run_id"]  # of captions
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,27 @@ def _captioned(catalog: Catalog, captions: str, kinds: list[str]) -> pa.Table:
     where = pc.field("reject_reason").is_null() & pc.field("kind").isin(kinds)
     media = catalog.media.scan([*stages.PLACES.names, *SAID], where)
     if captions == "source":
-        answers = media["source_caption"]
-    else:
-        is_of = pc.field("reject_reason").is_null() & (pc.field("captioner") == captions)
-        written = catalog.captions.scan(["media_id", "caption"], is_of)
-        at = pc.index_in(media["media_id"], value_set=written["media_id"].combine_chunks())
-        answers = written["caption"].take(at)
-    stripped = pc.utf8_trim_whitespace(answers)
-    rows = media.append_column(CAPTION, stripped)
-    return rows.filter(pc.fill_null(pc.not_equal(stripped, ""), False)).sort_by("media_id")
+        whole = pa.nulls(media.num_rows, pa.float64())
+        rows = media.append_column(SPAN[0], whole).append_column(SPAN[1], whole)
+        return _with_answers(rows, media["source_caption"])
+    is_of = pc.field("reject_reason").is_null() & (pc.field("captioner") == captions)
+    return paired(media, catalog.captions.scan(WRITTEN, is_of))
+
+
+def paired(media: pa.Table, written: pa.Table) -> pa.Table:
+    """Media with what a captioner wrote of them, `written` with the columns WRITTEN, that of the last run where there
+    are two; of a long clip a row for each span. Ids of runs are in order of time.
+    """
+    numbers = written.append_column("number", pa.array(range(written.num_rows), pa.int64())).sort_by("run_id")
+    last = numbers.group_by(["media_id", "span"], use_threads=False).aggregate([("number", "last")])
+    written = written.take(last["number_last"])
+    at = pc.index_in(written["media_id"], value_set=media["media_id"].combine_chunks())
+    rows, written = media.take(at.drop_null()), written.filter(pc.is_valid(at))
+    rows = rows.append_column(SPAN[0], written["start_s"]).append_column(SPAN[1], written["end_s"])
+    return _with_answers(rows, written["caption"])
+
+
+def _with_answers(rows: pa.Table, captions: pa.ChunkedArray) -> pa.Table:
+    answers = tidied(captions)
+    found = rows.append_column(CAPTION, answers).filter(pc.is_valid(answers))
+    return found.sort_by([("media_id", "ascending"), (SPAN[0], "ascending")])

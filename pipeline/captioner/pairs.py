@@ -1,7 +1,7 @@
 """Kept media with captions -> the pairs of a training, opened as they are needed, by as many threads as ask.
 
-This is all that the training knows of a catalog: rows of PLACES with the columns CAPTION, `source_caption` and
-`metadata`.
+This is all that the training knows of a catalog: rows of PLACES with the columns CAPTION, `source_caption`, `metadata`,
+and `from_s` and `to_s` of a long clip's span, null of a whole medium.
 """
 
 import threading
@@ -13,14 +13,16 @@ import pyarrow as pa
 from tokenmill import stages
 from tokenmill.pipeline.config import ConfigError
 from tokenmill.stages.caption.config import model_identity
-from tokenmill.stages.caption.pictures import Pictures
+from tokenmill.stages.caption.pictures import Pictures, frame_times
 from tokenmill.stages.caption.prompts import Prompt, load_prompt
+from tokenmill.stages.caption.text import tidy
 from tokenmill.storage.identity import fingerprint_of
 from tokenmill.training.captioner.config import CaptionerTrainConfig
 from tokenmill.training.captioner.pairs import Example
 
 CAPTION = "answer"  # the caption to be learned
 SAID = ("source_caption", "metadata")
+SPAN = ("from_s", "to_s")  # seconds in the file, as start_s and end_s
 
 
 class CatalogPairs:
@@ -45,7 +47,7 @@ class CatalogPairs:
         """The pair, from any thread; null where its medium cannot be opened."""
         (row,) = self.rows.slice(number, 1).to_pylist()
         try:
-            pictures = self._pictures().of(row)
+            pictures = self._pictures().of(row, _span(row))
         except stages.RowError as error:
             reason = str(error.columns["reject_reason"])
             self.left_out[reason] = self.left_out.get(reason, 0) + 1
@@ -54,7 +56,10 @@ class CatalogPairs:
 
     def prompt(self, row: dict[str, Any]) -> str:
         """What is asked of a row."""
-        return self._prompts[row["kind"]].filled(row["source_caption"], row["metadata"])
+        times = []
+        if (span := _span(row)) is not None:
+            times = frame_times(0.0, span[1] - span[0], self._config.num_frames)
+        return self._prompts[row["kind"]].filled({**row, "read": None}, times)
 
     def _pictures(self) -> Pictures:
         if not hasattr(self._of_thread, "pictures"):
@@ -62,6 +67,13 @@ class CatalogPairs:
             sizes = how.max_pixels, how.num_frames, how.max_frame_pixels
             self._of_thread.pictures = Pictures(self._fetched, *sizes)
         return self._of_thread.pictures
+
+
+def _span(row: dict[str, Any]) -> tuple[float, float] | None:
+    """Seconds of the clip, or of the part of it, that a row is about; null of an image."""
+    if row["kind"] != "video":
+        return None
+    return (row["start_s"], row["end_s"]) if row["from_s"] is None else (row["from_s"], row["to_s"])
 
 
 def prompts(config: CaptionerTrainConfig) -> dict[str, Prompt]:
@@ -88,4 +100,9 @@ def identity(config: CaptionerTrainConfig, rows: pa.Table) -> str:
         }
     )
     said = [name for name in SAID if any(name in each.slots for each in asked.values())]
-    return fingerprint_of("captioner", what, [rows[name].to_pylist() for name in ("media_id", CAPTION, *said)])
+    return fingerprint_of("captioner", what, [rows[name].to_pylist() for name in ("media_id", CAPTION, *SPAN, *said)])
+
+
+def tidied(captions: pa.ChunkedArray) -> pa.Array:
+    """Each on one line, as the phase caption writes them; null where nothing is left."""
+    return pa.array([tidy(text) or None for text in captions.to_pylist()], pa.string())

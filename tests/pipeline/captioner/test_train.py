@@ -4,17 +4,22 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from PIL import Image
 from rich.console import Console
 
 from tokenmill.pipeline.captioner import judge
-from tokenmill.pipeline.captioner.job import job_of
+from tokenmill.pipeline.captioner.job import WRITTEN, job_of, paired
+from tokenmill.pipeline.captioner.pairs import CatalogPairs
 from tokenmill.pipeline.captioner.train import train_captioner
-from tokenmill.pipeline.catalog.tables import CatalogError
+from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.config import ConfigError, RunConfig, load
 from tokenmill.pipeline.demo.scenes import draw, split
+from tokenmill.pipeline.demo.video_file import write_video
 from tokenmill.pipeline.run.runner import run_phases
+from tokenmill.stages import PLACES
 from tokenmill.training.captioner import loop
 from tokenmill.training.captioner.pairs import is_held_out
 
@@ -101,8 +106,6 @@ def test_pairs_are_kept_media_with_captions_and_name_the_training(path):
 
 
 def test_clips_are_frames(path, tmp_path):
-    from tokenmill.pipeline.demo.video_file import write_video
-
     folder = tmp_path / "scenes"
     frames = [np.full((64, 64, 3), 8 * number, np.uint8) for number in range(30)]
     write_video(folder / "brighter.mp4", frames, 12)
@@ -142,6 +145,26 @@ def test_likeness_by_the_clip_model_of_the_config(path, tmp_path, monkeypatch):
     found = judge.judge(job.config, config.captioner.resources, job.held_out, model, "some/clip")
     assert found.figures["clip_true"] == 1 and found.figures["clip_written"] == 0  # one step teaches nothing
     assert found.figures["judged"] == len(found.written) == len(job.held_out)
+
+
+def test_captions_of_a_captioner_are_learned_span_by_span(path, tmp_path):
+    """Of each third of a clip another one; the newer of two runs counts; of what is not kept, nothing."""
+    frames = [np.full((64, 64, 3), 8 * number, np.uint8) for number in range(30)]
+    write_video(tmp_path / "scenes" / "brighter.mp4", frames, 10)
+    config = curated(path, "captioner.train.num_frames=2")
+    media = Catalog(config.root).media.scan([*PLACES.names, "source_caption", "metadata"])
+    (clip,) = media.filter(pc.equal(media["kind"], "video")).to_pylist()
+    third = (clip["end_s"] - clip["start_s"]) / 3
+    spans = [(clip["start_s"] + i * third, clip["start_s"] + (i + 1) * third) for i in range(3)]
+    written = [(clip["media_id"], i, *span, f"part\n{i}", "run2") for i, span in enumerate(spans)]
+    written += [(clip["media_id"], 1, *spans[1], "older", "run1"), ("f" * 32, None, None, None, "gone", "run1")]
+    schema = pa.schema([Catalog(config.root).captions.schema.field(name) for name in WRITTEN])
+    table = pa.Table.from_pylist([dict(zip(WRITTEN, row, strict=True)) for row in written], schema=schema)
+    pairs = CatalogPairs(config.captioner.train, paired(media, table), config.fetched)
+    examples = [pairs.load(number) for number in range(len(pairs))]
+    assert [example.caption for example in examples] == ["part 0", "part 1", "part 2"]
+    means = [frame.mean() for example in examples for frame in example.pictures]
+    assert len(means) == 6 and means == sorted(means)
 
 
 def test_what_cannot_be_learned_from_is_said(path):

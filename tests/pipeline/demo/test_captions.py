@@ -4,13 +4,14 @@ import json
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 from rich.console import Console
 
 from tokenmill.pipeline.captioner.job import job_of
 from tokenmill.pipeline.captioner.judge import asked
-from tokenmill.pipeline.captioner.pairs import CAPTION, CatalogPairs
+from tokenmill.pipeline.captioner.pairs import CAPTION, SPAN, CatalogPairs
 from tokenmill.pipeline.config import load
 from tokenmill.pipeline.demo.captions import Right, hide_captions, judge_captions, print_captions, true_captions
 from tokenmill.pipeline.demo.scenes import write_corpus
@@ -75,6 +76,8 @@ def test_a_quarter_of_the_captions_teaches_the_others(tmp_path):
 
     media = Catalog(config.root).media.scan([*stages.PLACES.names, "source_caption", "metadata"])
     names = [name.rsplit("/", 1)[-1] for name in media["uri"].to_pylist()]
+    for name in SPAN:
+        media = media.append_column(name, pa.nulls(media.num_rows, pa.float64()))
     rows = media.append_column(CAPTION, media["media_id"]).filter([name in hidden for name in names])
     started, cpu = time.monotonic(), time.process_time()
     engine = TransformersEngine(asked(job.config, model, 64))

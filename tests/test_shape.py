@@ -53,7 +53,7 @@ ROOMS: dict[str, str] = {
     "pipeline.export": "pipeline pipeline.catalog pipeline.reports",
     "pipeline.vision": "pipeline pipeline.catalog pipeline.reports pipeline.flow pipeline.run",
     "pipeline.captioner": "pipeline pipeline.catalog pipeline.reports pipeline.flow pipeline.run",
-    "pipeline.demo": "pipeline pipeline.catalog pipeline.reports pipeline.run",
+    "pipeline.demo": "pipeline pipeline.catalog pipeline.reports pipeline.run pipeline.captioner",
     "pipeline.commands": "pipeline pipeline.catalog pipeline.reports pipeline.run pipeline.export pipeline.verify "
     "pipeline.vision pipeline.captioner pipeline.demo",
 }

@@ -55,7 +55,7 @@ def job_of(config: RunConfig) -> Job:
     """
     train = config.captioner.train
     catalog = Catalog(config.root)
-    kinds = [kind for kind in prompts(train) if train.serves in ("all", f"{kind}s")]
+    kinds = [kind for kind in prompts(train) if train.ask.serves in ("all", f"{kind}s")]
     rows = _captioned(catalog, train.captions, kinds)
     if not rows.num_rows:
         hint = (

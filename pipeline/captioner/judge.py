@@ -30,8 +30,8 @@ class Verdict:
 def asked(config: CaptionerTrainConfig, model: str, batch: int) -> CaptionerConfig:
     """The captioner that this training makes, as `caption.captioners` takes it."""
     names = ("prompt", "video_prompt", "serves", "max_pixels", "num_frames", "max_frame_pixels")
-    how = {name: getattr(config, name) for name in names}
-    sampling = {"max_tokens": config.max_tokens}
+    how = {name: getattr(config.ask, name) for name in names}
+    sampling = {"max_tokens": config.ask.max_tokens}
     whole = {"engine": "transformers", "model": model, "sampling": sampling, "resources": {"batch": batch}}
     return CaptionerConfig.model_validate(how | whole)
 

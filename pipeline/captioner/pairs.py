@@ -58,12 +58,12 @@ class CatalogPairs:
         """What is asked of a row."""
         times = []
         if (span := _span(row)) is not None:
-            times = frame_times(0.0, span[1] - span[0], self._config.num_frames)
+            times = frame_times(0.0, span[1] - span[0], self._config.ask.num_frames)
         return self._prompts[row["kind"]].filled({**row, "read": None}, times)
 
     def _pictures(self) -> Pictures:
         if not hasattr(self._of_thread, "pictures"):
-            how = self._config
+            how = self._config.ask
             sizes = how.max_pixels, how.num_frames, how.max_frame_pixels
             self._of_thread.pictures = Pictures(self._fetched, *sizes)
         return self._of_thread.pictures
@@ -78,10 +78,10 @@ def _span(row: dict[str, Any]) -> tuple[float, float] | None:
 
 def prompts(config: CaptionerTrainConfig) -> dict[str, Prompt]:
     """What is asked of each kind. Raises PromptError, and ConfigError for a prompt that gives the answer away."""
-    found = {"image": load_prompt(config.prompt), "video": load_prompt(config.video_prompt)}
+    found = {"image": load_prompt(config.ask.prompt), "video": load_prompt(config.ask.video_prompt)}
     if config.captions == "source" and any("source_caption" in prompt.slots for prompt in found.values()):
         raise ConfigError(
-            "captioner.train: its prompt holds {source_caption}, which is the answer; take another prompt, or the "
+            "captioner.train.ask: its prompt holds {source_caption}, which is the answer; take another prompt, or the "
             "captions of a captioner"
         )
     return found
@@ -92,13 +92,9 @@ def identity(config: CaptionerTrainConfig, rows: pa.Table) -> str:
     of each medium. Raises PromptError, ConfigError and CaptionError.
     """
     asked = prompts(config)
-    what = config.model_copy(
-        update={
-            "prompt": asked["image"].identity,
-            "video_prompt": asked["video"].identity,
-            "model": None if config.model is None else model_identity(config.model),
-        }
-    )
+    texts = {"prompt": asked["image"].identity, "video_prompt": asked["video"].identity}
+    model = None if config.model is None else model_identity(config.model)
+    what = config.model_copy(update={"ask": config.ask.model_copy(update=texts), "model": model})
     said = [name for name in SAID if any(name in each.slots for each in asked.values())]
     return fingerprint_of("captioner", what, [rows[name].to_pylist() for name in ("media_id", CAPTION, *SPAN, *said)])
 

@@ -36,7 +36,7 @@ def train_captioner(config: RunConfig, console: Console) -> str:
     done = figures_in(uri)
     if done is not None:
         console.print(f"Trained already, on these pairs: {uri}/model", highlight=False)
-        show(done, uri, part.train.prompt, console)
+        show(done, uri, part.train.ask.prompt, console)
         return storage.join(uri, "model")
     num_pairs = job.media.num_rows - job.num_held_out
     console.print(
@@ -52,11 +52,11 @@ def train_captioner(config: RunConfig, console: Console) -> str:
 
     arguments = {"job": job, "resources": part.resources, "uri": uri, "clip": config.curate.clip.model}
     with cluster(config.cluster):
-        progress = _Progress(console, part.train.num_steps(num_pairs))
+        progress = _Progress(console, part.train.optimizer.num_steps(num_pairs))
         run_on_workers(train_worker, arguments, part.resources, uri, progress)
     found = figures_in(uri)
     assert found is not None
-    show(found, uri, part.train.prompt, console)
+    show(found, uri, part.train.ask.prompt, console)
     return storage.join(uri, "model")
 
 

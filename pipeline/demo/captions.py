@@ -5,18 +5,27 @@ a dozen videos are too few to learn motion from.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow.compute as pc
 from rich.console import Console
 
+from tokenmill import storage
+from tokenmill.pipeline.captioner.judge import asked
+from tokenmill.pipeline.captioner.train import train_captioner
+from tokenmill.pipeline.catalog.tables import Catalog
+from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.demo.scenes import NUM_HELD_OUT, split
 from tokenmill.pipeline.reports.terminal import table
 
 CAPTIONED_SHARE = 0.25
+OWN = "own"  # the captioner trained here, in caption.captioners
 _LIST = "captions.jsonl"
+_BATCH = 64  # scenes captioned at a time
 
 
 class Right(NamedTuple):
@@ -40,6 +49,29 @@ def hide_captions(folder: Path, share: float = CAPTIONED_SHARE, seed: int = 0) -
     for name in hidden:
         (images / name).with_suffix(".txt").unlink(missing_ok=True)
     return hidden
+
+
+@contextmanager
+def with_own_captioner(config: RunConfig, console: Console) -> Iterator[RunConfig]:
+    """Train a captioner on the source captions as `captioner` of the config says; while inside, the config given has it
+    as captioner OWN, of what has no source caption. Raises what training it raises.
+    """
+    with storage.local_folder(train_captioner(config, console)) as folder:
+        one = asked(config.captioner.train, str(folder), _BATCH).model_copy(update={"only_without": ("source",)})
+        captioners = {**config.caption.captioners, OWN: one}
+        caption = config.caption.model_copy(update={"use": ("source", OWN), "captioners": captioners})
+        yield config.model_copy(update={"caption": caption})
+
+
+def written_captions(root: str) -> dict[str, str | None]:
+    """File name -> what OWN wrote of it, null where that does not count."""
+    catalog = Catalog(root)
+    rows = catalog.captions.scan(["media_id", "caption", "reject_reason"], pc.field("captioner") == OWN)
+    media = catalog.media.scan(["media_id", "uri"])
+    at = pc.index_in(rows["media_id"], value_set=media["media_id"].combine_chunks())
+    names = [uri.rsplit("/", 1)[-1] for uri in media["uri"].take(at).to_pylist()]
+    counting = pc.if_else(pc.is_null(rows["reject_reason"]), rows["caption"], None)
+    return dict(zip(names, counting.to_pylist(), strict=True))
 
 
 def true_captions(num_images: int, seed: int = 0) -> dict[str, str]:

@@ -39,8 +39,55 @@ class ScratchConfig(Config):
         return self
 
 
+class AskConfig(Config):
+    """What it is asked, of which pictures: as `caption.captioners` will ask it."""
+
+    prompt: str = Field("dense", min_length=1, description="Another than it will be asked with writes worse captions.")
+    video_prompt: str = Field("video", min_length=1, description="The same, of clips.")
+    serves: Literal["all", "images", "videos"] = Field("all", description="Which media it learns from.")
+    max_pixels: int = Field(1 << 20, description="Of an image. Small loses detail, large costs tokens.", ge=1024)
+    num_frames: int = Field(12, description="Of a clip, evenly spaced. Few miss what happens. Emu3: 12.", gt=0)
+    max_frame_pixels: int = Field(200_704, description="Of a frame; 448 x 448. Tokens grow with it.", ge=1024)
+    max_tokens: int = Field(512, description="Of a caption; longer ones are learned without their end.", gt=1)
+
+
+class CaptionerOptimizerConfig(Config):
+    """AdamW or Muon over the pairs, linear warm-up, cosine to zero."""
+
+    steps: int | None = Field(None, description="Give steps or epochs; null for both: three epochs.", gt=0)
+    epochs: int | None = Field(None, description="Passes over the pairs; many overfit, few learn little.", gt=0)
+    batch: int = Field(32, description="Pairs of a step: small is noisy, large learns slowly.", gt=0)
+    lr: float = Field(1e-4, description="Small learns slowly, large diverges; 1e-3 and more from scratch.", gt=0)
+    muon_lr: float | None = Field(
+        None,
+        description="Rate of Muon for the matrices of the layers, lr is then that of the rest; 0.02 suits most from "
+        "scratch. Null: AdamW for all weights, as fine-tuning wants it.",
+        gt=0,
+    )
+    warmup_steps: int = Field(20, description="Few diverge early, many waste steps.", ge=0)
+    weight_decay: float = Field(0.0, description="Small overfits, large forgets what the weights knew.", ge=0)
+    clip_norm: float = Field(1.0, description="Small slows, large lets one batch spoil the weights.", gt=0)
+
+    @model_validator(mode="after")
+    def _steps_or_epochs(self) -> "CaptionerOptimizerConfig":
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give either steps or epochs, not both")
+        return self
+
+    @property
+    def rates(self) -> OptimizerConfig:
+        """The same as the optimizers of the other trainings take it."""
+        names = ("steps", "lr", "muon_lr", "warmup_steps", "weight_decay", "clip_norm")
+        values: dict[str, Any] = {name: getattr(self, name) for name in names}
+        return OptimizerConfig(epochs=3 if self.steps is None and self.epochs is None else self.epochs, **values)
+
+    def num_steps(self, num_pairs: int) -> int:
+        """Steps over so many pairs."""
+        return self.steps or max(1, round((self.rates.epochs or 1) * num_pairs / self.batch))
+
+
 class CaptionerTrainConfig(Config):
-    """One training of a captioner. What it is asked must be what `caption.captioners` will ask it."""
+    """One training of a captioner."""
 
     captions: str = Field(
         "source",
@@ -56,32 +103,14 @@ class CaptionerTrainConfig(Config):
     lora: LoraConfig | None = Field(
         None, description="Null trains all weights: six times the memory, for small models; {} trains LoRA."
     )
-    prompt: str = Field("dense", min_length=1, description="Another than it will be asked with writes worse captions.")
-    video_prompt: str = Field("video", min_length=1, description="The same, of clips.")
-    serves: Literal["all", "images", "videos"] = Field("all", description="Which media it learns from.")
-    max_pixels: int = Field(1 << 20, description="Of an image. Small loses detail, large costs tokens.", ge=1024)
-    num_frames: int = Field(12, description="Of a clip, evenly spaced. Few miss what happens. Emu3: 12.", gt=0)
-    max_frame_pixels: int = Field(200_704, description="Of a frame; 448 x 448. Tokens grow with it.", ge=1024)
-    max_tokens: int = Field(512, description="Of a caption; longer ones are learned without their end.", gt=1)
+    ask: AskConfig = AskConfig()
+    optimizer: CaptionerOptimizerConfig = CaptionerOptimizerConfig()
     held_out_share: float = Field(
         0.05,
-        description="Of the media, by a hash of their ids; small judges on few, large learns from few.",
+        description="Of the media, by a hash of their ids. Small judges on few, large learns from few.",
         gt=0,
         lt=1,
     )
-    steps: int | None = Field(None, description="Give either steps or epochs.", gt=0)
-    epochs: int | None = Field(None, description="Passes over the pairs; many overfit, few learn little.", gt=0)
-    batch: int = Field(32, description="Pairs of a step: small is noisy, large learns slowly.", gt=0)
-    lr: float = Field(1e-4, description="Small learns slowly, large diverges; 1e-3 and more from scratch.", gt=0)
-    muon_lr: float | None = Field(
-        None,
-        description="Rate of Muon for the matrices of the layers, lr is then that of the rest; 0.02 suits most from "
-        "scratch. Null: AdamW for all weights, as fine-tuning wants it.",
-        gt=0,
-    )
-    warmup_steps: int = Field(20, description="Few diverge early, many waste steps.", ge=0)
-    weight_decay: float = Field(0.0, description="Small overfits, large forgets what the weights knew.", ge=0)
-    clip_norm: float = Field(1.0, description="Small slows, large lets one batch spoil the weights.", gt=0)
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="Of the matrix products, and of weights that LoRA leaves alone. auto: bfloat16 where the device "
@@ -95,23 +124,7 @@ class CaptionerTrainConfig(Config):
             raise ValueError("give model or scratch, not both: scratch makes a new model")
         if self.scratch is not None and self.lora is not None:
             raise ValueError("lora learns beside given weights; leave it out with scratch")
-        if self.steps is not None and self.epochs is not None:
-            raise ValueError("give either steps or epochs, not both")
-        if self.captions == "none":
-            raise ValueError("captions: 'none' writes nothing to learn from; name source or a captioner")
         return self
-
-    @property
-    def optimizer(self) -> OptimizerConfig:
-        """Its rates, over `steps` or `epochs`; three epochs where neither is given."""
-        epochs = 3 if self.steps is None and self.epochs is None else self.epochs
-        names = ("steps", "lr", "muon_lr", "warmup_steps", "weight_decay", "clip_norm")
-        values: dict[str, Any] = {name: getattr(self, name) for name in names}
-        return OptimizerConfig(epochs=epochs, **values)
-
-    def num_steps(self, num_pairs: int) -> int:
-        """Optimizer steps over so many pairs."""
-        return self.optimizer.steps or max(1, round((self.optimizer.epochs or 1) * num_pairs / self.batch))
 
 
 class CaptionerTrainResources(WorkerResources):

@@ -51,7 +51,7 @@ class Learner:
         self.model = model.to(self._device)
         ends = model.generation_config.eos_token_id
         known = {ends} if isinstance(ends, int) else set(ends or ())
-        self._answers = Answers(self.processor, known, config.max_tokens)
+        self._answers = Answers(self.processor, known, config.ask.max_tokens)
         inner = model.get_base_model() if config.lora is not None else model
         self._keeps_last = "logits_to_keep" in inspect.signature(inner.forward).parameters
         self._learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -73,10 +73,9 @@ class Learner:
         self._workers.average([found, *gradients])
         for value in (found, *gradients):
             value *= self._workers.world  # the mean of the workers' parts, and wanted is their sum
-        torch.nn.utils.clip_grad_norm_(self._learning.values(), self._config.clip_norm)
-        set_learning_rate(
-            self._optimizers, self._config.optimizer, schedule(self._config.optimizer, step, self._num_steps)
-        )
+        torch.nn.utils.clip_grad_norm_(self._learning.values(), self._config.optimizer.clip_norm)
+        rates = self._config.optimizer.rates
+        set_learning_rate(self._optimizers, rates, schedule(rates, step, self._num_steps))
         for optimizer in self._optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -136,21 +135,21 @@ def _optimizers(
     model: Any, learning: dict[str, nn.Parameter], config: CaptionerTrainConfig, dtype: torch.dtype
 ) -> list[Optimizer]:
     """AdamW and, with `muon_lr`, Muon for the matrices of the layers. Norms and biases do not decay."""
+    rates = config.optimizer.rates
     matrices: list[nn.Parameter] = []
     by_adam = list(learning.values())
-    if config.muon_lr is not None:
+    if rates.muon_lr is not None:
         tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
         tables.add(id(model.get_output_embeddings().weight))
         matrices = [weight for weight in by_adam if weight.ndim == 2 and id(weight) not in tables]
         taken = {id(weight) for weight in matrices}
         by_adam = [weight for weight in by_adam if id(weight) not in taken]
     groups = [
-        {"params": [weight for weight in by_adam if weight.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [weight for weight in by_adam if weight.ndim >= 2], "weight_decay": rates.weight_decay},
         {"params": [weight for weight in by_adam if weight.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizer = config.optimizer
-    betas = (optimizer.beta1, optimizer.beta2)
-    made: list[Optimizer] = [AdamW([g for g in groups if g["params"]], lr=config.lr, betas=betas, fused=True)]
-    if config.muon_lr is not None and matrices:
-        made.append(Muon(matrices, config.muon_lr, config.weight_decay, dtype))
+    betas = (rates.beta1, rates.beta2)
+    made: list[Optimizer] = [AdamW([g for g in groups if g["params"]], lr=rates.lr, betas=betas, fused=True)]
+    if rates.muon_lr is not None and matrices:
+        made.append(Muon(matrices, rates.muon_lr, rates.weight_decay, dtype))
     return made

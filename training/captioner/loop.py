@@ -59,7 +59,7 @@ def train(
     if not len(pairs):
         raise TrainingError("no pairs to train on: all media with captions are held out; lower held_out_share")
     saved = _saved(out, key)
-    num_steps = config.num_steps(len(pairs))
+    num_steps = config.optimizer.num_steps(len(pairs))
     dtype = saved["dtype"] if saved else quick_dtype(device != "cpu") if config.dtype == "auto" else config.dtype
     learner = Learner(
         _first_weights(config, pairs, getattr(torch, dtype)),
@@ -77,12 +77,12 @@ def train(
         first = int(saved["step"])
     log = TrainLog(out, first) if workers.rank == 0 else None
     watched = _opened(held_out, min(_HELD_OUT_PAIRS, len(held_out))) if log is not None else []
-    numbers = (order(len(pairs), config.batch, config.seed, step) for step in range(first, num_steps))
+    numbers = (order(len(pairs), config.optimizer.batch, config.seed, step) for step in range(first, num_steps))
     for step, examples in enumerate(loaded(pairs, numbers, resources.loaders), first):
         if not examples:
             raise TrainingError(
-                f"step {step + 1}: none of its {config.batch} media can be opened; `tokenmill status` shows what is "
-                "wrong with the sources"
+                f"step {step + 1}: none of its {config.optimizer.batch} media can be opened; `tokenmill status` shows "
+                "what is wrong with the sources"
             )
         record: Record = {"step": step + 1, "train": learner.step(examples, step), "num_pairs": len(examples)}
         is_last = step + 1 == num_steps

@@ -42,7 +42,12 @@ def path(tmp_path: Path) -> Path:
         "sources": [{"uri": str(folder)}],
         "curate": {"decide": {"image_rules": {"all": "width_px > 0"}, "video_rules": {"all": "width_px > 0"}}},
         "captioner": {
-            "train": {"scratch": SCRATCH, "steps": 3, "batch": 5, "prompt": "short", "held_out_share": 0.3},
+            "train": {
+                "scratch": SCRATCH,
+                "ask": {"prompt": "short"},
+                "optimizer": {"steps": 3, "batch": 5},
+                "held_out_share": 0.3,
+            },
             "resources": {"num_workers": 2, "cpus_per_worker": 0.5, "batch": 2, "checkpoint_steps": 2},
         },
     }
@@ -96,7 +101,7 @@ def test_pairs_are_kept_media_with_captions_and_name_the_training(path):
     assert example.caption in {file.read_text() for file in folder.glob("*.txt")}
 
     assert job_of(curated(path, "captioner.resources.batch=7")).key == job.key
-    assert job_of(curated(path, "captioner.train.prompt=dense")).key != job.key
+    assert job_of(curated(path, "captioner.train.ask.prompt=dense")).key != job.key
     (folder / "21.txt").write_text("a new caption")
     assert job_of(curated(path)).key != job.key
     Image.new("RGB", (64, 64)).save(folder / "00.png")
@@ -110,13 +115,13 @@ def test_clips_are_frames(path, tmp_path):
     frames = [np.full((64, 64, 3), 8 * number, np.uint8) for number in range(30)]
     write_video(folder / "brighter.mp4", frames, 12)
     (folder / "brighter.txt").write_text("it gets brighter")
-    config = curated(path, "captioner.train.num_frames=3", "captioner.train.held_out_share=0.5")
+    config = curated(path, "captioner.train.ask.num_frames=3", "captioner.train.held_out_share=0.5")
     job = job_of(config)
     both = [pairs.load(n) for pairs in (job.train, job.held_out) for n in range(len(pairs))]
     (clip,) = [example for example in both if example.caption == "it gets brighter"]
     means = [frame.mean() for frame in clip.pictures]
     assert len(means) == 3 and means == sorted(means) and "frames of one video" in clip.prompt
-    images = load(path, ["captioner.train.serves=images"])
+    images = load(path, ["captioner.train.ask.serves=images"])
     assert job_of(images).media.num_rows == 20
 
 
@@ -137,7 +142,7 @@ class OfTruth:
 
 
 def test_likeness_by_the_clip_model_of_the_config(path, tmp_path, monkeypatch):
-    config = curated(path, "captioner.train.steps=1")
+    config = curated(path, "captioner.train.optimizer.steps=1")
     job = job_of(config)
     true = set(job.held_out.rows["answer"].to_pylist())
     monkeypatch.setattr(judge, "ClipModel", lambda name, device: OfTruth(true))
@@ -151,7 +156,7 @@ def test_captions_of_a_captioner_are_learned_span_by_span(path, tmp_path):
     """Of each third of a clip another one; the newer of two runs counts; of what is not kept, nothing."""
     frames = [np.full((64, 64, 3), 8 * number, np.uint8) for number in range(30)]
     write_video(tmp_path / "scenes" / "brighter.mp4", frames, 10)
-    config = curated(path, "captioner.train.num_frames=2")
+    config = curated(path, "captioner.train.ask.num_frames=2")
     media = Catalog(config.root).media.scan([*PLACES.names, "source_caption", "metadata"])
     (clip,) = media.filter(pc.equal(media["kind"], "video")).to_pylist()
     third = (clip["end_s"] - clip["start_s"]) / 3
@@ -178,4 +183,4 @@ def test_what_cannot_be_learned_from_is_said(path):
     prompt = Path(config.root) / "leak.md"
     prompt.write_text("version: 1\n\nSay {source_caption} again.")
     with pytest.raises(ConfigError, match="which is the answer"):
-        job_of(load(path, [f"captioner.train.prompt={prompt}"]))
+        job_of(load(path, [f"captioner.train.ask.prompt={prompt}"]))

@@ -35,6 +35,7 @@ COMMANDS = {
     "show": ["CONFIG", "MEDIA_ID", "--set", "--version"],
     "sample": ["CONFIG", "--prompt", "--out", "--seed", "--set"],
     "demo": ["--config", "--images", "--set"],
+    "captioner train": ["CONFIG", "--set"],
     "tokenizer train": ["CONFIG", "--set", "--out"],
     "tokenizer eval": ["CONFIG", "--images", "--sizes", "--out", "--folder", "--lpips", "--fid", "--set"],
     "tokenizer convert": ["SOURCE", "OUT"],

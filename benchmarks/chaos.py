@@ -65,8 +65,7 @@ WEIGHTS = {"files": 8, "worker": 3, "driver": 1, "stop": 1, "clock": 1}
 WEIGHTS_BY_KIND = {"ray": {"node": 2}, "disk": {"disk": 3}, "local": {}}
 _LOG = re.compile(r"\(traceback: (\S+\.log)\)")
 _PER_RUN = re.compile(r"\(traceback: \S+\)|tokenmill-chaos-\w+|\d{8}-\d{9}-\w{4}|part-\w+-\w+|pid \d+|\d+\.\d+ MB")
-# The negative ones: before and after the command listens to signals; a shell tells them as 130 and 143, too.
-KNOWN_CODES = {0, 1, 128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM}
+KNOWN_CODES = {0, 1, 128 + signal.SIGINT, 128 + signal.SIGTERM}
 
 
 @dataclass(eq=False)

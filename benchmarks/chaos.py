@@ -314,6 +314,8 @@ class Chaos:
         """What is held now that nothing is at work, and what killed commands left is swept, as the next one would."""
         for place in {*self.places.values()}:
             tempfile.tempdir = str(place.temporary)
+            for lock in place.temporary.glob("*/lock"):  # what is kept a while for who takes over, as after that while
+                os.utime(lock, (0, 0))
             scratch.sweep()
         tempfile.tempdir = None
         mine = set(processes.tree(os.getpid()))
@@ -328,6 +330,7 @@ class Chaos:
                 memory_mb=held.memory_mb,
                 descriptors=held.descriptors,
                 threads=held.threads,
+                rays=(self.samples[-1].rays if self.samples else 0) + (made.kind == "ray"),
                 shared_memory_bytes=disk.used_bytes(Path("/dev/shm")),
                 temporary_files=len(temporary),
                 processes_left=len(left),

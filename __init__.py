@@ -13,7 +13,6 @@
 Errors that a person can mend are `tokenmill.UserError`. Nothing heavy is imported before it is used.
 """
 
-import importlib.metadata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,9 +28,16 @@ if TYPE_CHECKING:
     from tokenmill.pipeline.reports.terminal import PhaseReport
 
 __all__ = ["PHASES", "UserError", "load_config", "open", "plan", "run", "sample"]
-__version__ = importlib.metadata.version("tokenmill")
-
 PHASES = ("curate", "caption", "tokenize", "train")
+
+
+def __getattr__(name: str) -> str:
+    """`__version__`: what looks it up takes longer to import than all else here."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib.metadata
+
+    return importlib.metadata.version("tokenmill")
 
 
 def load_config(path: str | Path, sets: Sequence[str] = ()) -> "RunConfig":

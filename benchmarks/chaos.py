@@ -65,8 +65,7 @@ WEIGHTS = {"files": 8, "worker": 3, "driver": 1, "stop": 1, "clock": 1}
 WEIGHTS_BY_KIND = {"ray": {"node": 2}, "disk": {"disk": 3}, "local": {}}
 _LOG = re.compile(r"\(traceback: (\S+\.log)\)")
 _PER_RUN = re.compile(r"\(traceback: \S+\)|tokenmill-chaos-\w+|\d{8}-\d{9}-\w{4}|part-\w+-\w+|pid \d+|\d+\.\d+ MB")
-# The negative ones: before and after the command listens to signals; a shell tells them as 130 and 143, too.
-KNOWN_CODES = {0, 1, 128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM}
+KNOWN_CODES = {0, 1, 128 + signal.SIGINT, 128 + signal.SIGTERM}
 
 
 @dataclass(eq=False)
@@ -315,6 +314,8 @@ class Chaos:
         """What is held now that nothing is at work, and what killed commands left is swept, as the next one would."""
         for place in {*self.places.values()}:
             tempfile.tempdir = str(place.temporary)
+            for lock in place.temporary.glob("*/lock"):  # what is kept a while for who takes over, as after that while
+                os.utime(lock, (0, 0))
             scratch.sweep()
         tempfile.tempdir = None
         mine = set(processes.tree(os.getpid()))
@@ -329,6 +330,7 @@ class Chaos:
                 memory_mb=held.memory_mb,
                 descriptors=held.descriptors,
                 threads=held.threads,
+                rays=(self.samples[-1].rays if self.samples else 0) + (made.kind == "ray"),
                 shared_memory_bytes=disk.used_bytes(Path("/dev/shm")),
                 temporary_files=len(temporary),
                 processes_left=len(left),

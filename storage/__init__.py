@@ -5,6 +5,7 @@ tokens.
 
     uris.py          local paths and s3:// behind the same functions
     object_store.py  the clients of an S3 store: retries, timeouts, causes
+    tensors.py       weights against their config, before memory is taken
     checksums.py     sizes and digests of the files of a folder
     identity.py      strict configs, fingerprints, content ids
     errors.py        errors that a person can mend; the command line prints them alone

@@ -5,13 +5,15 @@ for the end: workers on other machines may take seconds. Libraries take signals 
 `kept` gives them back.
 """
 
+import atexit
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SAY_AFTER_S = 1.0
@@ -23,6 +25,7 @@ class Stop:
 
     def __init__(self, say: Callable[[signal.Signals], None]):
         self.received: signal.Signals | None = None
+        self.is_over = False  # nothing is at work any more: a signal ends the process at once
         self._say, self._lock, self._is_said, self._at = say, threading.Lock(), False, 0.0
 
     @contextmanager
@@ -48,12 +51,30 @@ class Stop:
     def _receive(self, number: int, _: Any) -> None:
         if self.received is None:
             self.received, self._at = signal.Signals(number), time.monotonic()
+            if self.is_over:
+                try:
+                    self.tell()
+                finally:
+                    os._exit(128 + number)
             late = threading.Timer(_SAY_AFTER_S, self.tell)
             late.daemon = True
             late.start()
             raise KeyboardInterrupt
         if time.monotonic() - self._at > _SAME_WITHIN_S:
             os._exit(128 + number)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process as the interpreter does, but for what it does last: it takes Python's handlers of signals away,
+    and then frees, for a second, what libraries hold.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # nobody reads it any more
+            code = code or 1
+    os._exit(code)
 
 
 @contextmanager

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache, Emu3ForCausalLM
+from transformers import DynamicCache, Emu3ForCausalLM, Emu3TextConfig
 from transformers.utils import logging
 
 from tokenmill import storage
 from tokenmill.storage.errors import DamagedError
 from tokenmill.storage.failures import as_damaged
+from tokenmill.storage.tensors import check_sizes
 from tokenmill.tokenizer.sequence import SequenceLayout
 from tokenmill.tokenizer.text import load_text_tokenizer
 from tokenmill.tokenizer.vocabulary import Vocabulary
@@ -47,6 +48,7 @@ class Sampler:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         with as_damaged(uri), storage.local_folder(uri) as folder:
             layout = SequenceLayout(load_text_tokenizer(folder), Vocabulary.load(folder))
+            check_sizes(folder, Emu3ForCausalLM, Emu3TextConfig.from_pretrained(folder))
             loaded: Any = Emu3ForCausalLM.from_pretrained(
                 folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
             )

@@ -49,6 +49,6 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--serve"]:
         serve()
     else:
-        from tokenmill.pipeline.commands.cli import main
+        from tokenmill.__main__ import main
 
         main()

@@ -133,7 +133,6 @@ class Files:
         self._put(self._beside(key), self._words().encode())
 
     def _overwrite(self) -> None:
-        """A name keeps its kind of content: `extension_fits` is measured once, whatever a file is called later."""
         key = self._some_medium()
         contents = self._pool.videos if "/video" in key else self._pool.images
         self._put(key, self._chance.choice(contents)[1])
@@ -144,7 +143,7 @@ class Files:
             return
         content = self._delete(key)
         kind = next(kind for kind in ("image", "video", "bad") if f"/{kind}" in key)
-        self._put(self._name(kind, f".{key.rpartition('.')[2]}"), content)
+        self._put(self._name(kind, self._extension(key)), content)
 
     def _take_away(self) -> None:
         key = self._some("image", "video")
@@ -176,7 +175,11 @@ class Files:
     def _copy(self) -> None:
         key = self._some("image")
         if not key.endswith(".txt"):
-            self._put(self._name("image", f".{key.rpartition('.')[2]}"), self._held[key])
+            self._put(self._name("image", self._extension(key)), self._held[key])
+
+    def _extension(self, key: str) -> str:
+        """That of the key; of some another one, which may not fit."""
+        return self._chance.choice([f".{key.rpartition('.')[2]}"] * 3 + [self._chance.choice(self._pool.images)[0]])
 
     def _spoil(self) -> None:
         key = self._some_medium()

@@ -7,6 +7,9 @@ from statistics import median
 WARM_UP = 3  # rounds: one of each kind; imports, pools of memory and of threads come with the first
 ENOUGH = WARM_UP + 3  # rounds, to judge these
 SLACK = {"memory_mb": 30.0, "descriptors": 4, "threads": 4}  # caches of allocators, pools of connections
+LEFT_BY_RAY = (
+    3  # descriptors of each of its lives in one process: ray.init and ray.shutdown leave a socket to each node
+)
 NOTHING = ("shared_memory_bytes", "temporary_files", "processes_left")  # there may be none between rounds
 
 
@@ -18,6 +21,7 @@ class Sample:
     memory_mb: float
     descriptors: int
     threads: int
+    rays: int  # lives of Ray in it so far
     shared_memory_bytes: int
     temporary_files: int
     processes_left: int
@@ -31,7 +35,8 @@ def growth(samples: Sequence[Sample]) -> dict[str, float | None]:
     warm = samples[WARM_UP:] if len(samples) >= ENOUGH else []
     third = max(1, len(warm) // 3)
     for name, slack in SLACK.items():
-        values = [getattr(sample, name) for sample in warm]
+        left = LEFT_BY_RAY if name == "descriptors" else 0
+        values = [getattr(sample, name) - left * sample.rays for sample in warm]
         grew = median(values[-third:]) - median(values[:third]) if values else 0.0
         found[name] = grew if grew > slack else None
     return found | {name: max((getattr(sample, name) for sample in samples), default=0) or None for name in NOTHING}

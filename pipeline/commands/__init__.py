@@ -2,17 +2,18 @@
 
 In: arguments. Out: the calls of the rooms above, errors as one line.
 
-    cli.py        which commands there are
-    ending.py     how a command ends: one line, and an exit code
-    options.py    what several commands take
-    phases.py     run, curate, caption, tokenize, train, redecide
-    look.py       status, show, log, diff, rules, sheet, sample
-    export.py     export images, clips, webdataset; convert-head
-    tokenizer.py  tokenizer train, eval, convert
-    captioner.py  captioner try, captioner train
-    takedown.py   forget, vacuum, verify
-    reference.py  config and command line as docs/reference.md
-    trouble.py    what fails, and the reasons of rejected rows, as docs/errors.md
-    forget.py     media taken out of everything, for good
-    vacuum.py     files that no version needs
+    cli.py          which commands there are
+    ending.py       how a command ends: one line, and an exit code
+    interrupted.py  what is said when a signal ends it
+    options.py      what several commands take
+    phases.py       run, curate, caption, tokenize, train, redecide
+    look.py         status, show, log, diff, rules, sheet, sample
+    export.py       export images, clips, webdataset; convert-head
+    tokenizer.py    tokenizer train, eval, convert
+    captioner.py    captioner try, captioner train
+    takedown.py     forget, vacuum, verify
+    reference.py    config and command line as docs/reference.md
+    trouble.py      what fails, and the reasons of rejected rows, as docs/errors.md
+    forget.py       media taken out of everything, for good
+    vacuum.py       files that no version needs
 """

@@ -5,32 +5,29 @@ definition; all else is a bug of tokenmill and says so. The traceback of the las
 names.
 """
 
-import shlex
-import shutil
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
 from tokenmill.pipeline.commands import options
+from tokenmill.pipeline.commands.interrupted import say_interrupted, typed_command
 from tokenmill.storage.errors import UserError
 from tokenmill.storage.failure_log import redacted, write_log
 from tokenmill.storage.failures import find, line
 from tokenmill.storage.stopping import Stop
 
 FAILED, BUG = 1, 70  # the latter is EX_SOFTWARE of sysexits.h
-INTERRUPTED = (
-    "What was committed stays, and of a training its newest checkpoint; the workers end. To go on, run it again"
-)
 BUG_SAYS = "This is a bug of tokenmill, not of your data"
 BUG_ASKS = "please report it with the command and this log, which holds a traceback and versions, no media and no keys"
 
 
-def code_of(command: Callable[[], object]) -> int:
-    """Run `command` to its end, whichever; say on stderr how it ended, where that is no success; the exit code."""
-    stop = Stop(_interrupted)
+def code_of(command: Callable[[], object], stop: Stop | None = None) -> int:
+    """Run `command` to its end, whichever; say on stderr how it ended, where that is no success; the exit code. `stop`
+    hears of signals.
+    """
+    stop = stop or Stop(say_interrupted)
     with stop.listening():
         try:
             command()
@@ -45,7 +42,7 @@ def code_of(command: Callable[[], object]) -> int:
 def _code(error: BaseException) -> int:
     code = error.code if isinstance(error, SystemExit) else None
     if isinstance(error, KeyboardInterrupt) or code == 128 + signal.SIGINT:  # of a library that took the signal
-        _interrupted(signal.SIGINT)
+        say_interrupted(signal.SIGINT)
         return 128 + signal.SIGINT
     if isinstance(error, SystemExit):
         return code if isinstance(code, int) else int(code is not None)
@@ -53,7 +50,7 @@ def _code(error: BaseException) -> int:
         _say(f"tokenmill: {error}")
         return FAILED
     roots = [place for place in options.places if Path(place).is_dir()]
-    log = write_log(error, _command(), [f"{root}/runs/logs" for root in roots])
+    log = write_log(error, typed_command(), [f"{root}/runs/logs" for root in roots])
     if found := find(error):
         where = f" (traceback: {log})" if log else ""
         _say(f"tokenmill: {line(*found, options.places, store=_store())}{where}")
@@ -69,21 +66,6 @@ def _store() -> str:
     return store()
 
 
-def _interrupted(which: signal.Signals) -> None:
-    how = "Interrupted." if which == signal.SIGINT else f"Ended by {which.name}."
-    _say(f"\ntokenmill: {how} {INTERRUPTED}: {_command()}", style="")
-
-
-def _command() -> str:
-    """What was typed, as a shell takes it."""
-    name, *arguments = sys.argv
-    if Path(name).name == "__main__.py":
-        name = f"{shlex.quote(sys.executable)} -m tokenmill"
-    elif shutil.which(Path(name).name) == name:
-        name = Path(name).name
-    return redacted(f"{name} {shlex.join(arguments)}")
-
-
-def _say(text: str, style: str = "red") -> None:
+def _say(text: str) -> None:
     console = Console(stderr=True)
-    console.print(redacted(text), style=style, markup=False, highlight=False, soft_wrap=True)
+    console.print(redacted(text), style="red", markup=False, highlight=False, soft_wrap=True)

@@ -5,7 +5,8 @@ Made by `python -m tokenmill.pipeline.commands.trouble > docs/errors.md`.
 
 import re
 
-from tokenmill.pipeline.commands.ending import BUG, BUG_ASKS, BUG_SAYS, FAILED, INTERRUPTED
+from tokenmill.pipeline.commands.ending import BUG, BUG_ASKS, BUG_SAYS, FAILED
+from tokenmill.pipeline.commands.interrupted import INTERRUPTED
 from tokenmill.stages import REASONS
 from tokenmill.storage.failures import FAILURES
 

@@ -11,6 +11,7 @@ goes on.
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,6 +30,7 @@ from tokenmill.stages.table.limits import Limits
 
 _FIRST_COMMIT_S = 5.0
 _COMMIT_SHARE = 0.25  # of the time so far
+_LEAVE_WITHIN_S = 20.0  # with what is finished, where something else went wrong
 
 Reject = Callable[[pa.Table, str, str], pa.Table]
 
@@ -47,6 +49,8 @@ class Containers(Protocol):
 
 class Writer(Protocol):
     """Who turns finished blocks, in the form that its flow has them, into shards (pipeline/flow/writer.py)."""
+
+    limit_s: float | None  # of a write where others do it, who may be lost; null: none
 
     def verdicts(self, *blocks: Any) -> dict[str | None, int]:
         """Verdicts on these blocks and on those asked of before, as far as they are known by now."""
@@ -153,6 +157,22 @@ class Collector:
         self._pending: list[Any] = []
         self._num_pending = 0
         self._started = self._last = 0.0
+        self._is_writing = False
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """While blocks are added; all are committed then, also those finished before something ended the flow: a stage
+        raised, or a person. Not where writing or committing them failed.
+        """
+        try:
+            yield
+        except BaseException:
+            if not self._is_writing:
+                self._writer.limit_s = _LEAVE_WITHIN_S
+                with suppress(Exception):
+                    self.flush()
+            raise
+        self.flush()
 
     def add(self, blocks: list[Any], num_rows: int) -> None:
         """Results of a block, in the order of the blocks; written and committed when it is time."""
@@ -172,6 +192,7 @@ class Collector:
 
     def flush(self) -> None:
         """Write and commit what is pending."""
+        self._is_writing = True
         if self._pending:
             keys = self._flow.sink.take(self._writer, self._pending)
             self._writer.verdicts()  # what is still unsaid is of rows that are committed now
@@ -182,6 +203,7 @@ class Collector:
             self._flow.meter.settled(keys)
             self._pending = []
         self._num_pending, self._last = 0, time.monotonic()
+        self._is_writing = False
 
     @property
     def seconds(self) -> float:

@@ -112,14 +112,14 @@ class LocalWorkers:
         started = time.monotonic()
         pool = ThreadPoolExecutor(num_workers, thread_name_prefix="worker")
         try:
-            for made in pool.map(work, blocks):
-                collector.add(made, sum(part.num_rows for part in made))
+            with collector.collecting():
+                for made in pool.map(work, blocks):
+                    collector.add(made, sum(part.num_rows for part in made))
         except BaseException:
             self.end()  # the threads wait for answers that nobody needs any more
             raise
         finally:
             pool.shutdown(cancel_futures=True)
-        collector.flush()
         span_s = time.monotonic() - started
         busy = round(min(1.0, sum(spent_s) / (num_workers * max(span_s, 1e-6))), 3)
         name = group.stages[-1][0].__name__

@@ -69,6 +69,7 @@ class _Writer:
         )
         self._actor = actor.remote(sink.root, sink.table, sink.constants, sink.keys)
         self._asked: list[Any] = []
+        self.limit_s: float | None = None
 
     def verdicts(self, *blocks: Any) -> dict[str | None, int]:
         self._asked += [self._actor.verdicts.remote(*blocks)] if blocks else []
@@ -81,10 +82,10 @@ class _Writer:
         return dict(counts)
 
     def write(self, *blocks: Any) -> tuple[Shard, pa.Table]:
-        return ray.get(self._actor.write.remote(*blocks))
+        return ray.get(self._actor.write.remote(*blocks), timeout=self.limit_s)
 
     def rewrite(self, shard: Shard, keep: pa.BooleanArray) -> Shard:
-        return ray.get(self._actor.rewrite.remote(shard, keep))
+        return ray.get(self._actor.rewrite.remote(shard, keep), timeout=self.limit_s)
 
 
 @contextmanager
@@ -174,9 +175,9 @@ def run(flow: Flow) -> None:
             ray_remote_args_fn=_worker_options,
         )
     collector = Collector(flow, _Writer(flow.sink))
-    for bundle in dataset.iter_internal_ref_bundles():
-        collector.add(list(bundle.block_refs), bundle.num_rows() or 0)
-    collector.flush()
+    with collector.collecting():
+        for bundle in dataset.iter_internal_ref_bundles():
+            collector.add(list(bundle.block_refs), bundle.num_rows() or 0)
     names = [group.stages[-1][0].__name__ for group in flow.groups]
     flow.meter.busy(pools_used(dataset, names, num_workers), collector.seconds)
     collector.retry_lost(lambda row: _isolated(flow, row), ray.put)

@@ -21,6 +21,7 @@ class ShardWriter:
 
     def __init__(self, root: str, table: str, constants: Mapping[str, str], keys: Sequence[str]):
         self._root, self._table, self._constants, self._keys = root, table, constants, list(keys)
+        self.limit_s: float | None = None
 
     def verdicts(self, *blocks: pa.Table) -> dict[str | None, int]:
         """How many rows of finished blocks were kept (null), and rejected for each reason."""

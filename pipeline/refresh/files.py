@@ -61,15 +61,14 @@ class _Curate:
         config, catalog, fingerprint = self._config, self._catalog, fingerprints.of_curate(self._config)
         changes = SourceChanges() if listing is None else source_changes(listing, catalog, fingerprint)
         self._tell_changes(changes)
-        judged = verdicts.judge(config, catalog)
-        todo, read = (changes.todo, NO_IDS) if listing is None else self._todo(listing, changes, judged)
-        self._tell_verdicts(judged)
-
         texts = with_captions(changes.recaptioned)["source_caption"]
         captions = dict(zip(changes.recaptioned["uri"].to_pylist(), texts.to_pylist(), strict=True))
+        found = upkeep(catalog, fingerprint, Foreseen(changes.gone, changes.changed, captions))
+        judged = verdicts.judge(config, catalog, found.placed)
+        todo, read = (changes.todo, NO_IDS) if listing is None else self._todo(listing, changes, judged)
+        self._tell_verdicts(judged, found)
         if captions:
             self._add("source captions changed", 0, "", counted(len(captions), "caption"))
-        found = upkeep(catalog, fingerprint, Foreseen(changes.gone, changes.changed, captions))
         is_lost = is_in(judged.file_id, found.lost)
         self._tell_gone(changes, judged, is_lost, bool(todo.num_rows))
         is_stale = pc.and_(is_in(judged.file_id, found.stale), pc.not_equal(judged.fingerprint, fingerprint))
@@ -81,14 +80,14 @@ class _Curate:
         if todo.num_rows:
             aside, hanging = self._duplicates_so_far(recorded, kept)
             kept = without(kept, aside)
-            undecided = distinct(judged.of_files(read), hanging, found.moved)
+            undecided = distinct(judged.of_files(read), hanging, found.moved, found.renamed)
         else:
             as_it_is = not (len(judged.ids) or found.change)
             which = None if as_it_is else pc.field("media_id").isin(kept)
             duplicates = find_duplicates(catalog, config.curate.duplicates, kept=which)
             aside, kept = duplicates.aside, without(kept, duplicates.aside)
             self._tell_duplicates(duplicates, recorded)
-            self._tell_rest(found, kept, bool(len(changes.gone) or captions))
+            self._tell_rest(found, kept, bool(len(changes.gone) or captions or len(found.renamed)))
         outlook = Outlook()
         if self._steps:
             at_risk = distinct(undecided, judged.media_id.filter(is_going), aside)
@@ -128,10 +127,16 @@ class _Curate:
             todo = pa.concat_tables([todo, again]).sort_by("uri")
         return todo, distinct(sources.filter(is_in(sources["uri"], todo["uri"]))["file_id"])
 
-    def _tell_verdicts(self, judged: verdicts.Judgement) -> None:
-        if len(judged.ids):
-            writes = f"verdicts of {len(judged.ids)} media{self._without(judged.rejected)}"
+    def _tell_verdicts(self, judged: verdicts.Judgement, found: Upkeep) -> None:
+        """By the rules alone, and by what changes with the names of media."""
+        ids = without(judged.ids, found.renamed)
+        if len(ids):
+            writes = f"verdicts of {len(ids)} media{self._without(without(judged.rejected, found.renamed))}"
             self._add(self._why.of_rules("rules"), 0, "verdicts on stored scores", writes)
+        if number := len(found.renamed):
+            rejected = judged.rejected.filter(is_in(judged.rejected, found.renamed))
+            writes = f"whether extensions fit, verdicts of {number} media{self._without(rejected)}"
+            self._add("names of files changed", 0, "verdicts on stored scores", writes)
 
     def _tell_gone(
         self, changes: SourceChanges, judged: verdicts.Judgement, is_lost: pa.ChunkedArray, reads: bool

@@ -1,11 +1,13 @@
 """The rule that ties the tables together, as what it asks for and as edits that carry it out.
 
 `media` holds what a present source holds, at the first place where it stands and with the longest caption of all its
-places; `captions` and `tokens` hold only media that go on: not rejected, no duplicate of another.
+places, and says whether the extension of one of them fits; `captions` and `tokens` hold only media that go on: not
+rejected, no duplicate of another.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +16,7 @@ from tokenmill.pipeline.catalog.join import kept_ids
 from tokenmill.pipeline.catalog.tables import Catalog, Table
 from tokenmill.pipeline.refresh.arrow import NO_IDS, differ, distinct, is_in, set_columns, without
 from tokenmill.stages import CaptionConfig
+from tokenmill.stages.read.formats import extensions_fit
 from tokenmill.stages.select.duplicates import (
     DuplicatesConfig,
     Verdicts,
@@ -23,6 +26,7 @@ from tokenmill.stages.select.duplicates import (
 
 # Columns of `media` that follow its place, and where `sources` has them.
 _PLACED = {name: name for name in ("uri", "member", "offset_bytes", "metadata")} | {"source_caption": "caption"}
+FOLLOWING = (*_PLACED, "extension_fits")
 _NOWHERE = pa.scalar(None, pa.int32())
 
 
@@ -43,6 +47,7 @@ class Upkeep:
     lost: pa.Array  # files that stand nowhere
     placed: pa.Table  # media_id, and the columns that follow its place, of media for which they change
     moved: pa.Array  # ids of those that stand at another place now
+    renamed: pa.Array  # ids of those of whose names another verdict holds, whether an extension fits
     recaptioned: pa.Array  # ids of media whose source caption is another
     redescribed: pa.Array  # ids of media whose metadata are others
 
@@ -55,7 +60,8 @@ class Upkeep:
 def upkeep(catalog: Catalog, fingerprint: str, foreseen: Foreseen | None = None) -> Upkeep:
     """What is to change, by the sources as recorded or as foreseen; `fingerprint` is that of curate."""
     sources = _places(catalog, foreseen or Foreseen())
-    media = catalog.media.scan(["media_id", "file_id", *_PLACED, "fingerprint"])
+    columns = ["media_id", "file_id", "kind", "format", "container_format", *FOLLOWING, "fingerprint"]
+    media = catalog.media.scan(columns)
     renewed = sources.filter(pc.equal(sources["fingerprint"], fingerprint))["file_id"]
     is_stale = pc.and_(pc.not_equal(media["fingerprint"], fingerprint), is_in(media["file_id"], renewed))
     is_lost = pc.invert(is_in(media["file_id"], sources["file_id"]))
@@ -70,26 +76,26 @@ def upkeep(catalog: Catalog, fingerprint: str, foreseen: Foreseen | None = None)
     )
     settled = {name: sources[of].take(at) for name, of in _PLACED.items()}
     settled["source_caption"] = _captions(media["file_id"], sources, settled["source_caption"])
-    differs = {name: differ(media[name], settled[name]) for name in _PLACED}
+    settled["extension_fits"] = _extension_fits(media, sources, settled)
+    differs = {name: differ(media[name], settled[name]) for name in FOLLOWING}
     moved = pc.or_(differs["uri"], pc.or_(differs["member"], differs["offset_bytes"]))
-    is_other = pc.or_(pc.or_(moved, differs["source_caption"]), differs["metadata"])
-    placed = set_columns(media.select(["media_id", *_PLACED]).filter(is_other), **_filtered(settled, is_other))
+    is_other = reduce(pc.or_, differs.values())
+    placed = set_columns(media.select(["media_id", *FOLLOWING]).filter(is_other), **_filtered(settled, is_other))
     recaptioned = media.filter(differs["source_caption"])["media_id"]
     if old.num_rows:  # what was measured anew has its source's caption of now already
         at = pc.index_in(old["media_id"], value_set=media["media_id"].combine_chunks())
         is_other = pc.and_(pc.is_valid(at), differ(old["source_caption"], settled["source_caption"].take(at)))
         recaptioned = distinct(recaptioned, old.filter(is_other)["media_id"])
-    stale, moved_ids = distinct(old["file_id"]), distinct(media.filter(moved)["media_id"])
-    redescribed = distinct(media.filter(differs["metadata"])["media_id"])
-    return Upkeep(stale, lost, placed, moved_ids, distinct(recaptioned), redescribed)
+    masks = {"moved": moved, "renamed": differs["extension_fits"], "redescribed": differs["metadata"]}
+    ids = {name: distinct(media.filter(mask)["media_id"]) for name, mask in masks.items()}
+    return Upkeep(distinct(old["file_id"]), lost, placed, recaptioned=distinct(recaptioned), **ids)
 
 
 def _captions(files: pa.ChunkedArray, sources: pa.Table, of_place: pa.ChunkedArray) -> pa.ChunkedArray:
     """The source caption of each of `files`: that of its place, `of_place`, or, where the content stands at several
     places, the longest of theirs; of equals the first by place. The others stand in `sources`.
     """
-    counts = sources["file_id"].value_counts()
-    several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    several = _at_several_places(sources)
     if not len(several):
         return of_place
     told = sources.filter(pc.and_(is_in(sources["file_id"], several), pc.is_valid(sources["caption"])))
@@ -97,6 +103,27 @@ def _captions(files: pa.ChunkedArray, sources: pa.Table, of_place: pa.ChunkedArr
     told = told.sort_by([("length", "descending"), ("uri", "ascending"), ("member", "ascending")])
     best = told["caption"].take(pc.index_in(files, value_set=told["file_id"].combine_chunks()))
     return pc.if_else(is_in(files, several), best, of_place)
+
+
+def _extension_fits(media: pa.Table, sources: pa.Table, settled: dict[str, pa.ChunkedArray]) -> pa.ChunkedArray:
+    """Whether the extension of a name of each of `media` fits: of its place, or of any of several; as it stands where
+    the format is not known, as of videos that an older release read.
+    """
+    formats = pc.if_else(pc.equal(media["kind"], "video"), media["container_format"], media["format"])
+    fits = extensions_fit(pc.coalesce(settled["member"], settled["uri"]), formats)
+    if len(several := _at_several_places(sources)):
+        named = sources.filter(is_in(sources["file_id"], several))
+        of_named = formats.take(pc.index_in(named["file_id"], value_set=media["file_id"].combine_chunks()))
+        each = extensions_fit(pc.coalesce(named["member"], named["uri"]), of_named)
+        any_ = pa.table({"file_id": named["file_id"], "fits": each}).group_by("file_id").aggregate([("fits", "max")])
+        at = pc.index_in(media["file_id"], value_set=any_["file_id"].combine_chunks())
+        fits = pc.if_else(pc.is_valid(at), any_["fits_max"].take(at), fits)
+    return pc.if_else(pc.is_valid(formats), fits, media["extension_fits"])
+
+
+def _at_several_places(sources: pa.Table) -> pa.Array:
+    counts = sources["file_id"].value_counts()
+    return counts.field("values").filter(pc.greater(counts.field("counts"), 1))
 
 
 def _filtered(columns: dict[str, pa.ChunkedArray], mask: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
@@ -133,11 +160,13 @@ def reconcile(
     captions: CaptionConfig,
     run_id: str,
     duplicates: DuplicatesConfig | Verdicts | None = None,
+    decide: Callable[[pa.Table], pa.Table] | None = None,
 ) -> dict[str, int]:
     """Make the tables agree with the sources as recorded; returns the rows moved and removed, by table.
 
     `captions`: who writes captions of what the source says. `duplicates`: how they are found among what is left,
-    or who they are (null: as they stand). Idempotent: a run after a crash does the rest.
+    or who they are (null: as they stand). `decide` judges media whose columns change by the rules (null: their verdicts
+    stay). Idempotent: a run after a crash does the rest.
     """
     found, note = upkeep(catalog, fingerprint), {"run_id": run_id, "what": "reconciled with sources"}
     done = {"moved": len(found.moved), "recaptioned": len(found.recaptioned), "media": 0, "captions": 0, "tokens": 0}
@@ -154,7 +183,8 @@ def reconcile(
 
         def settle(rows: pa.Table) -> pa.Table:
             at = pc.index_in(rows["media_id"], value_set=ids)
-            return set_columns(rows, **{name: found.placed[name].take(at) for name in _PLACED})
+            settled = set_columns(rows, **{name: found.placed[name].take(at) for name in FOLLOWING})
+            return settled if decide is None else decide(settled)
 
         catalog.media.edit(pc.field("media_id").isin(ids), settle, note)
     if duplicates is not None:

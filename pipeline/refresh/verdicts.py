@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import RunConfig
-from tokenmill.pipeline.refresh.arrow import differ, distinct, is_in
+from tokenmill.pipeline.refresh.arrow import differ, distinct, is_in, set_columns
 from tokenmill.pipeline.refresh.changed_keys import REOPENED
 from tokenmill.stages.fetch.urls import TRANSIENT
 from tokenmill.stages.select.decide import NOT_SCORED, RULE, columns_read, decide
@@ -41,11 +41,13 @@ class Judgement:
         return distinct(self.media_id.filter(is_in(self.file_id, files)))
 
 
-def judge(config: RunConfig, catalog: Catalog) -> Judgement:
-    """Apply the rules to all stored scores; writes nothing."""
+def judge(config: RunConfig, catalog: Catalog, placed: pa.Table) -> Judgement:
+    """Apply the rules to all stored scores, and to what is to change with the places of media (upkeep.py); writes
+    nothing.
+    """
     columns = ["media_id", "file_id", "fingerprint", *columns_read(config.curate.decide)]
     media = catalog.media.scan(list(dict.fromkeys(columns)))
-    decided = decide(media, config.curate.decide, config.curate.scorers)
+    decided = by_rules(_as_placed(media, placed), config)
     return Judgement(
         media["media_id"],
         media["file_id"],
@@ -72,12 +74,24 @@ def _open_files(media: pa.Table, config: RunConfig) -> pa.Array:
     return distinct(media.filter(is_open)["file_id"])
 
 
+def _as_placed(media: pa.Table, placed: pa.Table) -> pa.Table:
+    """`media` with the values of `placed` where that has the medium."""
+    names = [name for name in placed.column_names if name in media.column_names and name != "media_id"]
+    if not names or not placed.num_rows:
+        return media
+    at = pc.index_in(media["media_id"], value_set=placed["media_id"].combine_chunks())
+    settled = {name: pc.if_else(pc.is_valid(at), placed[name].take(at), media[name]) for name in names}
+    return set_columns(media, **settled)
+
+
+def by_rules(rows: pa.Table, config: RunConfig) -> pa.Table:
+    """Rows of media with the verdicts of the config's rules."""
+    return decide(rows, config.curate.decide, config.curate.scorers)
+
+
 def redecide(catalog: Catalog, ids: pa.Array, config: RunConfig, run_id: str) -> None:
     """Write the verdicts of the config's rules on the stored scores of these media."""
     if not len(ids):
         return
-
-    def decided(rows: pa.Table) -> pa.Table:
-        return decide(rows, config.curate.decide, config.curate.scorers)
-
-    catalog.media.edit(pc.field("media_id").isin(ids), decided, {"run_id": run_id, "what": "rules changed"})
+    note = {"run_id": run_id, "what": "rules changed"}
+    catalog.media.edit(pc.field("media_id").isin(ids), lambda rows: by_rules(rows, config), note)

@@ -73,7 +73,9 @@ def curate(run: Run) -> None:
             captions = config.caption.what
             duplicates = plan.duplicates or config.curate.duplicates
             fingerprint = fingerprints.of_curate(config)
-            report.numbers["reconciled"] = upkeep.reconcile(catalog, fingerprint, captions, run.run_id, duplicates)
+            report.numbers["reconciled"] = upkeep.reconcile(
+                catalog, fingerprint, captions, run.run_id, duplicates, lambda rows: verdicts.by_rules(rows, config)
+            )
 
 
 def _read(run: Run, plan: CuratePlan, meter: Meter, malformed: _MalformedLines) -> None:

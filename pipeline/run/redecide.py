@@ -25,6 +25,10 @@ def redecide(config: RunConfig, console: Console) -> None:
         verdicts.redecide(run.catalog, plan.judged, config, run.run_id)
         if not plan.is_nothing:
             captions = config.caption.what
-            upkeep.reconcile(run.catalog, fingerprints.of_curate(config), captions, run.run_id, plan.duplicates)
+            fingerprint = fingerprints.of_curate(config)
+            upkeep.reconcile(
+                *(run.catalog, fingerprint, captions, run.run_id, plan.duplicates),
+                lambda rows: verdicts.by_rules(rows, config),
+            )
         run.record()
     status.print_verdicts(before, status.reasons_with_kept(run.catalog), console)

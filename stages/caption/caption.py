@@ -62,8 +62,9 @@ def _of_source(medium: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Part(NamedTuple):
-    """What one request is about: a medium, or a span of it."""
+    """What one request is about: a medium, or a span of it. `row`: the number of the medium in the table."""
 
+    row: int
     medium: dict[str, Any]
     span: int | None
     times: tuple[float, float] | None
@@ -81,7 +82,7 @@ class _Writer:
 
     def rows(self, media: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """Rows of all media, in their order."""
-        parts = [part for medium in media for part in self._parts(medium)]
+        parts = [part for row, medium in enumerate(media) for part in self._parts(row, medium)]
         found: dict[int, dict[str, Any]] = {}
 
         def requests() -> Iterator[tuple[int, Request]]:
@@ -90,7 +91,7 @@ class _Writer:
                     yield i, Request([], "")
                     continue
                 try:
-                    with limits.medium(i):
+                    with limits.medium(part.row):
                         request = self._request(part)
                 except RowError as error:
                     found[i] = error.columns
@@ -109,13 +110,13 @@ class _Writer:
     def close(self) -> None:
         self._engine.close()
 
-    def _parts(self, medium: dict[str, Any]) -> list[_Part]:
+    def _parts(self, row: int, medium: dict[str, Any]) -> list[_Part]:
         if medium["kind"] != "video" or self._config.reads:
-            return [_Part(medium, None, None)]
+            return [_Part(row, medium, None, None)]
         of_clip = spans(medium["start_s"], medium["end_s"], self._config.max_span_s)
         if len(of_clip) == 1:
-            return [_Part(medium, None, of_clip[0])]
-        return [_Part(medium, i, span) for i, span in enumerate(of_clip)]
+            return [_Part(row, medium, None, of_clip[0])]
+        return [_Part(row, medium, i, span) for i, span in enumerate(of_clip)]
 
     def _place(self, part: _Part) -> dict[str, Any]:
         prompt = self._prompts[part.medium["kind"]]

@@ -4,6 +4,9 @@ JPEG bytes under `.png` names.
 
 import re
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 HEAD_BYTES = 4096
 
 # (offset, magic, kind, format): the first match wins.
@@ -58,6 +61,7 @@ _EXTENSIONS = {
     "asf": {"asf", "wmv", "wma"},
     "svg": {"svg"},
 }
+_URL = r"(?s)^https?://[^/?#]*([^?#]*).*$"
 
 
 def _iso_media(head: bytes) -> tuple[str, str]:
@@ -108,4 +112,18 @@ def extension_fits(uri: str, name: str | None) -> bool | None:
     base, dot, extension = uri.rsplit("/", 1)[-1].rpartition(".")
     if name is None or not base or not dot:
         return None
-    return extension.lower() in _EXTENSIONS.get(name, {name})
+    return _fits(extension.lower(), name)
+
+
+def extensions_fit(names: pa.ChunkedArray, formats: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The same of columns of names and formats; of a URL its path is the name."""
+    if pc.any(pc.match_substring_regex(names, _URL)).as_py():
+        names = pc.replace_substring_regex(names, _URL, r"\1")
+    extensions = pc.struct_field(pc.extract_regex(names, r"[^/]\.(?P<extension>[^./]*)$"), "extension")
+    pairs = pc.binary_join_element_wise(pc.utf8_lower(extensions), formats, "\n").combine_chunks().dictionary_encode()
+    of_pairs = [_fits(*pair.rsplit("\n", 1)) for pair in pairs.dictionary.to_pylist()]
+    return pa.chunked_array([pa.array(of_pairs, pa.bool_()).take(pairs.indices)])
+
+
+def _fits(extension: str, name: str) -> bool:
+    return extension in _EXTENSIONS.get(name, {name})

@@ -289,6 +289,7 @@ class Read:
             "file_id": file_id,
             "kind": kind,
             "format": format_,
+            "container_format": format_ if kind == "video" else None,
             "size_bytes": read.size_bytes,
             "extension_fits": extension_fits(name, format_),
         }

@@ -46,8 +46,9 @@ MEDIA = pa.schema(
         pa.field("duration_s", pa.float64()),  # of the clip; null for images
         pa.field("num_frames", pa.int32()),  # frames decoded in the clip; frames of an animated image
         pa.field("format", pa.string()),  # by content: jpeg, png, ... or the video codec
+        pa.field("container_format", pa.string()),  # by content, of a video's file: mp4, matroska, ...
         pa.field("size_bytes", pa.int64()),  # of the file
-        pa.field("extension_fits", pa.bool_()),  # of the name by which it was read first, with the content
+        pa.field("extension_fits", pa.bool_()),  # the content, of one of its names at least; null: no name has one
         pa.field("source_caption", pa.string()),  # a text document: all of it
         pa.field("metadata", pa.string()),  # what else the source said of it, a JSON object
         pa.field("rotation_deg", pa.int32()),  # counter-clockwise, as the container asks for; clips only

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
+from tokenmill.storage.tensors import check_sizes
+
 MODEL_TYPE = "Emu3VisionVQ"
 
 _CONFIG_NAMES = {
@@ -52,6 +54,7 @@ def load_published(folder: Path) -> Emu3VQVAE:
     values = {ours: published[theirs] for theirs, ours in _CONFIG_NAMES.items() if theirs in published}
     config = Emu3VQVAEConfig(**values)
     config.hidden_size = config.base_channels * config.channel_multiplier[-1]
+    check_sizes(folder, Emu3VQVAE, config)
     model = Emu3VQVAE(config)
     wanted = model.state_dict()
     weights: dict[str, Tensor] = {}

@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 from tokenmill.storage.cpu import quick_dtype
 from tokenmill.storage.failures import find
 from tokenmill.storage.identity import weights_id
+from tokenmill.storage.tensors import check_sizes
 from tokenmill.tokenizer.vision import published
 from tokenmill.tokenizer.vision.batching import DECODE_LAYERS, ENCODE_LAYERS, Passes, px_that_fit
 from tokenmill.tokenizer.vision.emu3 import Emu3Codec
@@ -47,6 +48,7 @@ def load_model(folder: Path) -> Model:
     try:
         if kind == published.MODEL_TYPE:
             return published.load_published(folder)
+        check_sizes(folder, _CLASSES[kind], _CLASSES[kind].config_class.from_pretrained(folder))
         model, found = _CLASSES[kind].from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )

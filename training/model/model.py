@@ -4,6 +4,11 @@ The model stays the class of `transformers`, so what is trained loads in the eco
 embeddings, as in Emu3's code (the class of transformers leaves that out), and on both residual branches.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -11,10 +16,15 @@ from transformers import Emu3ForCausalLM, Emu3TextConfig
 from transformers.utils import logging
 
 from tokenmill.storage.errors import TrainingError
+from tokenmill.storage.failures import find
+from tokenmill.storage.tensors import check_sizes
 from tokenmill.tokenizer.vocabulary import Vocabulary
 from tokenmill.training.config import ModelConfig
 from tokenmill.training.model import attention
 from tokenmill.training.model.loss import linear_cross_entropy, next_tokens, sums_by_kind
+
+_NAMED = 5  # tensors in a message
+_UNFIT = {"missing_keys": "no", "unexpected_keys": "unknown", "mismatched_keys": "other sizes of"}
 
 logging.disable_progress_bar()  # loading and saving take a moment; the training has a progress of its own
 
@@ -22,12 +32,10 @@ logging.disable_progress_bar()  # loading and saving take a moment; the training
 def build_model(config: ModelConfig, vocabulary: Vocabulary, context_tokens: int, seed: int) -> Emu3ForCausalLM:
     """A model in float32 with seeded random weights, or the one of `config.init_from`.
 
-    Raises TrainingError when that model has no room for the vocabulary.
+    Raises TrainingError when that model has no room for the vocabulary, or is not whole.
     """
     if config.init_from is not None:
-        model = Emu3ForCausalLM.from_pretrained(
-            config.init_from, dtype=torch.float32, attention_dropout=config.dropout, attn_implementation=attention.NAME
-        )
+        model = _given(config.init_from, config.dropout)
         if model.config.vocab_size < vocabulary.size:
             raise TrainingError(
                 f"init_from = {config.init_from!r} has {model.config.vocab_size} ids, text and codes take "
@@ -53,6 +61,41 @@ def build_model(config: ModelConfig, vocabulary: Vocabulary, context_tokens: int
     )
     model.set_attn_implementation(attention.NAME)
     return model
+
+
+def _given(init_from: str, dropout: float) -> Emu3ForCausalLM:
+    """The model of that hub name or folder. Raises TrainingError where its files do not hold exactly its weights."""
+    with _as_unfit(init_from):
+        if Path(init_from).is_dir():
+            check_sizes(Path(init_from), Emu3ForCausalLM, Emu3TextConfig.from_pretrained(init_from))
+        loaded: Any = Emu3ForCausalLM.from_pretrained(
+            init_from,
+            dtype=torch.float32,
+            attention_dropout=dropout,
+            attn_implementation=attention.NAME,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+        model, found = loaded
+        for kind, what in _UNFIT.items():  # transformers would draw these at random, or leave them out
+            if names := sorted(key if isinstance(key, str) else key[0] for key in found[kind]):
+                more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+                raise ValueError(f"{what} weights {', '.join(names[:_NAMED])}{more}")
+    return model
+
+
+@contextmanager
+def _as_unfit(init_from: str) -> Iterator[None]:
+    """What a library raises of files that hold no such model -> TrainingError; what they are not to blame for stays."""
+    try:
+        yield
+    except Exception as error:
+        if find(error):
+            raise
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TrainingError(
+            f"train.model.init_from: {init_from}: {said}; give an Emu3ForCausalLM as save_pretrained() writes it"
+        ) from error
 
 
 class PackLoss(nn.Module):

@@ -14,6 +14,7 @@ from rich.console import Console
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import Cluster
 from tokenmill.pipeline.flow import flow, local, on_ray
+from tokenmill.pipeline.flow.writer import ShardWriter
 from tokenmill.pipeline.phases import Pool
 from tokenmill.pipeline.reports.terminal import Meter, PhaseReport
 from tokenmill.stages.table.columns import LISTED
@@ -82,3 +83,53 @@ def test_a_mistake_of_a_stage_is_raised_here_and_leaves_no_process(catalog):
             workers.run(made)
     assert "deadly.py" in "".join(raised.value.__notes__), "where it happened, in the other process"
     assert time.monotonic() - started < 30 and not workers._all
+
+
+def test_what_is_finished_when_a_stage_raises_is_committed(catalog):
+    with Meter(Console(quiet=True), PhaseReport("test"), 9, "rows") as meter:
+        made = make_flow(catalog, ["a", "b", "c", "d", "e", "f", "raise", "g", "h"], meter)
+        with pytest.raises(ValueError, match="a mistake of the stage"):
+            local.LocalWorkers().run(made)
+    assert catalog.media.scan(["uri"])["uri"].to_pylist() == list("abcdef")
+
+
+class Writer(ShardWriter):
+    """Counts what it writes."""
+
+    num_written = 0
+
+    def write(self, *blocks: pa.Table) -> tuple[Any, pa.Table]:
+        self.num_written += 1
+        return super().write(*blocks)
+
+
+def done(*uris: str) -> pa.Table:
+    return pa.Table.from_pylist(
+        [{"media_id": uri, "file_id": uri, "kind": "image", "uri": uri} for uri in uris], schema=DONE
+    )
+
+
+def test_an_interrupted_flow_commits_what_is_finished(catalog):
+    with Meter(Console(quiet=True), PhaseReport("test"), 3, "rows") as meter:
+        made = make_flow(catalog, ["a", "b", "c"], meter)
+        collector = flow.Collector(made, Writer(catalog.root, "media", made.sink.constants, made.sink.keys))
+        with pytest.raises(KeyboardInterrupt), collector.collecting():
+            collector.add([done("a", "b")], 2)
+            assert catalog.media.count() == 0
+            raise KeyboardInterrupt
+    assert catalog.media.scan(["uri"])["uri"].to_pylist() == ["a", "b"]
+
+
+@pytest.mark.parametrize("error", [OSError("the store"), KeyboardInterrupt()])
+def test_what_fails_while_it_is_committed_is_not_tried_again(catalog, error):
+    def fails(*_: Any) -> None:
+        raise error
+
+    with Meter(Console(quiet=True), PhaseReport("test"), 3, "rows") as meter:
+        made = make_flow(catalog, ["a", "b", "c"], meter)
+        made.sink.commit, made.config = fails, made.config.model_copy(update={"shard_rows": 1})
+        writer = Writer(catalog.root, "media", made.sink.constants, made.sink.keys)
+        collector = flow.Collector(made, writer)
+        with pytest.raises(type(error)), collector.collecting():
+            collector.add([done("a", "b")], 2)
+    assert (writer.num_written, catalog.media.count()) == (1, 0)

@@ -251,3 +251,36 @@ def test_codes_of_another_dtype_stand_until_a_dtype_is_named(catalog):
     assert edits.drop_superseded(catalog.tokens, either, "run") == 2
     found = {(row["media_id"], row["fingerprint"]) for row in catalog.tokens.scan().to_pylist()}
     assert found == {("A", "bf16"), ("B", "bf16"), ("C", "bf16"), ("D", "before")}
+
+
+def named(catalog: Catalog, **of_formats: str | None) -> list[bool | None]:
+    """`extension_fits` by media_id, with these columns of formats and once the tables agree."""
+
+    def formatted(found: pa.Table) -> pa.Table:
+        for name, value in of_formats.items():
+            values = pa.array([value] * found.num_rows, pa.string())
+            found = found.set_column(found.schema.get_field_index(name), name, values)
+        return found
+
+    catalog.media.edit(pc.field("media_id").is_valid(), formatted, {})
+    reconcile(catalog, PRINT, True, "run")
+    versions = [table.version for table in catalog]
+    reconcile(catalog, PRINT, True, "run")
+    assert [table.version for table in catalog] == versions, "done once"
+    return catalog.media.scan(["media_id", "extension_fits"]).sort_by("media_id")["extension_fits"].to_pylist()
+
+
+def test_one_name_with_a_fitting_extension_is_enough(catalog):
+    fill(catalog, {"a.png": "A", "b.jpg": "A", "c.png": "C", "d": "D", "e.jpg": "E"})
+    assert named(catalog, kind="image", format="jpeg") == [True, False, None, True]
+    edits.mark_gone(catalog, pa.array(["b.jpg", "e.jpg"]), "run")
+    assert named(catalog) == [False, False, None]
+    edits.mark_gone(catalog, pa.array(["a.png"]), "run")
+    assert named(catalog) == [False, None]
+
+
+def test_of_a_video_the_container_counts_where_it_is_known(catalog):
+    fill(catalog, {"a.mp4": "A", "b.mkv": "B"})
+    assert named(catalog, kind="video", format="h264", container_format="mp4") == [True, False]
+    assert named(catalog, container_format="matroska") == [False, True]
+    assert named(catalog, container_format=None) == [False, True], "of an older release: as it stands"

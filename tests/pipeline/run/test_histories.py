@@ -24,16 +24,23 @@ PER_RUN = ("run_id", "last_seen_run")
 
 
 class History:
-    """Random changes of a world, from a seed."""
+    """Random changes of a world, from a seed; of names with extensions that do not fit, and rules on them, or not."""
 
-    def __init__(self, world: World, seed: int):
-        self.world, self.random, self.made = world, random.Random(seed), 0
+    def __init__(self, world: World, seed: int, has_names: bool):
+        self.world, self.random, self.made, self.has_names = world, random.Random(seed), 0, has_names
         self.changes = [self.add, self.change, self.touch, self.rename, self.delete, self.recaption, self.copy]
         self.changes += [self.rule, self.measure, self.area, self.captioner, self.length, self.near, self.resize]
         self.changes += [self.spoil, self.shards]
+        self.changes += [self.names, self.rename, self.copy] if has_names else []
+
+    def pictures(self):
+        return sorted(path for path in self.world.photos.iterdir() if path.suffix != ".txt")
 
     def some(self):
-        return self.random.choice(sorted(self.world.photos.glob("*.png")))
+        return self.random.choice(self.pictures())
+
+    def extension(self) -> str:
+        return self.random.choice([".png", ".jpg", ""]) if self.has_names else ".png"
 
     def add(self) -> None:
         self.made += 1
@@ -49,15 +56,15 @@ class History:
     def rename(self) -> None:
         self.made += 1
         path = self.some()
-        path.rename(path.with_name(f"moved{self.made}.png"))
+        path.rename(path.with_name(f"moved{self.made}{self.extension()}"))
 
     def copy(self) -> None:
         self.made += 1
         path = self.some()
-        path.with_name(f"copy{self.made}.png").write_bytes(path.read_bytes())
+        path.with_name(f"copy{self.made}{self.extension()}").write_bytes(path.read_bytes())
 
     def delete(self) -> None:
-        if len(list(self.world.photos.glob("*.png"))) > 2:
+        if len(self.pictures()) > 2:
             self.some().unlink()
 
     def recaption(self) -> None:
@@ -66,6 +73,10 @@ class History:
 
     def rule(self) -> None:
         self.world.sets.append(f'curate.decide.image_rules.large="width_px >= {self.random.choice([20, 32, 50, 70])}"')
+
+    def names(self) -> None:
+        rule = self.random.choice(["extension_fits", "extension_fits or width_px > 60", "width_px > 0"])
+        self.world.sets.append(f'curate.decide.image_rules.honest="{rule}"')
 
     def measure(self) -> None:
         self.world.sets.append(f"curate.score.max_pixels={self.random.choice([1000, 5000, 100_000])}")
@@ -131,10 +142,10 @@ def contents(root: str) -> dict[str, list[str]]:
 
 
 # 19: what is measured anew, and then rejected, is not encoded. 22: a caption changes while its file is measured anew.
-@pytest.mark.parametrize("seed", [19, 22])
-def test_a_run_does_what_its_plan_said(tmp_path, monkeypatch, seed):
+@pytest.mark.parametrize(("seed", "has_names"), [(19, False), (22, False), (2, True)])
+def test_a_run_does_what_its_plan_said(tmp_path, monkeypatch, seed, has_names):
     world = World(tmp_path)
-    history, done = History(world, seed), []
+    history, done = History(world, seed, has_names), []
     world.run()
     for _ in range(NUM_STEPS):
         changes = [history.random.choice(history.changes) for _ in range(history.random.randint(1, 3))]

@@ -233,3 +233,28 @@ def test_a_file_that_is_away_while_a_phase_reads_is_read_when_it_is_back_as_it_w
     assert num_read(world.run()) == ([1, 1, 1] if phase == "curate" else [0, 0, 1])
     assert world.tokens()["a"]["reject_reason"] is None
     assert num_read(world.run()) == [0, 0, 0]
+
+
+def test_a_verdict_on_names_follows_them(world):
+    """One fitting name is enough; when it goes, the plan foresees the verdict and no file is read."""
+    honest = 'curate.decide.image_rules.honest="extension_fits"'
+    (world.photos / "a.jpg").write_bytes((world.photos / "a.png").read_bytes())
+    first = world.run(honest)
+    assert verdicts(first) == dict.fromkeys(["a.jpg", "b.png", "c.png", "d.png"]) | {"e.png": "large"}
+    (world.photos / "a.png").unlink()
+    again = world.run()
+    assert told(again) == [("curate", "names of files changed", 0), ("curate", "1 file gone", 0)]
+    assert again.steps[0].writes == "whether extensions fit, verdicts of 1 media, -1 captions, -1 tokens"
+    assert world.tokens().keys() == {"b", "c", "d"}
+
+    for before, after in (("a.jpg", "f.png"), ("a.txt", "f.txt"), ("b.png", "g.jpg"), ("b.txt", "g.txt")):
+        (world.photos / before).rename(world.photos / after)
+    renamed = world.run()
+    assert num_read(renamed) == [2, 1, 1] and world.tokens().keys() == {"c", "d", "f"}
+    assert verdicts(renamed)["g.jpg"] == "honest"
+    assert told(world.run()) == []
+
+
+def verdicts(run: Run) -> dict[str, str | None]:
+    rows = run.catalog.media.scan(["uri", "reject_reason"]).to_pylist()
+    return {os.path.basename(row["uri"]): row["reject_reason"] for row in rows}

@@ -111,6 +111,52 @@ def test_on_ray_and_in_a_terminal_too_and_the_same_command_completes(tmp_path, c
     assert Catalog(str(tmp_path / "root")).media.scan(["uri"]).num_rows == 97
 
 
+LIFE = """
+import atexit, sys, time
+from tokenmill.__main__ import main
+sys.argv = ["tokenmill", "--help"]
+atexit.register(lambda: (print("the last line", flush=True), time.sleep({sleep_s})))
+
+
+class Begins:
+    def find_spec(self, name, *_):
+        if name == "tokenmill.pipeline.commands.cli":
+            print("begins", flush=True)
+
+
+sys.meta_path.insert(0, Begins())
+main()
+"""
+
+
+def interrupted(after: str, delay_s: float = 0.0, sleep_s: float = 0.0) -> tuple[int, list[str], float]:
+    """Exit code and stderr of a command that gets a SIGINT so long after it said something; how long it took."""
+    code = LIFE.format(sleep_s=sleep_s)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    started = time.monotonic()
+    while after not in (line := process.stdout.readline()):
+        assert line
+        started = time.monotonic()
+    time.sleep(delay_s)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    return process.returncode, [line for line in said.splitlines() if line], time.monotonic() - started
+
+
+def test_a_signal_at_any_moment_from_the_imports_on_is_one_line_and_130():
+    *_, whole_s = interrupted("the last line")
+    whole_s = max(0.2, whole_s)
+    ended = [interrupted("begins", whole_s * moment / 12) for moment in range(15)]
+    assert {code for code, *_ in ended} <= {0, 130} and ended[0][0] == ended[4][0] == 130, ended
+    for code, said, _ in ended:
+        assert len(said) == (code == 130) and all(line.startswith("tokenmill: Interrupted. ") for line in said), said
+
+
+def test_a_signal_after_the_last_line_too():
+    code, said, seconds = interrupted("the last line", 0.1, sleep_s=30)
+    assert (code, len(said)) == (130, 1) and said[0].startswith("tokenmill: Interrupted. ") and seconds < 10
+
+
 FULL = """
 mount -t tmpfs -o size=160k tmpfs "$1" || exit 99
 "$2" -m tokenmill curate "$3"; echo "code $?"

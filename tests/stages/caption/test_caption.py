@@ -1,6 +1,7 @@
 """Media to rows of captions; the tests of engines and of models are beside."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pyarrow as pa
 import pytest
@@ -87,7 +88,9 @@ def captioner(**more: object) -> CaptionerConfig:
     return CaptionerConfig.model_validate(document)
 
 
-def test_a_long_clip_has_a_row_for_each_span(engine, tmp_path) -> None:
+def test_a_long_clip_has_a_row_for_each_span(engine, tmp_path, monkeypatch) -> None:
+    at_hand = []
+    monkeypatch.setattr(module.limits, "medium", lambda row: (at_hand.append(row), nullcontext())[1])
     (tmp_path / "timed.md").write_text("version: 2\nat {times}")
     config = captioner(video_prompt=str(tmp_path / "timed.md"), max_span_s=20.0, num_frames=2)
     table = _table("a", "b", kind="video", start_s=5.0, end_s=50.0).set_column(
@@ -100,6 +103,7 @@ def test_a_long_clip_has_a_row_for_each_span(engine, tmp_path) -> None:
         ("0", 2, 35.0, 50.0),
         ("1", None, None, None),
     ]
+    assert at_hand == [0, 0, 0, 1], "rows of the table, by which a worker that dies is asked what it had at hand"
     assert output[0]["caption"] == "at 3.8, 11.2 of 3" and output[0]["prompt"] == "timed 2"
     assert {(row["model"], row["captioner"], row["seconds"], row["words"]) for row in output[:3]} == {
         ("m", "long", 0.5, 7)

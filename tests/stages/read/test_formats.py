@@ -1,6 +1,7 @@
+import pyarrow as pa
 import pytest
 
-from tokenmill.stages.read.formats import UNSUPPORTED, extension_fits, sniff
+from tokenmill.stages.read.formats import UNSUPPORTED, extension_fits, extensions_fit, sniff
 
 
 @pytest.mark.parametrize(
@@ -46,3 +47,24 @@ def test_extension_fits() -> None:
     assert extension_fits("/a.d/b", "jpeg") is None
     assert extension_fits("/a/.jpeg", "jpeg") is None
     assert extension_fits("/a/b.png", None) is None
+
+
+@pytest.mark.parametrize("format_", ["jpeg", "mp4", "gif", None])
+def test_columns_of_names_are_judged_as_single_names_are(format_) -> None:
+    names = ["/a/b.JPG", "b.gif", "/a.jpg/b", "/a/.jpeg", "a.", "..jpg", "a.jpg\n", "a\nb.mov", "", "ü.tar.jpg"]
+    found = extensions_fit(
+        pa.chunked_array([names, []], pa.string()), pa.chunked_array([[format_] * len(names)], pa.string())
+    )
+    assert found.to_pylist() == [extension_fits(name, format_) for name in names]
+
+
+def test_of_a_url_the_path_is_the_name() -> None:
+    names = [
+        "https://host.jpg",
+        "http://h.png/a.jpg?b=c.png",
+        "http://h/a.png#b.jpg",
+        "http://h/a/",
+        "/d/http://x.jpg?y",
+    ]
+    found = extensions_fit(pa.chunked_array([names]), pa.chunked_array([["jpeg"] * len(names)]))
+    assert found.to_pylist() == [None, True, False, None, False]

@@ -41,6 +41,7 @@ def test_read(files: list[Path], listed, check_stage) -> None:
     assert good["media_id"] == good["file_id"] == wrong["media_id"] == content_id([data])
     assert (good["content"], good["format"], good["extension_fits"]) == (data, "jpeg", True)
     assert (wrong["format"], wrong["extension_fits"], wrong["size_bytes"]) == ("jpeg", False, len(data))
+    assert wrong["container_format"] is None
     assert rows[6]["path"] == str(files[6]) and rows[6]["content"] is None
     assert rows[5]["media_id"] != rows[7]["media_id"]
     assert all(row["source_caption"] == "a cat" and row["member"] is None for row in rows)

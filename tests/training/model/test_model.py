@@ -1,11 +1,16 @@
 """Packing changes no loss and no gradient; the block mask of the GPU path says the same as the rows of the CPU path."""
 
+import json
+import resource
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn.attention.flex_attention import create_block_mask
 from transformers import Emu3ForCausalLM
 
+from tokenmill.storage.errors import TrainingError
 from tokenmill.tokenizer.vocabulary import Vocabulary
 from tokenmill.training.config import ModelConfig
 from tokenmill.training.data.loader import PADDING
@@ -165,3 +170,34 @@ def test_continues_from_a_model(tmp_path):
     larger = VOCABULARY.model_copy(update={"codebook_size": 61})
     with pytest.raises(ValueError, match="100 ids"):
         build_model(ModelConfig(init_from=str(tmp_path)), larger, 64, seed=0)
+
+
+@pytest.mark.parametrize("change", ["lacks", "has more", "other size"])
+def test_a_model_to_continue_from_that_is_not_whole_is_one_error_with_the_tensors(tmp_path, change):
+    make().save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    given = tensors.pop(name)
+    if change == "has more":
+        tensors |= {name: given, "model.layers.9.x": given.clone()}
+    if change == "other size":
+        tensors[name] = torch.cat([given, given])
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(TrainingError) as raised:
+        build_model(ModelConfig(init_from=str(tmp_path)), VOCABULARY, 64, seed=0)
+    said = str(raised.value)
+    assert str(tmp_path) in said and "\n" not in said
+    what = {"lacks": "no", "has more": "unknown", "other size": "other sizes of"}[change]
+    assert f"{what} weights {'model.layers.9.x' if change == 'has more' else name}" in said
+
+
+@pytest.mark.parametrize("number", [10**7, 10**9, 2**40])
+@pytest.mark.parametrize("key", ["hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size"])
+def test_a_config_of_absurd_sizes_is_refused_before_memory_is_taken(tmp_path, key, number):
+    make().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {key: number}))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(TrainingError, match=r"config\.json"):
+        build_model(ModelConfig(init_from=str(tmp_path)), VOCABULARY, 64, seed=0)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "KiB"

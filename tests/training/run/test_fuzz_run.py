@@ -67,6 +67,7 @@ READERS: dict[str, tuple[Callable[[TrainJob], object], int]] = {
     f"{STEP}/model.safetensors": (resume, 200),
     f"{STEP}/optimizer.pt": (resume, 200),
     "run/model/vocabulary.json": (lambda job: Sampler.load(job.run_uri), 200),
+    "run/model/config.json": (lambda job: Sampler.load(job.run_uri), 200),
     "run/model/model.safetensors": (lambda job: Sampler.load(job.run_uri), 200),
 }
 

@@ -20,6 +20,7 @@ from tokenmill.tokenizer.vision.training.codebook import fit_codebook, patch_ids
 from tokenmill.tokenizer.vision.training.config import VisionModelConfig, VisionTrainConfig
 from tokenmill.tokenizer.vision.training.parallel import Workers
 from tokenmill.tokenizer.vision.training.start import keep_stills, start, widened
+from tokenmill.tokenizer.vision.vision_tokenizer import load_model
 
 TEMPORAL_FACTOR = 4
 _WARM_UP_STEPS = 100
@@ -270,7 +271,9 @@ def given_model(config: VisionModelConfig, init_from: str) -> Emu3VQVAE:
 
     Raises TrainingError when they are not of this architecture.
     """
-    model = Emu3VQVAE.from_pretrained(weights.folder_of(init_from), dtype=torch.float32)
+    model = load_model(weights.folder_of(init_from))
+    if not isinstance(model, Emu3VQVAE):
+        raise TrainingError(f"tokenizer.train.init_from = {init_from!r} codes no clips; give one that does")
     wanted = new_model(config)
     sizes = {name: min(getattr(model.config, name), getattr(config, name)) for name in ("embed_dim", "codebook_size")}
     shapes = [

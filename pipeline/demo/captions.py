@@ -23,6 +23,7 @@ from tokenmill.pipeline.demo.scenes import NUM_HELD_OUT, split
 from tokenmill.pipeline.reports.terminal import table
 
 CAPTIONED_SHARE = 0.25
+LEAST_TO_HIDE = 240  # scenes; of fewer a quarter teaches nothing
 OWN = "own"  # the captioner trained here, in caption.captioners
 _LIST = "captions.jsonl"
 _BATCH = 64  # scenes captioned at a time

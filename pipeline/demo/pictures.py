@@ -1,5 +1,6 @@
 """Tokens of the demo's corpus -> its pictures and clips beside what their codes decode to."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pyarrow.compute as pc
 from tokenmill import stages
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.reports.sheet import Picture, SheetSection
+from tokenmill.pipeline.reports.verdict_sheet import square
 from tokenmill.tokenizer.vision.vision_tokenizer import VisionTokenizer
 
 MEDIA_COLUMNS = stages.PLACES.names
@@ -35,6 +37,24 @@ def corpus_sections(config: RunConfig, media: pa.Table, tokens: pa.Table) -> lis
         strips = [Picture(np.concatenate([_strip(o), _strip(r)]), c or "") for o, r, c in pairs]
         made.append(SheetSection("Clips: original above, reconstruction below", strips))
     return made
+
+
+def caption_section(
+    config: RunConfig, media: pa.Table, written: Mapping[str, str | None], true: Mapping[str, str]
+) -> SheetSection:
+    """A few scenes of `media` with what was written of them, by the names of their files; wrong ones first, as far as
+    half of the row.
+    """
+    names = sorted(written)
+    wrong = [name for name in names if written[name] != true[name]][: _SHOWN_PER_ROW // 2]
+    chosen = [*wrong, *(name for name in names if written[name] == true[name])][:_SHOWN_PER_ROW]
+    by_name = {row["uri"].rsplit("/", 1)[-1]: row for row in media.to_pylist()}
+    places = stages.Places(config.fetched)
+    pictures = [
+        Picture(square(by_name[name], places), written[name] or "(nothing)", written[name] == true[name])
+        for name in chosen
+    ]
+    return SheetSection("Captions by the captioner that learned from the source's", pictures)
 
 
 def _codes(row: dict[str, Any]) -> np.ndarray:

@@ -81,6 +81,7 @@ class Corpus:
     num_videos: int
     held_out: tuple[Scene, ...]
     bad: dict[str, str]
+    hidden: tuple[str, ...] = ()  # files whose captions were taken out (pipeline/demo/captions.py)
 
 
 def _paint(canvas: ImageDraw.ImageDraw, shape: str, colour: str, top: float, left: float, side: float) -> None:

@@ -1,25 +1,30 @@
-"""`tokenmill demo`: draw a corpus, run every phase on it, draw captions that it never held, and leave two pictures.
+"""`tokenmill demo`: draw a corpus, train a captioner, run every phase, draw captions that it never held, and leave two
+pictures.
 
-The corpus (pipeline/demo/scenes.py) says in words exactly what its pictures show, so how well samples follow their
-prompts is counted, not judged by eye: decode, classify colours and shapes by pixels (pipeline/demo/judge.py), compare
-with the same pictures judged against other prompts, which is chance.
+A quarter of the scenes have their captions; a captioner learns from these and writes those of the others. The corpus
+(pipeline/demo/scenes.py) says in words exactly what its pictures show, so how well samples follow their prompts is
+counted, not judged by eye: decode, classify colours and shapes by pixels (pipeline/demo/judge.py), compare with the
+same pictures judged against other prompts, which is chance.
 """
 
 import tempfile
 import time
-from dataclasses import asdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
+import yaml
 from rich.console import Console
 
 from tokenmill import storage
 from tokenmill.pipeline.catalog.models import newest
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import RunConfig, load
+from tokenmill.pipeline.demo import captions, pictures
 from tokenmill.pipeline.demo.judge import Score, chance, judge, score
-from tokenmill.pipeline.demo.pictures import MEDIA_COLUMNS, corpus_sections
 from tokenmill.pipeline.demo.scenes import Corpus, Scene, write_corpus
 from tokenmill.pipeline.reports.draw import draw
 from tokenmill.pipeline.reports.sheet import Picture, SheetSection, contact_sheet
@@ -28,6 +33,7 @@ from tokenmill.pipeline.run.runner import run_phases
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
 PHASES = ("curate", "caption", "tokenize", "train")
+_CAPTIONED_CONFIG = "demo.yaml"  # under the root: the config with the captioner that was trained
 _NOTE = ".corpus.json"  # a hidden file: not listed as a medium
 _SHOWN_SAMPLES = 16
 
@@ -38,20 +44,44 @@ def run_demo(path: Path | None, sets: list[str], num_images: int, console: Conso
     config = load(path or CONFIG, sets)
     corpus = make_corpus(config, num_images)
     console.print(
-        f"Corpus: {corpus.num_images} drawn scenes, {corpus.num_videos} videos, {len(corpus.bad)} files broken on "
-        f"purpose, in {config.sources[0].uri}",
+        f"Corpus: {corpus.num_images} drawn scenes, {len(corpus.hidden)} of them without their captions, "
+        f"{corpus.num_videos} videos, {len(corpus.bad)} files broken on purpose, in {config.sources[0].uri}",
         highlight=False,
     )
-    run_phases(config, PHASES, "demo", console)
+    with _captioned(config, corpus, console) as config:
+        run_phases(config, PHASES, "demo", console)
     samples = draw(config, [scene.caption for scene in corpus.held_out], list(range(len(corpus.held_out))))
     right = score([judge(image, scene) for image, scene in zip(samples, corpus.held_out, strict=True)])
     by_chance = chance(corpus.held_out, np.random.default_rng(0), list(samples))
     _print_score(console, right, by_chance)
-    sections = [*_corpus(config), _sample_section(samples, corpus.held_out)]
+    sections = [*_corpus(config), *_captions(config, corpus, console), _sample_section(samples, corpus.held_out)]
     sheet = _keep(config.root, "contact_sheet.png", lambda out: contact_sheet(sections, out))
     model = newest(config.root, config.train.what)
     curve = storage.join(model, "loss.png") if model else "no loss curve"
     console.print(f"Look at {sheet}\n    and {curve}\n{time.monotonic() - start:.0f} s in all.", highlight=False)
+
+
+@contextmanager
+def _captioned(config: RunConfig, corpus: Corpus, console: Console) -> Iterator[RunConfig]:
+    """The config with a captioner that learned from the captions there are, where some are hidden."""
+    if not corpus.hidden:
+        yield config
+        return
+    with captions.with_own_captioner(config, console) as captioned:
+        document = captioned.model_dump(mode="json", exclude_defaults=True)
+        uri = storage.join(storage.absolute(config.root), _CAPTIONED_CONFIG)
+        storage.write_bytes(uri, yaml.safe_dump(document, sort_keys=False).encode())
+        yield captioned
+
+
+def _captions(config: RunConfig, corpus: Corpus, console: Console) -> list[SheetSection]:
+    """How many captions the captioner wrote right, and a few scenes with theirs."""
+    if not corpus.hidden:
+        return []
+    written = captions.written_captions(config.root)
+    captions.print_captions(captions.judge_captions(written, corpus.num_images), console)
+    media = Catalog(config.root).media.scan(pictures.MEDIA_COLUMNS, pc.field("kind") == "image")
+    return [pictures.caption_section(config, media, written, captions.true_captions(corpus.num_images))]
 
 
 def make_corpus(config: RunConfig, num_images: int) -> Corpus:
@@ -60,10 +90,12 @@ def make_corpus(config: RunConfig, num_images: int) -> Corpus:
     note = storage.join(uri, _NOTE)
     if storage.exists(note):
         known = storage.read_json(note)
-        if known["num_images"] == num_images:
+        if known["num_images"] == num_images and "hidden" in known:
             return Corpus(**known | {"held_out": tuple(Scene(**scene) for scene in known["held_out"])})
     with tempfile.TemporaryDirectory(prefix="tokenmill-") as folder:
         corpus = write_corpus(Path(folder), num_images)
+        if num_images >= captions.LEAST_TO_HIDE:
+            corpus = replace(corpus, hidden=tuple(sorted(captions.hide_captions(Path(folder)))))
         storage.upload_folder(Path(folder), uri)
     storage.write_json(note, asdict(corpus))  # last: its presence says that all is there
     return corpus
@@ -80,15 +112,15 @@ def _print_score(console: Console, right: Score, by_chance: Score) -> None:
 def _corpus(config: RunConfig) -> list[SheetSection]:
     catalog = Catalog(config.root)
     tokens = catalog.tokens.scan(where=pc.field("reject_reason").is_null()).sort_by("media_id")
-    return corpus_sections(config, catalog.media.scan(MEDIA_COLUMNS), tokens)
+    return pictures.corpus_sections(config, catalog.media.scan(pictures.MEDIA_COLUMNS), tokens)
 
 
 def _sample_section(samples: np.ndarray, scenes: tuple[Scene, ...]) -> SheetSection:
-    pictures = [
+    shown = [
         Picture(image, scene.caption, judge(image, scene).all_right)
         for image, scene in list(zip(samples, scenes, strict=True))[:_SHOWN_SAMPLES]
     ]
-    return SheetSection("Samples for captions never seen in training", pictures)
+    return SheetSection("Samples for captions never seen in training", shown)
 
 
 def _keep(root: str, name: str, write) -> str:

@@ -15,14 +15,9 @@ import pyarrow.compute as pc
 from tokenmill.pipeline.catalog.join import kept_ids
 from tokenmill.pipeline.catalog.tables import Catalog, Table
 from tokenmill.pipeline.refresh.arrow import NO_IDS, differ, distinct, is_in, set_columns, without
-from tokenmill.stages import CaptionConfig
+from tokenmill.stages import CaptionConfig, DuplicatesConfig
 from tokenmill.stages.read.formats import extensions_fit
-from tokenmill.stages.select.duplicates import (
-    DuplicatesConfig,
-    Verdicts,
-    find_duplicates,
-    record_duplicates,
-)
+from tokenmill.stages.select.duplicates import Verdicts, find_duplicates, record_duplicates
 
 # Columns of `media` that follow its place, and where `sources` has them.
 _PLACED = {name: name for name in ("uri", "member", "offset_bytes", "metadata")} | {"source_caption": "caption"}

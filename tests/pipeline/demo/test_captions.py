@@ -21,13 +21,6 @@ from tokenmill.pipeline.demo.scenes import write_corpus
 from tokenmill.pipeline.demo.show import CONFIG
 from tokenmill.pipeline.run.runner import run_phases
 
-RECIPE = {
-    "scratch": {},
-    "ask": {"prompt": "short", "serves": "images"},
-    "optimizer": {"steps": 200, "lr": 0.003, "muon_lr": 0.02, "weight_decay": 0.1},
-}
-RESOURCES = {"num_workers": 2, "cpus_per_worker": 0.9, "threads": 1, "batch": 16, "judge_batch": 64}
-
 
 def test_hidden_captions_are_gone_and_the_others_stay(tmp_path):
     write_corpus(tmp_path, num_images=40, num_videos=1)
@@ -55,9 +48,8 @@ def test_a_quarter_of_the_captions_teaches_the_others(local_ray, tmp_path):
     """At least 95 % of the captions of 1,200 scenes, word for word; what takes how long is printed."""
     write_corpus(tmp_path / "corpus")
     hidden = hide_captions(tmp_path / "corpus")
-    recipe = [f"captioner.train={json.dumps(RECIPE)}", f"captioner.resources={json.dumps(RESOURCES)}"]
     uri = tmp_path / "corpus" / "images"
-    config = load(CONFIG, [f"root={tmp_path / 'root'}", f"sources.0.uri={uri}", *recipe])
+    config = load(CONFIG, [f"root={tmp_path / 'root'}", f"sources.0.uri={uri}"])
     run_phases(config, ("curate",), "curate", Console(quiet=True))
     console, started = Console(width=120), time.monotonic()
     with with_own_captioner(config, console) as captioned:

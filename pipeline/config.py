@@ -113,7 +113,7 @@ class Curate(Config):
 class CaptionPool(Pool):
     """The actors that write captions, or ask servers for them."""
 
-    workers: int | None = Field(None, description="Null: one for each CPU or GPU, and one of engine openai.", gt=0)
+    workers: int | None = Field(None, description="Null: one for each CPU or GPU, and one where servers write.", gt=0)
     batch_rows: int = Field(
         0, description="Answers that a dying worker loses at most. 0: 32 of engine transformers, else 256.", ge=0
     )
@@ -134,7 +134,7 @@ class Caption(stages.CaptionConfig):
     def pool(self) -> Pool:
         """Its workers, as the engine wants them where nothing else is said."""
         engine = None if self.active is None else self.active.engine
-        workers = 1 if engine == "openai" and self.resources.workers is None else self.resources.workers
+        workers = 1 if engine in ("openai", "vllm") and self.resources.workers is None else self.resources.workers
         batch_rows = self.resources.batch_rows or (32 if engine == "transformers" else 256)
         return self.resources.model_copy(update={"workers": workers, "batch_rows": batch_rows})
 

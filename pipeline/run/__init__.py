@@ -8,6 +8,7 @@ In: a config and the names of phases. Out: tables, a model, a record and a repor
     curate.py        files of the sources become rows of `media`
     media_phases.py  tokenize, and what it shares with caption
     captioning.py    caption
+    served.py        servers that a run starts for its captioner
     redecide.py      the rules on stored scores, without workers
     train.py         a transformer on one version of `tokens`
     pools.py         the stages of each phase and their pools: do they fit

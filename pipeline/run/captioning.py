@@ -7,6 +7,7 @@ from tokenmill.pipeline.refresh.media import MediaPlan
 from tokenmill.pipeline.run.media_phases import carry_out
 from tokenmill.pipeline.run.pools import caption_stages
 from tokenmill.pipeline.run.run import Run
+from tokenmill.pipeline.run.served import check_servers, served
 from tokenmill.stages import CaptionError, check_reachable
 from tokenmill.stages.table.columns import KNOWN
 from tokenmill.storage.failures import AGAIN
@@ -19,6 +20,7 @@ def check_captioner(run: Run) -> None:
     plan, part = run.foreseen.get("caption"), run.config.caption
     if isinstance(plan, MediaPlan) and not plan.is_nothing and part.active is not None:
         check_reachable(part.captioner, part.active)
+        check_servers(run)
 
 
 def caption(run: Run) -> None:
@@ -35,10 +37,13 @@ def caption(run: Run) -> None:
             stopped, num_unasked = unasked["reject_detail"][0].as_py(), num_unasked + unasked.num_rows
 
     every_s = None if part.active is None else part.resources.commit_every_s
-    carry_out(run, plan, caption_stages(run.config), ("reject_detail", *_TOKENS), count, commit_every_s=every_s)
+    with served(run, plan.todo) as (config, down):
+        carry_out(run, plan, caption_stages(config), ("reject_detail", *_TOKENS), count, commit_every_s=every_s)
+        told = down()
     report = run.reports[-1]
     if part.active is not None and plan.todo.num_rows:
         report.numbers |= numbers
     report.num_copies -= num_unasked  # they are no copies of anything
     if stopped is not None:
-        raise CaptionError(f"caption: {part.captioner} stopped: {stopped}. {report.num_seen} results are kept; {AGAIN}")
+        kept = f"{report.num_seen} results are kept; {AGAIN}"
+        raise CaptionError("\n".join([f"caption: {part.captioner} stopped: {stopped}. {kept}", *told]))

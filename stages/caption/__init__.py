@@ -4,6 +4,7 @@ In: kept media, prompts, a model or the addresses of its servers. Out: rows of c
 
     caption.py              media to captions
     config.py               which captioner, and what it is asked
+    managed.py              servers that a run starts itself
     prompts.py              prompt files, shipped ones and your own; outside text as data
     pictures.py             a medium to the pictures that a model sees
     engine.py               what an engine is: requests to answers

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from tokenmill.stages.caption.managed import ManagedResources
 from tokenmill.stages.caption.prompts import load_prompt
 from tokenmill.storage.errors import UserError
-from tokenmill.storage.identity import Config, Resources, content_id, fingerprint_of, weights_id
+from tokenmill.storage.identity import Config, content_id, fingerprint_of, weights_id
 
 WITHOUT_MODEL = ("source", "none")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -46,7 +47,7 @@ class ChecksConfig(Config):
     truncated: bool = Field(default=True, description="false keeps answers that end at max_tokens")
 
 
-class CaptionerResources(Resources):
+class CaptionerResources(ManagedResources):
     """How a captioner is reached, how fast, and for how much; changes no caption."""
 
     urls: tuple[str, ...] = Field(
@@ -73,8 +74,9 @@ class CaptionerResources(Resources):
 class CaptionerConfig(Config):
     """One captioner: a model and what it is asked."""
 
-    engine: Literal["transformers", "openai"] = Field(
-        description="transformers: a model in the workers; openai: any OpenAI-compatible server."
+    engine: Literal["transformers", "openai", "vllm"] = Field(
+        description="transformers: a model in the workers; openai: any OpenAI-compatible server; vllm: servers that "
+        "the run starts."
     )
     model: str = Field(min_length=1, description="A folder or hub name; of a server the name that it knows it by.")
     prompt: str = Field("dense", min_length=1, description="dense, short, video, text_in_picture, or a file's path.")
@@ -97,6 +99,10 @@ class CaptionerConfig(Config):
             raise ValueError("engine openai needs resources.urls, such as [http://localhost:8000/v1]")
         if self.engine == "transformers" and (how.urls or how.key_variable):
             raise ValueError("engine transformers asks no server; leave urls and key_variable out")
+        if self.engine == "vllm" and (how.command is None or how.urls or how.key_variable):
+            raise ValueError("engine vllm needs resources.command, the path of `vllm`, and neither urls nor a key")
+        if self.engine != "vllm" and how.command is not None:
+            raise ValueError(f"engine {self.engine} starts no server; leave command out, or take engine vllm")
         for url in how.urls:
             if not re.fullmatch(r"https?://[^@\s?#]+", url):
                 raise ValueError("resources.urls: write http://HOST/v1, without a key; key_variable names the key")
@@ -187,8 +193,3 @@ def check_reachable(name: str, config: CaptionerConfig) -> None:
             f"caption.captioners.{name}.resources.key_variable: the environment has no {variable}; export it, with the "
             "key of your server"
         )
-    if config.engine == "openai":
-        from importlib.util import find_spec
-
-        if find_spec("openai") is None:
-            raise CaptionError(f"caption.captioners.{name}: engine openai needs its client: pip install openai")

@@ -1,4 +1,4 @@
-"""Engine `openai`: captions by OpenAI-compatible servers: rented ones, vLLM, SGLang, llama.cpp, `transformers serve`.
+"""Engines `openai` and `vllm`: captions by OpenAI-compatible servers: rented ones, vLLM, SGLang, llama.cpp and others.
 
 Many requests are in flight in one worker, on an event loop of its own; pictures are read and encoded meanwhile. The
 client is aiohttp: the one named `openai` answers a twentieth as often per CPU second. A medium is rejected only while

@@ -25,8 +25,9 @@ _LOOK_S, _FIRST_LOOK_S = 2.0, 0.2
 _ANSWER_S = 10.0
 _UNWELL_S = 60.0  # without good health; a server that loads many pictures answers late
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
-_SHOWN_LINES, _SHOWN_CHARS = 8, 200
-_LOG_TAIL_BYTES = 1 << 14
+_SHOWN_LINES, _SHOWN_CHARS = 5, 300
+_LOG_TAIL_BYTES = 1 << 16
+_ERROR = re.compile(r"\b[A-Z]\w*(Error|Exception): .+")
 _CONTROL = re.compile(r"\x1b\[[0-9;]*m|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -160,15 +161,17 @@ class ModelServer:
             connection.close()
 
     def _told(self, why: str) -> str:
-        lines = [f"{self._spec.name}: {why}; its log, {self.log}, ends with", *self._last_lines()]
-        return "\n    ".join(lines)
+        return "\n    ".join([f"{self._spec.name}: {why}; its log, {self.log}, ends with", *self._last_lines()])
 
     def _last_lines(self) -> list[str]:
+        """Of the log, after the first error in it: traces of what followed from that may fill the last lines."""
         with contextlib.suppress(OSError), open(self.log, "rb") as file:
             file.seek(max(0, os.path.getsize(self.log) - _LOG_TAIL_BYTES))
             text = _CONTROL.sub("", file.read().decode(errors="replace"))
             lines = [line.strip()[:_SHOWN_CHARS] for line in text.splitlines() if line.strip()]
-            return lines[-_SHOWN_LINES:]
+            first = next((found[0] for line in text.splitlines() if (found := _ERROR.search(line))), "")
+            last = lines[-_SHOWN_LINES:]
+            return [first[:_SHOWN_CHARS], *last] if first and not any(first[:80] in line for line in last) else last
         return []
 
 

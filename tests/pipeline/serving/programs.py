@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+CAPTION = "a red circle above a blue square on a white ground"
 FAKE = Path(__file__).with_name("fake_vllm.py")
 
 

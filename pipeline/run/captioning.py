@@ -9,6 +9,7 @@ from tokenmill.pipeline.run.pools import caption_stages
 from tokenmill.pipeline.run.run import Run
 from tokenmill.pipeline.run.served import check_servers, served
 from tokenmill.stages import CaptionError, check_reachable
+from tokenmill.stages.caption.journal import clear, clear_all, place
 from tokenmill.stages.table.columns import KNOWN
 from tokenmill.storage.failures import AGAIN
 
@@ -27,9 +28,11 @@ def caption(run: Run) -> None:
     """Kept media get a caption. Raises CaptionError where the captioner stopped, once its answers are committed."""
     plan, part = run.plan("caption", MediaPlan), run.config.caption
     numbers, stopped, num_unasked = dict.fromkeys(_TOKENS, 0), None, 0
+    answers = place(run.catalog.root, plan.fingerprints[0])
 
     def count(rows: pa.Table) -> None:
         nonlocal stopped, num_unasked
+        clear(answers, rows["media_id"].to_pylist())
         for name in _TOKENS:
             numbers[name] += pc.sum(rows[name]).as_py() or 0
         unasked = rows.filter(pc.fill_null(pc.equal(rows["reject_reason"], KNOWN), False))
@@ -38,12 +41,14 @@ def caption(run: Run) -> None:
 
     every_s = None if part.active is None else part.resources.commit_every_s
     with served(run, plan.todo) as (config, down):
-        carry_out(run, plan, caption_stages(config), ("reject_detail", *_TOKENS), count, commit_every_s=every_s)
+        phase = caption_stages(config, answers, run.run_id)
+        carry_out(run, plan, phase, ("reject_detail", *_TOKENS), count, commit_every_s=every_s)
         told = down()
+    clear_all(run.catalog.root)  # they are committed, or of a captioner before
     report = run.reports[-1]
     if part.active is not None and plan.todo.num_rows:
         report.numbers |= numbers
     report.num_copies -= num_unasked  # they are no copies of anything
     if stopped is not None:
-        kept = f"{report.num_seen} results are kept; {AGAIN}"
-        raise CaptionError("\n".join([f"caption: {part.captioner} stopped: {stopped}. {kept}", *told]))
+        told = [f"caption: {part.captioner} stopped: {stopped}. {report.num_seen} results are kept; {AGAIN}", *told]
+        raise CaptionError("\n".join(told))

@@ -59,11 +59,11 @@ def curate_stages(config: RunConfig) -> PhaseStages:
     return PhaseStages("curate", TO_CURATE, ((decode, part.resources), (models, part.clip_resources)))
 
 
-def caption_stages(config: RunConfig) -> PhaseStages:
-    """caption."""
+def caption_stages(config: RunConfig, answers: str = "", run_id: str = "") -> PhaseStages:
+    """caption; `answers` is where they are kept until they are committed."""
     part, pool = config.caption, config.caption.pool
-    share = 1.0 / (pool.workers or 1)
-    return PhaseStages("caption", TO_CAPTION, ((((stages.Caption, (part.what, config.fetched, share)),), pool),))
+    made = (part.what, config.fetched, 1.0 / (pool.workers or 1), answers, run_id)
+    return PhaseStages("caption", TO_CAPTION, ((((stages.Caption, made),), pool),))
 
 
 def tokenize_stages(config: RunConfig) -> PhaseStages:

@@ -12,5 +12,6 @@ In: kept media, prompts, a model or the addresses of its servers. Out: rows of c
     transformers_engine.py  answers of a model in the worker
     servers.py              several servers: how many requests each takes, which are up
     replies.py              what a server says: an answer, a fault of the row, of the server, or the end
+    journal.py              answers kept until they are committed, also by a worker that is killed
     checks.py               whether an answer counts as a caption
 """

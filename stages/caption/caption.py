@@ -14,6 +14,7 @@ import pyarrow as pa
 from tokenmill.stages.caption.checks import check
 from tokenmill.stages.caption.config import CaptionConfig, CaptionerConfig
 from tokenmill.stages.caption.engine import Engine, Request, Result
+from tokenmill.stages.caption.journal import Journal, key_of
 from tokenmill.stages.caption.pictures import Pictures
 from tokenmill.stages.caption.prompts import load_prompt
 from tokenmill.stages.table import limits
@@ -38,7 +39,7 @@ class Caption:
     captioner costs. A missing caption rejects nothing, an answer that is no caption is rejected (checks.py).
 
     The caption of a text document is the document, whole, whichever captioner is chosen. `share`: the part of the run's
-    budget that this worker may spend.
+    budget that this worker may spend; `answers`: where they are kept until they are committed (journal.py).
     """
 
     reads = TO_CAPTION
@@ -46,9 +47,12 @@ class Caption:
     drops = tuple(name for name in TO_CAPTION.names if name != "media_id")
     rows = "same"
 
-    def __init__(self, config: CaptionConfig, fetched: str = "", share: float = 1.0):
-        self._config = config
-        self._writer = None if config.active is None else _Writer(config.captioner, config.active, fetched, share)
+    def __init__(
+        self, config: CaptionConfig, fetched: str = "", share: float = 1.0, answers: str = "", run_id: str = ""
+    ):
+        self._config, active = config, config.active
+        made = None if active is None else _engine(config.captioner, active, share, run_id)
+        self._writer = None if active is None or made is None else _Writer(active, made, fetched, Journal(answers))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return pa.concat_tables(self.stream(table))
@@ -79,22 +83,27 @@ class Caption:
 class _Writer:
     """The model that writes: its prompts, the pictures that it sees, its engine, what counts of its answers."""
 
-    def __init__(self, name: str, config: CaptionerConfig, fetched: str, share: float):
-        self._config = config
+    def __init__(self, config: CaptionerConfig, engine: Engine, fetched: str, journal: Journal):
+        self._config, self._engine, self._journal = config, engine, journal
         self._prompts = {"image": load_prompt(config.prompt), "video": load_prompt(config.video_prompt)}
         self._pictures = Pictures(fetched, config.max_pixels, config.num_frames, config.max_frame_pixels)
-        self._engine = _engine(name, config, share)
 
     def serves(self, kind: str) -> bool:
         """Whether it captions media of this kind."""
         return kind in ("image", "video") and self._config.serves in ("all", f"{kind}s")
 
     def captions(self, media: list[dict[str, Any]], rows: list[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Columns of each of `rows`, numbers of `media`, as answers come."""
+        """Columns of each of `rows`, numbers of `media`, as answers come; none is asked for that is known."""
         refused: list[tuple[int, RowError]] = []
+        prompts = {i: self._prompt(media[i]) for i in rows}
+        keys = {i: key_of(media[i]["media_id"], prompts[i]) for i in rows}
+        known = self._journal.found(keys.values())
+        yield from ((i, known[keys[i]]) for i in rows if keys[i] in known)
 
         def requests() -> Iterator[tuple[int, Request]]:
             for i in rows:
+                if keys[i] in known:
+                    continue
                 if self._engine.stopped is not None:
                     yield i, Request([], "")
                     continue
@@ -104,12 +113,18 @@ class _Writer:
                 except RowError as error:
                     refused.append((i, error))
                     continue
-                prompt = self._prompts[media[i]["kind"]]
-                yield i, Request(pictures, prompt.filled(media[i]["source_caption"], media[i]["metadata"]))
+                yield i, Request(pictures, prompts[i])
 
-        for i, result in self._engine.answers(requests()):
-            yield i, self._judged(result, self._prompts[media[i]["kind"]].text)
+        with self._journal.block(media[-1]["media_id"]) as block:
+            for i, result in self._engine.answers(requests()):
+                found = self._judged(result, self._prompts[media[i]["kind"]].text)
+                if result is not None:
+                    block.add(keys[i], found)
+                yield i, found
         yield from ((i, error.columns) for i, error in refused)
+
+    def _prompt(self, medium: dict[str, Any]) -> str:
+        return self._prompts[medium["kind"]].filled(medium["source_caption"], medium["metadata"])
 
     def _judged(self, result: Result, prompt: str) -> dict[str, Any]:
         if result is None:
@@ -125,11 +140,11 @@ class _Writer:
         return told | {"caption": text}
 
 
-def _engine(name: str, config: CaptionerConfig, share: float) -> Engine:
+def _engine(name: str, config: CaptionerConfig, share: float, run_id: str) -> Engine:
     if config.engine == "transformers":
         from tokenmill.stages.caption.transformers_engine import TransformersEngine
 
         return TransformersEngine(config)
     from tokenmill.stages.caption.openai_engine import OpenAiEngine
 
-    return OpenAiEngine(name, config, share)
+    return OpenAiEngine(name, config, share, run_id)

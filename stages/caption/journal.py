@@ -17,6 +17,7 @@ from typing import Any
 
 from tokenmill import storage
 
+_FOLDER = "answers"  # below a root
 _PART_EVERY_S = 0.5  # to a store, at most; each is a request that is paid for
 _ENDING = ".jsonl"
 
@@ -31,14 +32,16 @@ class Journal:
 
     def __init__(self, uri: str):
         self._uri = uri
-        self._read: dict[str, dict[str, Any]] = {}  # answers by the file that they were read from
+        self._read: dict[str, dict[str, Any]] = {}  # answers by the part of a store that they were read from
 
     def found(self, keys: Collection[str]) -> dict[str, Any]:
         """The answers to these keys that workers before, or other ones, have left."""
         names = [name for name in storage.list_names(self._uri) if name.endswith(_ENDING)] if self._uri else []
-        self._read = {name: self._read.get(name) or self._answers_in(name) for name in names}
+        known = {name: self._read.get(name) or self._answers_in(name) for name in names}
+        if storage.is_remote(self._uri):  # files on a disk grow
+            self._read = known
         wanted = set(keys)
-        return {key: each for answers in self._read.values() for key, each in answers.items() if key in wanted}
+        return {key: each for answers in known.values() for key, each in answers.items() if key in wanted}
 
     @contextmanager
     def block(self, media_id: str) -> Iterator["Block"]:
@@ -62,12 +65,23 @@ class Journal:
         return made
 
 
+def place(root: str, fingerprint: str) -> str:
+    """Where the answers of a captioner stand that are not committed yet."""
+    return storage.join(root, _FOLDER, fingerprint)
+
+
 def clear(uri: str, media_ids: Collection[str]) -> None:
     """Delete the files of tables that are committed: those whose last medium is one of these."""
     done = set(media_ids)
     for name in storage.list_names(uri):
         if name.split("-")[0] in done:
             storage.delete_file(storage.join(uri, name))
+
+
+def clear_all(root: str) -> None:
+    """Delete the answers of all captioners that are not committed."""
+    if storage.list_names(uri := storage.join(root, _FOLDER)):
+        storage.delete_folder(uri)
 
 
 class Block:

@@ -25,6 +25,7 @@ from tokenmill.stages.caption.config import CaptionerConfig, CaptionError
 from tokenmill.stages.caption.engine import Answer, Request, Result
 from tokenmill.stages.caption.replies import ReplyError, parse
 from tokenmill.stages.caption.servers import Server, Servers
+from tokenmill.stages.table import limits
 from tokenmill.stages.table.rows import RowError, words
 
 _AHEAD = 16  # requests that wait, encoded, for room at a server
@@ -37,12 +38,13 @@ _GREY = np.full((64, 64, 3), 128, np.uint8)
 
 
 class OpenAiEngine:
-    """Asks the servers of one captioner. `share`: the part of the run's budget that this worker has.
+    """Asks the servers of one captioner. `share`: the part of the run's budget that this worker has, with the one that
+    died before it.
 
     Raises CaptionError where its environment lacks the key.
     """
 
-    def __init__(self, name: str, config: CaptionerConfig, share: float = 1.0):
+    def __init__(self, name: str, config: CaptionerConfig, share: float = 1.0, run_id: str = ""):
         self.stopped: str | None = None
         self._key = f"caption.captioners.{name}.resources"
         self._config, self._how = config, config.resources
@@ -55,7 +57,8 @@ class OpenAiEngine:
             for limit in ("max_requests", "max_run_tokens")
             if (given := getattr(self._how, limit)) is not None
         }
-        self.num_requests = self.num_tokens = self.num_answers = 0
+        self._spent = limits.lasting(f"{run_id}.{config.identity}", 2)
+        self.num_answers = 0
         self._trouble_since: float | None = None
         self._done: queue.SimpleQueue[tuple[int, Result]] = queue.SimpleQueue()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -63,6 +66,16 @@ class OpenAiEngine:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="captions", daemon=True).start()
         self._servers, self._session = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
+
+    @property
+    def num_requests(self) -> int:
+        """Sent so far."""
+        return self._spent[0]
+
+    @property
+    def num_tokens(self) -> int:
+        """In and out, of all answers so far."""
+        return self._spent[1]
 
     def answers(self, requests: Iterator[tuple[int, Request]]) -> Iterator[tuple[int, Result]]:
         """Results as they come. While nothing was answered yet, refusals wait: they may be the request's fault."""
@@ -221,7 +234,7 @@ class OpenAiEngine:
 
     async def _post(self, server: Server, body: bytes) -> Answer:
         """Raises ReplyError."""
-        self.num_requests += 1
+        self._spent[0] += 1
         try:
             async with self._session.post(f"{server.url}/chat/completions", data=body) as reply:
                 received = await reply.content.read(_MAX_BODY_BYTES) if reply.status != 200 else await reply.read()
@@ -236,7 +249,7 @@ class OpenAiEngine:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ReplyError("failed", "connection_failed", f"the answer broke off: {words(error)}") from error
         server.answered()
-        self.num_tokens += (answer.tokens_in or 0) + (answer.tokens_out or 0)
+        self._spent[1] += (answer.tokens_in or 0) + (answer.tokens_out or 0)
         self._trouble_since = None
         return answer
 

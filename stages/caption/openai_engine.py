@@ -16,6 +16,8 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import numpy as np
@@ -122,8 +124,10 @@ class OpenAiEngine:
             headers["Authorization"] = f"Bearer {self._secret}"
         timeout = aiohttp.ClientTimeout(total=self._how.timeout_s, sock_connect=min(_CONNECT_S, self._how.timeout_s))
         connector = aiohttp.TCPConnector(limit=0)
-        session = aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector, trust_env=True)
-        return Servers(self._how.urls, self._how.most_at_once), session
+        session = aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector)
+        servers = Servers(self._how.urls, self._how.most_at_once)
+        self._proxies = {server.url: _proxy_of(server.url) for server in servers.all}
+        return servers, session
 
     def _body(self, pictures: list[np.ndarray], prompt: str) -> bytes:
         sampling = self._config.sampling
@@ -236,7 +240,8 @@ class OpenAiEngine:
         """Raises ReplyError."""
         self._spent[0] += 1
         try:
-            async with self._session.post(f"{server.url}/chat/completions", data=body) as reply:
+            url, proxy = f"{server.url}/chat/completions", self._proxies[server.url]
+            async with self._session.post(url, data=body, proxy=proxy) as reply:
                 received = await reply.content.read(_MAX_BODY_BYTES) if reply.status != 200 else await reply.read()
                 answer = parse(reply.status, reply.headers, received)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -270,6 +275,12 @@ class OpenAiEngine:
 
     def _safe(self, text: str) -> str:
         return text.replace(self._secret, "***") if self._secret else text
+
+
+def _proxy_of(url: str) -> str | None:
+    """As the environment says. Looked up once: the session itself would do so in a thread, twice for each request."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
 
 
 def _jpeg(pixels: np.ndarray) -> str:

@@ -9,7 +9,10 @@
 """
 
 import argparse
+import base64
 import http.server
+import io
+import itertools
 import json
 import os
 import subprocess
@@ -33,8 +36,18 @@ parser.add_argument("--fake-unwell", action="store_true")
 parser.add_argument("--fake-child")
 parser.add_argument("--fake-delay-s", type=float, default=0.0)
 parser.add_argument("--fake-notes")
+parser.add_argument("--fake-diary")
 given = parser.parse_args()
+NUMBERS = itertools.count()
 STARTED = time.monotonic()
+
+
+def is_grey(document: dict) -> bool:
+    from PIL import Image
+
+    url = document["messages"][0]["content"][0]["image_url"]["url"]
+    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as picture:
+        return all(low == high for low, high in picture.getextrema())
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -49,6 +62,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if given.fake_notes:
             with open(given.fake_notes, "a") as notes:
                 notes.write(f"{given.port}\n")
+        is_look = given.fake_diary is not None and is_grey(document)
+        number = f"{os.getpid()}.{next(NUMBERS)}"
+        self.note(f"?{number}" if is_look else f"+{number}")
         time.sleep(given.fake_delay_s)
         if document["model"] != given.served_model_name:
             self.reply(404, {"error": {"message": f"The model {document['model']} does not exist"}})
@@ -56,6 +72,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         choice = {"index": 0, "message": {"role": "assistant", "content": CAPTION}, "finish_reason": "stop"}
         usage = {"prompt_tokens": 90, "completion_tokens": 10}
         self.reply(200, {"choices": [choice], "usage": usage})
+        self.note(f"-{number}")
+
+    def note(self, what: str) -> None:
+        if given.fake_diary:
+            with open(given.fake_diary, "a") as diary:
+                diary.write(f"{what}\n")
 
     def reply(self, status: int, document: dict) -> None:
         body = json.dumps(document).encode()

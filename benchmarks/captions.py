@@ -159,7 +159,7 @@ def vllm(command: str, count: int, repeats: int) -> None:
         with fleet.fleet("bench", config, 1, f"{folder}/server", fleet.held_here(0)) as (server,):
             url, shown = server.ready(), pictures(count, 96)
             bare(url, model, shown[:32], 16)
-            compared(url, model, shown, (8, 16, 32, 64), repeats).tell("vllm")
+            compared(url, model, shown, (16, 32, 64), repeats).tell("vllm")
 
 
 def memory(count: int) -> None:

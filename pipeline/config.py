@@ -115,9 +115,9 @@ class CaptionPool(Pool):
 
     workers: int | None = Field(None, description="Null: one for each CPU or GPU, and one where servers write.", gt=0)
     batch_rows: int = Field(
-        0, description="Answers that a dying worker loses at most. 0: 32 of engine transformers, else 256.", ge=0
+        0, description="Media handed over together; small idles at each end. 0: 32 of transformers, else 256.", ge=0
     )
-    commit_every_s: float = Field(3.0, description="Of a model's captions; a killed run loses that much.", gt=0)
+    commit_every_s: float = Field(3.0, description="Of a model's captions; answers are kept before.", gt=0)
 
 
 class Caption(stages.CaptionConfig):

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import tiny_models
 from programs import CAPTION, eventually, lives, processes_with, program
 from world import World
 
@@ -163,3 +164,40 @@ def test_no_server_outlives_its_run(world, how, local_rows):
     assert eventually(lambda: not any(map(lives, begun)), 20)
     time.sleep(0.2)
     assert not servers(world)
+
+
+@pytest.mark.slow
+def test_a_real_vllm_killed_in_the_middle_answers_for_every_picture(world, tmp_path, monkeypatch):
+    """TOKENMILL_VLLM names its command; a CPU build needs no GPU."""
+    command = os.environ.get("TOKENMILL_VLLM")
+    if not command:
+        pytest.skip("TOKENMILL_VLLM names no command of a real vLLM")
+    for name, value in {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}.items():
+        monkeypatch.setenv(name, os.environ.get(name, value))
+    for seed in range(60):
+        world.draw(f"g{seed}", 64, 100 + seed)
+    world.run(phases=("curate",))
+    model, logs = tiny_models.save("qwen2_5_vl", tmp_path / "real"), world.folder / "root" / "runs" / "logs"
+    args = "[--enforce-eager, --max-model-len, '4096', --gpu-memory-utilization, '0.2']"
+    checks = "{min_words: 1, max_repeated: null, refusals: false, leaks: false, truncated: false}"
+    resources = f"{{command: {command}, gpus_per_server: 0, args: {args}, most_at_once: 4}}"
+    mine = f"engine: vllm, model: {model}, sampling: {{max_tokens: 16}}, checks: {checks}, resources: {resources}"
+
+    def num_answers() -> int:
+        return sum(log.read_text().count('completions HTTP/1.1" 200') for log in logs.glob("server-*.log"))
+
+    def kill() -> None:
+        eventually(lambda: num_answers() >= 20, 900)
+        for pid in servers(world):
+            if b"keeper.py" not in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGKILL)
+
+    killing = threading.Thread(target=kill)
+    killing.start()
+    run = world.run(f"{MINE}={{{mine}}}", phases=("caption",))
+    killing.join()
+    rows = captions(world)
+    assert len(rows) == 64 and {row["reject_reason"] for row in rows} <= {None, "caption_empty"}
+    assert run.reports[0].numbers["tokens_out"] >= 64 and 64 <= num_answers() <= 64 + 4 + 1
+    (log,) = logs.glob("server-*.log")
+    assert log.read_text().count("Application startup complete") == 2 and not servers(world)

@@ -62,6 +62,7 @@ class World:
         return [sys.executable, "-m", "tokenmill", phase, str(self.config)]
 
     def start(self) -> "subprocess.Popen[bytes]":
+        """The driver."""
         with (self.folder / "output").open("ab") as output:
             return subprocess.Popen(self.command("caption"), start_new_session=True, stdout=output, stderr=output)
 
@@ -96,30 +97,11 @@ def session(pid: int) -> int | None:
 
 
 def main(num_media: int, num_kills: int, seed: int, with_ray: bool) -> int:
-    chance = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         world = World(Path(name), num_media, with_ray)
         subprocess.run(world.command("curate"), check=True, capture_output=True)
-        began, killed, in_flight = time.monotonic(), Counter[str](), set[str]()
-        driver = world.start()
-        while True:
-            wait_until, before = time.monotonic() + chance.uniform(*GAP_S), len(world.noted("+"))
-            while driver.poll() is None and (time.monotonic() < wait_until or len(world.noted("+")) == before):
-                time.sleep(0.1)  # something was asked since the kill before
-            if driver.poll() is not None or killed.total() == num_kills:
-                break
-            kind = chance.choice(["driver", "worker", "server"])
-            found = world.victims(kind, driver.pid)
-            if not found:
-                continue
-            answered = world.noted("-")
-            os.kill(chance.choice(found), signal.SIGKILL)
-            in_flight |= world.noted("+") - answered
-            killed[kind] += 1
-            if kind == "driver":
-                driver.wait()
-                driver = world.start()
-        code = driver.wait()
+        began = time.monotonic()
+        code, killed, in_flight = disturbed(world, num_kills, random.Random(seed))
         rows = Catalog(str(world.folder / "root")).captions.scan(["caption"])["caption"]
         num_asked, seconds = len(world.noted("+")), time.monotonic() - began
         num_rows, extra = len(rows) - rows.null_count, num_asked - num_media
@@ -132,6 +114,31 @@ def main(num_media: int, num_kills: int, seed: int, with_ray: bool) -> int:
         if code:
             print((world.folder / "output").read_text()[-3000:])
         return int(code != 0 or num_rows != num_media or extra > len(in_flight))
+
+
+def disturbed(world: World, num_kills: int, chance: random.Random) -> tuple[int, Counter[str], set[str]]:
+    """The exit code of the last driver, who was killed, and the requests in flight then."""
+    killed, in_flight = Counter[str](), set[str]()
+    driver = world.start()
+    try:
+        while True:
+            wait_until, before = time.monotonic() + chance.uniform(*GAP_S), len(world.noted("+"))
+            while driver.poll() is None and (time.monotonic() < wait_until or len(world.noted("+")) == before):
+                time.sleep(0.1)  # something was asked since the kill before
+            if driver.poll() is not None or killed.total() == num_kills:
+                return driver.wait(), killed, in_flight
+            kind = chance.choice(["driver", "worker", "server"])
+            if not (found := world.victims(kind, driver.pid)):
+                continue
+            answered = world.noted("-")
+            os.kill(chance.choice(found), signal.SIGKILL)
+            in_flight |= world.noted("+") - answered
+            killed[kind] += 1
+            if kind == "driver":
+                driver.wait()
+                driver = world.start()
+    finally:
+        driver.kill()
 
 
 if __name__ == "__main__":

@@ -32,7 +32,8 @@ def caption(run: Run) -> None:
 
     def count(rows: pa.Table) -> None:
         nonlocal stopped, num_unasked
-        clear(answers, rows["media_id"].to_pylist())
+        if part.active is not None:
+            clear(answers, rows["media_id"].to_pylist())
         for name in _TOKENS:
             numbers[name] += pc.sum(rows[name]).as_py() or 0
         unasked = rows.filter(pc.fill_null(pc.equal(rows["reject_reason"], KNOWN), False))

@@ -76,9 +76,11 @@ def bare(url: str, model: str, shown: list[np.ndarray], at_once: int) -> float:
                         if reply.status == 200:
                             json.loads(await reply.read())["choices"][0]["message"]["content"]
                             return
+                        assert reply.status == 429, await reply.text()
                     await asyncio.sleep(0.05)
 
-        async with aiohttp.ClientSession(connector=connector) as session:
+        headers = {"Content-Type": "application/json"}
+        async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
             await asyncio.gather(*(one(session, pixels) for pixels in shown))
 
     started = time.perf_counter()

@@ -3,9 +3,9 @@
     python benchmarks/caption_kills.py [--media 2000] [--kills 20] [--seed 0] [--ray]
 
 Engine `vllm` with two scripted servers (tests/pipeline/serving/fake_vllm.py), which write down each request that they
-take and answer. A killed driver is started again. In flight at a kill is what had begun after it and was not answered
-before it; a request counts once. Exit code 1 when a medium ends without its caption, or when more was asked than media
-and what was in flight.
+take and answer. A killed driver is started again, once its worker is gone. In flight at a death is what had begun
+after it and was not answered before it; a request counts once. Exit code 1 when a medium ends without its caption, or
+when more was asked than media and what was in flight.
 """
 
 import argparse
@@ -136,6 +136,10 @@ def disturbed(world: World, num_kills: int, chance: random.Random) -> tuple[int,
             killed[kind] += 1
             if kind == "driver":
                 driver.wait()
+                while world.victims("worker", driver.pid):  # Ray's outlive it for a moment, and ask on
+                    answered = world.noted("-")
+                    time.sleep(0.02)
+                in_flight |= world.noted("+") - answered
                 driver = world.start()
     finally:
         driver.kill()

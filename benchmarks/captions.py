@@ -88,13 +88,13 @@ def bare(url: str, model: str, shown: list[np.ndarray], at_once: int) -> float:
     return len(shown) / (time.perf_counter() - started)
 
 
-def engine_of(url: str, model: str) -> OpenAiEngine:
+def engine_of(url: str, model: str, engine: str = "openai") -> OpenAiEngine:
     config = {"engine": "openai", "model": model, "sampling": {"max_tokens": 64}, "resources": {"urls": [url]}}
-    return OpenAiEngine("bench", CaptionerConfig.model_validate(config))
+    return OpenAiEngine("bench", CaptionerConfig.model_validate(config).model_copy(update={"engine": engine}))
 
 
 def ours(url: str, model: str, shown: list[np.ndarray]) -> float:
-    engine = engine_of(url, model)
+    engine = engine_of(url, model, "openai" if model == "m" else "vllm")
     started = time.perf_counter()
     num_answers = sum(isinstance(result, Answer) for _, result in engine.answers(requests(shown)))
     seconds = time.perf_counter() - started

@@ -31,6 +31,7 @@ from tokenmill.stages.table import limits
 from tokenmill.stages.table.rows import RowError, words
 
 _AHEAD = 16  # requests that wait, encoded, for room at a server
+_FIRST_OF_VLLM = 32  # in flight: it is known to batch, and to queue the rest
 _JPEG_QUALITY = 90
 _CONNECT_S = 10.0
 _PROBE_S = 60.0
@@ -125,7 +126,8 @@ class OpenAiEngine:
         timeout = aiohttp.ClientTimeout(total=self._how.timeout_s, sock_connect=min(_CONNECT_S, self._how.timeout_s))
         connector = aiohttp.TCPConnector(limit=0)
         session = aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector)
-        servers = Servers(self._how.urls, self._how.most_at_once)
+        known = {"first": _FIRST_OF_VLLM} if self._config.engine == "vllm" else {}
+        servers = Servers(self._how.urls, self._how.most_at_once, **known)
         self._proxies = {server.url: _proxy_of(server.url) for server in servers.all}
         return servers, session
 

@@ -155,7 +155,7 @@ def test_fingerprints_hang_on_what_changes_captions(world):
     assert len({of(), *(of(f"{API}.{each}") for each in other)}) == 1 + len(other)
 
 
-@pytest.mark.parametrize("victim", ["run", "worker"])
+@pytest.mark.parametrize("victim", ["all", "driver", "worker"])
 def test_what_is_killed_loses_only_what_is_in_flight(world, server, victim):
     for seed in range(36):
         world.draw(f"g{seed}", 48, 100 + seed)
@@ -168,8 +168,8 @@ def test_what_is_killed_loses_only_what_is_in_flight(world, server, victim):
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
     while len(server.asked) < 20 and process.poll() is None:
         time.sleep(0.02)
-    if victim == "run":
-        os.killpg(process.pid, signal.SIGKILL)
+    if victim != "worker":
+        (os.killpg if victim == "all" else os.kill)(process.pid, signal.SIGKILL)
         process.wait()
         assert captions(world) == [] and 20 <= len(server.asked) < 40
         subprocess.run(command, check=True, capture_output=True)

@@ -161,7 +161,7 @@ def vllm(command: str, count: int, repeats: int) -> None:
         with fleet.fleet("bench", config, 1, f"{folder}/server", fleet.held_here(0)) as (server,):
             url, shown = server.ready(), pictures(count, 96)
             bare(url, model, shown[:32], 16)
-            compared(url, model, shown, (16, 32, 64), repeats).tell("vllm")
+            compared(url, model, shown, (32, 64, 128), repeats).tell("vllm")
 
 
 def memory(count: int) -> None:
@@ -229,7 +229,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=6000, help="requests to the quick server; 0: none")
     parser.add_argument("--vllm", help="the command of a real vLLM; on a CPU with VLLM_CPU_KVCACHE_SPACE=1")
-    parser.add_argument("--vllm-count", type=int, default=200)
+    parser.add_argument("--vllm-count", type=int, default=800)
     parser.add_argument("--pictures", type=int, default=96, help="of engine transformers; 0: none")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--memory", type=int, default=100_000, help="requests; 0: none")

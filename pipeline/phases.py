@@ -62,11 +62,11 @@ class Curate(Config):
 class CaptionPool(Pool):
     """The actors that write captions, or ask servers for them."""
 
-    workers: int | None = Field(None, description="Null: one for each CPU or GPU, and one of engine openai.", gt=0)
+    workers: int | None = Field(None, description="Null: one for each CPU or GPU, and one where servers write.", gt=0)
     batch_rows: int = Field(
-        0, description="Answers that a dying worker loses at most. 0: 32 of engine transformers, else 256.", ge=0
+        0, description="Media handed over together; small idles at each end. 0: 256 where servers write, else 32.", ge=0
     )
-    commit_every_s: float = Field(3.0, description="Of a model's captions; a killed run loses that much.", gt=0)
+    commit_every_s: float = Field(3.0, description="Of a model's captions; answers are kept before.", gt=0)
 
 
 class Caption(stages.CaptionConfig):
@@ -83,8 +83,9 @@ class Caption(stages.CaptionConfig):
         """The workers of a captioner, as its engine wants them where nothing else is said."""
         engine, own = self.all[name].engine, self.all[name].resources
         said = {key: value for key in ("workers", "num_cpus", "num_gpus") if (value := getattr(own, key)) is not None}
-        workers = 1 if engine == "openai" and self.resources.workers is None else self.resources.workers
-        batch_rows = self.resources.batch_rows or (256 if engine == "openai" else 32)
+        is_served = engine in ("openai", "vllm")
+        workers = 1 if is_served and self.resources.workers is None else self.resources.workers
+        batch_rows = self.resources.batch_rows or (256 if is_served else 32)
         return self.resources.model_copy(update={"workers": workers, "batch_rows": batch_rows} | said)
 
 

@@ -19,7 +19,7 @@ from tokenmill.pipeline.captioner.judge import asked
 from tokenmill.pipeline.captioner.train import train_captioner
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import RunConfig
-from tokenmill.pipeline.demo.scenes import NUM_HELD_OUT, split
+from tokenmill.pipeline.demo.scenes import NUM_HELD_OUT, SCENE, split
 from tokenmill.pipeline.reports.terminal import table
 
 CAPTIONED_SHARE = 0.25
@@ -42,7 +42,7 @@ def hide_captions(folder: Path, share: float = CAPTIONED_SHARE, seed: int = 0) -
     returns the names of the files that have none now.
     """
     images = folder / "images"
-    names = sorted(file.name for file in images.glob("scene_*.png"))
+    names = sorted(file.name for file in images.glob(f"{SCENE}*.png"))
     order = np.random.default_rng([seed, 1]).permutation(len(names))
     hidden = {names[at] for at in order[round(share * len(names)) :]}
     lines = (images / _LIST).read_text().splitlines(keepends=True)
@@ -64,21 +64,26 @@ def with_own_captioner(config: RunConfig, console: Console) -> Iterator[RunConfi
         yield config.model_copy(update={"caption": caption})
 
 
+def scenes(catalog: Catalog) -> dict[str, str]:
+    """Name of its file -> media_id, of each scene; one of them has a copy among the broken files."""
+    sources = catalog.sources.scan(["uri", "file_id"], pc.field("file_id").is_valid())
+    names = [uri.rsplit("/", 1)[-1] for uri in sources["uri"].to_pylist()]
+    return {name: i for name, i in zip(names, sources["file_id"].to_pylist(), strict=True) if name.startswith(SCENE)}
+
+
 def written_captions(root: str) -> dict[str, str | None]:
-    """File name -> what OWN wrote of it, null where that does not count."""
+    """Name of a scene's file -> what OWN wrote of it, null where that does not count."""
     catalog = Catalog(root)
     rows = catalog.captions.scan(["media_id", "caption", "reject_reason"], pc.field("captioner") == OWN)
-    media = catalog.media.scan(["media_id", "uri"])
-    at = pc.index_in(rows["media_id"], value_set=media["media_id"].combine_chunks())
-    names = [uri.rsplit("/", 1)[-1] for uri in media["uri"].take(at).to_pylist()]
     counting = pc.if_else(pc.is_null(rows["reject_reason"]), rows["caption"], None)
-    return dict(zip(names, counting.to_pylist(), strict=True))
+    texts = dict(zip(rows["media_id"].to_pylist(), counting.to_pylist(), strict=True))
+    return {name: texts[media_id] for name, media_id in scenes(catalog).items() if media_id in texts}
 
 
 def true_captions(num_images: int, seed: int = 0) -> dict[str, str]:
     """File name -> caption, of all scenes of such a corpus."""
     scenes, _ = split(seed, num_images, NUM_HELD_OUT)
-    return {f"scene_{index + 1:04d}.png": scene.caption for index, scene in enumerate(scenes)}
+    return {f"{SCENE}{index + 1:04d}.png": scene.caption for index, scene in enumerate(scenes)}
 
 
 def judge_captions(written: Mapping[str, str | None], num_images: int, seed: int = 0) -> Right:

@@ -40,18 +40,22 @@ def corpus_sections(config: RunConfig, media: pa.Table, tokens: pa.Table) -> lis
 
 
 def caption_section(
-    config: RunConfig, media: pa.Table, written: Mapping[str, str | None], true: Mapping[str, str]
+    config: RunConfig,
+    media: pa.Table,
+    scenes: Mapping[str, str],
+    written: Mapping[str, str | None],
+    true: Mapping[str, str],
 ) -> SheetSection:
-    """A few scenes of `media` with what was written of them, by the names of their files; wrong ones first, as far as
-    half of the row.
+    """A few of `scenes`, name of a file -> media_id, with what was written of them; wrong ones first, as far as half of
+    the row.
     """
     names = sorted(written)
     wrong = [name for name in names if written[name] != true[name]][: _SHOWN_PER_ROW // 2]
     chosen = [*wrong, *(name for name in names if written[name] == true[name])][:_SHOWN_PER_ROW]
-    by_name = {row["uri"].rsplit("/", 1)[-1]: row for row in media.to_pylist()}
+    by_id = {row["media_id"]: row for row in media.to_pylist()}
     places = stages.Places(config.fetched)
     pictures = [
-        Picture(square(by_name[name], places), written[name] or "(nothing)", written[name] == true[name])
+        Picture(square(by_id[scenes[name]], places), written[name] or "(nothing)", written[name] == true[name])
         for name in chosen
     ]
     return SheetSection("Captions by the captioner that learned from the source's", pictures)

@@ -28,6 +28,7 @@ COLOURS: dict[str, RGB] = {
     "black": (24, 24, 27),
 }
 SHAPES = ("circle", "square", "triangle")
+SCENE = "scene_"  # begins the names of their files
 RELATIONS = ("above", "left of")  # captions name objects in drawing order: the reverse takes many times the training
 MOTIONS: dict[str, tuple[int, int]] = {"right": (0, 1), "left": (0, -1), "down": (1, 0), "up": (-1, 0)}  # rows, columns
 BACKGROUNDS: tuple[RGB, ...] = ((253, 242, 217), (219, 234, 254))  # warm, cool: 90 degrees of hue apart, so cuts show
@@ -214,7 +215,7 @@ def write_corpus(
         else:
             raise ValueError(f"num_images = {num_images}: no new picture of '{scene.caption}' left; ask for fewer")
         seen.add(picture.tobytes())
-        name = f"scene_{index + 1:04d}.png"
+        name = f"{SCENE}{index + 1:04d}.png"
         picture.save(images / name)
         if index < num_images // 2:
             lines.append(json.dumps({"file": name, "caption": scene.caption}) + "\n")
@@ -223,5 +224,5 @@ def write_corpus(
     (images / "captions.jsonl").write_text("".join(lines))
     _write_videos(folder / "videos", num_videos, rng)
     fresh = [draw(scene, size_px, rng) for scene in held_out[:6]]
-    bad = write_broken(folder / "bad", [images / "scene_0001.png", images / "scene_0002.png"], fresh, rng)
+    bad = write_broken(folder / "bad", [images / f"{SCENE}0001.png", images / f"{SCENE}0002.png"], fresh, rng)
     return Corpus(num_images, num_videos, tuple(held_out), bad)

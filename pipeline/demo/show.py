@@ -80,8 +80,10 @@ def _captions(config: RunConfig, corpus: Corpus, console: Console) -> list[Sheet
         return []
     written = captions.written_captions(config.root)
     captions.print_captions(captions.judge_captions(written, corpus.num_images), console)
-    media = Catalog(config.root).media.scan(pictures.MEDIA_COLUMNS, pc.field("kind") == "image")
-    return [pictures.caption_section(config, media, written, captions.true_captions(corpus.num_images))]
+    catalog = Catalog(config.root)
+    media = catalog.media.scan(pictures.MEDIA_COLUMNS, pc.field("kind") == "image")
+    true = captions.true_captions(corpus.num_images)
+    return [pictures.caption_section(config, media, captions.scenes(catalog), written, true)]
 
 
 def make_corpus(config: RunConfig, num_images: int) -> Corpus:

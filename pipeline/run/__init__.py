@@ -7,6 +7,7 @@ In: a config and the names of phases. Out: tables, a model, a record and a repor
     tell.py          the plan and the stages, printed before the work
     curate.py        files of the sources become rows of `media`
     captioning.py    caption: captioners in their order
+    served.py        servers that a run starts for its captioners
     try_captions.py  a few media shown to captioners, nothing written
     tokenizing.py    tokenize
     fill.py          what these two share: media into rows of a table

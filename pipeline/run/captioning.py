@@ -9,16 +9,14 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokenmill.pipeline.refresh import caption_verdicts, edits, likeness
-from tokenmill.pipeline.refresh.captioners import CaptionerPlan, plan_captioner
-from tokenmill.pipeline.refresh.captions import CaptionPlan
-from tokenmill.pipeline.refresh.media import WAS_READ
-from tokenmill.pipeline.refresh.steps import Outlook
+from tokenmill.pipeline.refresh import caption_verdicts, captioners, captions, edits, likeness, media, steps
 from tokenmill.pipeline.reports.terminal import Meter
 from tokenmill.pipeline.run.fill import fill
 from tokenmill.pipeline.run.pools import caption_stages, likeness_stages
 from tokenmill.pipeline.run.run import Run
+from tokenmill.pipeline.run.served import check_servers, served
 from tokenmill.stages import KNOWN, CaptionError, check_reachable
+from tokenmill.stages.caption.journal import clear, clear_all, place
 from tokenmill.storage.failures import AGAIN
 
 _NUMBERS = ("tokens_in", "tokens_out", "seconds")
@@ -27,38 +25,44 @@ _NUMBERS = ("tokens_in", "tokens_out", "seconds")
 def check_captioners(run: Run) -> None:
     """Where captions are to be written, all that can be known before is in order. Raises CaptionError, PromptError."""
     plan, part = run.foreseen.get("caption"), run.config.caption
-    if isinstance(plan, CaptionPlan) and not plan.is_nothing:
+    if isinstance(plan, captions.CaptionPlan) and not plan.is_nothing:
         for name in part.order:
             check_reachable(name, part.all[name])
+            check_servers(run, name)
 
 
 def caption(run: Run) -> None:
     """Kept media get captions. Raises CaptionError where a captioner stopped, once all answers are committed."""
-    plan, part = run.plan("caption", CaptionPlan), run.config.caption
-    stopped, done = dict[str, str](), list[CaptionerPlan]()
+    plan, part = run.plan("caption", captions.CaptionPlan), run.config.caption
+    stopped, done = dict[str, list[str]](), list[captioners.CaptionerPlan]()
     with run.phase("caption", plan.todo.num_rows, "media") as meter:
         caption_verdicts.rejudge(run.catalog, plan.rejudged, run.config, run.run_id)
         for each in plan.captioners:
             one = part.all[each.name]
             if {*one.reads, *one.only_without} & stopped.keys():
                 continue
-            mine = each if each.is_known else plan_captioner(run.config, run.catalog, each.name, Outlook())
-            meter.total += 0 if each.is_known else mine.todo.num_rows
+            mine = each
+            if not each.is_known:
+                mine = captioners.plan_captioner(run.config, run.catalog, each.name, steps.Outlook())
+                meter.total += mine.todo.num_rows
             done.append(mine)
             why = _carry_out(run, mine, meter)
-            if why is not None:
+            if why:
                 stopped[each.name] = why
         meter.report.num_read = sum(each.todo.num_rows for each in done)
         if not meter.report.num_read:
             meter.note("nothing new to do; no medium was read")
     run.plans["caption"] = replace(plan, captioners=done)
-    if stopped:
-        said = "; ".join(f"{name} stopped: {why}" for name, why in stopped.items())
-        raise CaptionError(f"caption: {said}. {meter.report.num_seen} results are kept; {AGAIN}")
+    if not stopped:
+        clear_all(run.catalog.root)  # they are committed, or of captioners before
+    else:
+        said = "; ".join(f"{name} stopped: {why}" for name, (why, *_) in stopped.items())
+        more = [line for _, *lines in stopped.values() for line in lines]
+        raise CaptionError("\n".join([f"caption: {said}. {meter.report.num_seen} results are kept; {AGAIN}", *more]))
 
 
-def _carry_out(run: Run, plan: CaptionerPlan, meter: Meter) -> str | None:
-    """Let one captioner do what is planned; returns why it stopped, if it did."""
+def _carry_out(run: Run, plan: captioners.CaptionerPlan, meter: Meter) -> list[str]:
+    """Let one captioner do what is planned; returns why it stopped, and what is down for good, if it did."""
     table, part, report = run.table("caption"), run.config.caption, meter.report
     is_model = bool(part.all[plan.name].model)
     note = run.note | {"phase": "caption", "captioner": plan.name}
@@ -67,29 +71,35 @@ def _carry_out(run: Run, plan: CaptionerPlan, meter: Meter) -> str | None:
         table.edit(mine & pc.field("media_id").isin(plan.obsolete), None, note)
     numbers, stopped, num_unasked = dict.fromkeys((*_NUMBERS, "captions"), 0.0), None, 0
 
+    answers = place(run.catalog.root, plan.fingerprints[0])
+
     def count(rows: pa.Table) -> None:
         nonlocal stopped, num_unasked
         for name in _NUMBERS:
             numbers[name] += pc.sum(rows[name]).as_py() or 0
         unasked = rows.filter(pc.fill_null(pc.equal(rows["reject_reason"], KNOWN), False))
+        if is_model and not unasked.num_rows:
+            clear(answers, rows["media_id"].to_pylist())
         if unasked.num_rows:
             stopped, num_unasked = unasked["reject_detail"][0].as_py(), num_unasked + unasked.num_rows
         numbers["captions"] += rows.num_rows - unasked.num_rows
 
-    started = time.monotonic()
+    started, is_down = time.monotonic(), list[str]()
     if plan.todo.num_rows:
-        table.edit(~WAS_READ & mine, None, note)
-        fill(
-            run,
-            meter,
-            caption_stages(run.config, plan.name),
-            plan.todo,
-            plan.fingerprints[0],
-            ["span", "reject_detail", *_NUMBERS],
-            count,
-            commit_every_s=part.resources.commit_every_s if is_model else None,
-            captioner=plan.name,
-        )
+        table.edit(~media.WAS_READ & mine, None, note)
+        with served(run, plan.name, plan.todo) as (config, down):
+            fill(
+                run,
+                meter,
+                caption_stages(config, plan.name, answers, run.run_id),
+                plan.todo,
+                plan.fingerprints[0],
+                ["span", "reject_detail", *_NUMBERS],
+                count,
+                commit_every_s=part.resources.commit_every_s if is_model else None,
+                captioner=plan.name,
+            )
+            is_down = down()
         if is_model:
             spent = report.numbers.setdefault("captioners", {})
             numbers["elapsed_s"] = time.monotonic() - started
@@ -98,10 +108,10 @@ def _carry_out(run: Run, plan: CaptionerPlan, meter: Meter) -> str | None:
     edits.drop_superseded(table, plan.fingerprints, run.run_id, plan.name)
     if part.all[plan.name].reads_likeness:
         _score_likeness(run, plan, meter)
-    return stopped
+    return [] if stopped is None else [stopped, *is_down]
 
 
-def _score_likeness(run: Run, plan: CaptionerPlan, meter: Meter) -> None:
+def _score_likeness(run: Run, plan: captioners.CaptionerPlan, meter: Meter) -> None:
     """Rows with a likeness and its verdict in place of those without. A run killed in between leaves both: the newer
     one counts, and the next run removes the other.
     """

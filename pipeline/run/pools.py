@@ -66,11 +66,11 @@ def curate_stages(config: RunConfig) -> PhaseStages:
     return PhaseStages("curate", TO_CURATE, ((decode, part.resources), (models, part.clip_resources)))
 
 
-def caption_stages(config: RunConfig, name: str = "source") -> PhaseStages:
-    """caption, by one captioner."""
+def caption_stages(config: RunConfig, name: str = "source", answers: str = "", run_id: str = "") -> PhaseStages:
+    """caption, by one captioner; `answers` is where they are kept until they are committed."""
     part, pool = config.caption, config.caption.pool(name)
-    stage: stages.StageSpec = (stages.Caption, (name, part.all[name], config.fetched, 1.0 / (pool.workers or 1)))
-    return PhaseStages("caption", TO_CAPTION, (((stage,), pool),), "" if name == "source" else name)
+    made = (name, part.all[name], config.fetched, 1.0 / (pool.workers or 1), answers, run_id)
+    return PhaseStages("caption", TO_CAPTION, ((((stages.Caption, made),), pool),), "" if name == "source" else name)
 
 
 def likeness_stages(config: RunConfig, name: str, scorer: str) -> PhaseStages:

@@ -13,11 +13,13 @@ from rich.console import Console
 
 from tokenmill import stages
 from tokenmill.pipeline.catalog.join import kept_ids
+from tokenmill.pipeline.catalog.lease import new_run_id
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.reports.caption_sheet import Line, Written, draw_lines, some_media
 from tokenmill.pipeline.reports.terminal import table
 from tokenmill.pipeline.reports.verdict_sheet import square
+from tokenmill.pipeline.run.served import served_here
 from tokenmill.stages import CaptionError
 
 
@@ -49,7 +51,10 @@ def try_captioners(
         start, answers = time.monotonic(), list[dict]()
         if asked:
             todo = [{**row, "read": _read(one, written[row["media_id"]])} for row in asked]
-            with closing(stages.Caption(name, one, config.fetched)) as stage:
+            with (
+                served_here(config, name, new_run_id()) as known,
+                closing(stages.Caption(name, known.caption.all[name], config.fetched)) as stage,
+            ):
                 answers = stage(pa.Table.from_pylist(todo, schema=stages.Caption.reads)).to_pylist()
         for answer in answers:
             of = written[answer["media_id"]]

@@ -63,7 +63,7 @@ class Workers:
         """Send `todo` through the stages of `phase` into `sink` (pipeline/flow/flow.py), committed as often as is said,
         null: as the config says. Raises what a stage raised, and PlanError when the pools do not fit.
         """
-        is_little = self._is_little(phase, todo)
+        is_little = self.is_little(phase, todo)
         if not is_little:
             self.start_ray()
         have = local.resources(self._config.num_cpus) if is_little else self.resources()
@@ -77,7 +77,8 @@ class Workers:
 
         on_ray.run(flow)
 
-    def _is_little(self, phase: PhaseStages, todo: pa.Table) -> bool:
+    def is_little(self, phase: PhaseStages, todo: pa.Table) -> bool:
+        """Whether processes of this machine do it, without Ray."""
         if self._config.address is not None or todo.num_rows > self._config.local_rows:
             return False
         if len(phase.pools) > 1 or any(pool.num_gpus for _, pool in phase.pools):

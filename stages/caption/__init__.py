@@ -4,6 +4,7 @@ In: kept media, prompts, a model or the addresses of its servers. Out: rows of c
 
     caption.py              media to captions
     config.py               captioners, what they are asked, which of them are used
+    managed.py              servers that a run starts itself
     prompts.py              prompt files, shipped ones and your own; outside text as data
     pictures.py             a medium to the pictures that a model sees
     engine.py               what an engine is: requests to answers
@@ -15,4 +16,5 @@ In: kept media, prompts, a model or the addresses of its servers. Out: rows of c
     measure.py              what rules over captions read
     verdicts.py             rules over captions: what counts
     choose.py               captions of several captioners to the one that training reads
+    journal.py              answers kept until they are committed, also by a worker that is killed
 """

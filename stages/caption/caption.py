@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
+from tokenmill.stages.caption import journal, measure
 from tokenmill.stages.caption.config import CaptionerConfig
 from tokenmill.stages.caption.engine import Engine, Request, Result
-from tokenmill.stages.caption.measure import measured
 from tokenmill.stages.caption.pictures import Pictures, frame_times, spans
 from tokenmill.stages.caption.text import inputs_id, tidy
 from tokenmill.stages.caption.verdicts import judge_captions
@@ -26,7 +26,7 @@ from tokenmill.stages.table.text import clean
 class Caption:
     """Kept media -> rows of CAPTIONS of the captioner `name`. Costs what the captioner costs. A missing caption of the
     source rejects nothing; what an answer must be is for the captioner's rules. `share`: the part of the run's budget
-    that this worker may spend.
+    that this worker may spend; `answers`: where they are kept until they are committed (journal.py).
     """
 
     reads = TO_CAPTION
@@ -34,9 +34,18 @@ class Caption:
     drops = tuple(name for name in TO_CAPTION.names if name not in CAPTIONS.names)
     rows = "more"
 
-    def __init__(self, name: str, config: CaptionerConfig, fetched: str = "", share: float = 1.0):
-        self._name, self._config = name, config
-        self._writer = None if config.engine == "source" else _Writer(name, config, fetched, share)
+    def __init__(
+        self,
+        name: str,
+        config: CaptionerConfig,
+        fetched: str = "",
+        share: float = 1.0,
+        answers: str = "",
+        run_id: str = "",
+    ):
+        self._name, self._config, self._writer = name, config, None
+        if config.engine != "source":
+            self._writer = _Writer(config, _engine(name, config, share, run_id), fetched, journal.Journal(answers))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return pa.concat_tables(self.stream(table))
@@ -73,33 +82,40 @@ class _Part(NamedTuple):
 class _Writer:
     """The model that writes: its prompts, the pictures that it sees, its engine, what its answers are."""
 
-    def __init__(self, name: str, config: CaptionerConfig, fetched: str, share: float):
-        self._config = config
+    def __init__(self, config: CaptionerConfig, engine: Engine, fetched: str, answers: journal.Journal):
+        self._config, self._engine, self._answers = config, engine, answers
         prompts = config.prompts
         self._prompts = {"image": prompts[0], "video": prompts[-1]}
         self._pictures = Pictures(fetched, config.max_pixels, config.num_frames, config.max_frame_pixels)
-        self._engine = _engine(name, config, share)
 
     def rows(self, media: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Rows of all media, in their order."""
+        """Rows of all media, in their order; nothing is asked that is known."""
         parts = [part for row, medium in enumerate(media) for part in self._parts(row, medium)]
-        found: dict[int, dict[str, Any]] = {}
+        prompts = [self._prompt(part) for part in parts]
+        keys = [journal.key_of(f"{part.medium['media_id']} {part.span}", prompts[i]) for i, part in enumerate(parts)]
+        known = self._answers.found(keys)
+        found = {i: known[key] for i, key in enumerate(keys) if key in known}
 
         def requests() -> Iterator[tuple[int, Request]]:
             for i, part in enumerate(parts):
+                if keys[i] in known:
+                    continue
                 if self._engine.stopped is not None:
                     yield i, Request([], "")
                     continue
                 try:
                     with limits.medium(part.row):
-                        request = self._request(part)
+                        pictures = [] if self._config.reads else self._pictures.of(part.medium, part.times)
                 except RowError as error:
                     found[i] = error.columns
                     continue
-                yield i, request
+                yield i, Request(pictures, prompts[i])
 
-        for i, result in self._engine.answers(requests()):
-            found[i] = self._columns(result, parts[i].medium)
+        with self._answers.block(media[-1]["media_id"]) as block:
+            for i, result in self._engine.answers(requests()):
+                found[i] = self._columns(result, parts[i].medium)
+                if result is not None:
+                    block.add(keys[i], found[i])
         stopped = {part.medium["media_id"] for i, part in enumerate(parts) if found[i].get("reject_reason") == KNOWN}
         for i, part in enumerate(parts):
             columns = found[i]
@@ -130,12 +146,9 @@ class _Writer:
             "inputs": inputs_id(part.medium["read"]),
         }
 
-    def _request(self, part: _Part) -> Request:
-        """Raises RowError where the medium cannot be read."""
-        medium, prompt = part.medium, self._prompts[part.medium["kind"]]
-        pictures = [] if self._config.reads else self._pictures.of(medium, part.times)
+    def _prompt(self, part: _Part) -> str:
         at = [] if part.times is None else frame_times(0.0, part.times[1] - part.times[0], self._config.num_frames)
-        return Request(pictures, prompt.filled(medium, at))
+        return self._prompts[part.medium["kind"]].filled(part.medium, at)
 
     def _columns(self, result: Result, medium: dict[str, Any]) -> dict[str, Any]:
         if result is None:
@@ -144,15 +157,15 @@ class _Writer:
             return result.columns
         told = result._asdict()
         text = clean(told.pop("text"))
-        told |= measured(text, result.finish_reason, self._prompts[medium["kind"]].text, medium["read"])
+        told |= measure.measured(text, result.finish_reason, self._prompts[medium["kind"]].text, medium["read"])
         return told | {"caption": tidy(text) or ""}
 
 
-def _engine(name: str, config: CaptionerConfig, share: float) -> Engine:
+def _engine(name: str, config: CaptionerConfig, share: float, run_id: str) -> Engine:
     if config.engine == "transformers":
         from tokenmill.stages.caption.transformers_engine import TransformersEngine
 
         return TransformersEngine(config)
     from tokenmill.stages.caption.openai_engine import OpenAiEngine
 
-    return OpenAiEngine(name, config, share)
+    return OpenAiEngine(name, config, share, run_id)

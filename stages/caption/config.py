@@ -7,12 +7,13 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from tokenmill.stages.caption.managed import ManagedResources
 from tokenmill.stages.caption.prompts import Prompt, load_prompt
 from tokenmill.stages.select.rules import Rule, check_name
 from tokenmill.stages.table.columns import CAPTIONS, MEDIA
 from tokenmill.stages.table.rows import pick
 from tokenmill.storage.errors import UserError
-from tokenmill.storage.identity import Config, Resources, content_id, fingerprint_of, weights_id
+from tokenmill.storage.identity import Config, content_id, fingerprint_of, weights_id
 
 # What rules over captions may read.
 CHECKED = pick(
@@ -51,7 +52,7 @@ class SamplingConfig(Config):
     seed: int = Field(default=0, ge=0, description="another one draws other words; nothing at temperature 0")
 
 
-class CaptionerResources(Resources):
+class CaptionerResources(ManagedResources):
     """How a captioner is reached, how fast, and for how much; changes no caption."""
 
     urls: tuple[str, ...] = Field(
@@ -89,9 +90,9 @@ class CaptionerResources(Resources):
 class CaptionerConfig(Config):
     """One captioner: a model, what it is asked, of which media, and what counts of its answers."""
 
-    engine: Literal["source", "transformers", "openai"] = Field(
+    engine: Literal["source", "transformers", "openai", "vllm"] = Field(
         description="source: what came with the medium; transformers: a model in the workers; openai: any "
-        "OpenAI-compatible server."
+        "OpenAI-compatible server; vllm: servers that the run starts."
     )
     model: str = Field("", description="A folder or hub name; of a server the name that it knows it by.")
     prompt: str = Field("dense", min_length=1, description="A shipped one (docs/caption.md), or a file's path.")
@@ -143,12 +144,16 @@ class CaptionerConfig(Config):
         how = self.resources
         if self.engine == "openai" and not how.urls:
             raise ValueError("engine openai needs resources.urls, such as [http://localhost:8000/v1]")
-        if self.engine != "openai" and (how.urls or how.key_variable):
+        if self.engine in ("source", "transformers") and (how.urls or how.key_variable):
             raise ValueError(f"engine {self.engine} asks no server; leave urls and key_variable out")
         if (self.engine == "source") != (not self.model):
             raise ValueError("engine source has no model, all others have one: set `model`")
         if self.engine == "source" and (self.reads or self.only_without):
             raise ValueError("engine source reads no other captioner; leave reads and only_without out")
+        if self.engine == "vllm" and (how.command is None or how.urls or how.key_variable):
+            raise ValueError("engine vllm needs resources.command, the path of `vllm`, and neither urls nor a key")
+        if self.engine != "vllm" and how.command is not None:
+            raise ValueError(f"engine {self.engine} starts no server; leave command out, or take engine vllm")
         for url in how.urls:
             if not re.fullmatch(r"https?://[^@\s?#]+", url):
                 raise ValueError("resources.urls: write http://HOST/v1, without a key; key_variable names the key")

@@ -1,4 +1,4 @@
-"""Engine `openai`: captions by OpenAI-compatible servers: rented ones, vLLM, SGLang, llama.cpp, `transformers serve`.
+"""Engines `openai` and `vllm`: captions by OpenAI-compatible servers: rented ones, vLLM, SGLang, llama.cpp and others.
 
 Many requests are in flight in one worker, on an event loop of its own; pictures are read and encoded meanwhile. The
 client is aiohttp: the one named `openai` answers a twentieth as often per CPU second. A medium is rejected only while
@@ -16,6 +16,8 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import numpy as np
@@ -25,9 +27,11 @@ from tokenmill.stages.caption.config import CaptionerConfig, CaptionError
 from tokenmill.stages.caption.engine import Answer, Request, Result
 from tokenmill.stages.caption.replies import ReplyError, parse
 from tokenmill.stages.caption.servers import Server, Servers
+from tokenmill.stages.table import limits
 from tokenmill.stages.table.rows import RowError, words
 
 _AHEAD = 16  # requests that wait, encoded, for room at a server
+_FIRST_OF_VLLM = 64  # in flight: it is known to batch, and to queue the rest
 _JPEG_QUALITY = 90
 _CONNECT_S = 10.0
 _PROBE_S = 60.0
@@ -37,12 +41,13 @@ _GREY = np.full((64, 64, 3), 128, np.uint8)
 
 
 class OpenAiEngine:
-    """Asks the servers of one captioner. `share`: the part of the run's budget that this worker has.
+    """Asks the servers of one captioner. `share`: the part of the run's budget that this worker has, with the one that
+    died before it.
 
     Raises CaptionError where its environment lacks the key.
     """
 
-    def __init__(self, name: str, config: CaptionerConfig, share: float = 1.0):
+    def __init__(self, name: str, config: CaptionerConfig, share: float = 1.0, run_id: str = ""):
         self.stopped: str | None = None
         self._key = f"caption.captioners.{name}.resources"
         self._config, self._how = config, config.resources
@@ -55,7 +60,8 @@ class OpenAiEngine:
             for limit in ("max_requests", "max_run_tokens")
             if (given := getattr(self._how, limit)) is not None
         }
-        self.num_requests = self.num_tokens = self.num_answers = 0
+        self._spent = limits.lasting(f"{run_id}.{config.identity}", 2)
+        self.num_answers = 0
         self._trouble_since: float | None = None
         self._done: queue.SimpleQueue[tuple[int, Result]] = queue.SimpleQueue()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -63,6 +69,16 @@ class OpenAiEngine:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="captions", daemon=True).start()
         self._servers, self._session = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
+
+    @property
+    def num_requests(self) -> int:
+        """Sent so far."""
+        return self._spent[0]
+
+    @property
+    def num_tokens(self) -> int:
+        """In and out, of all answers so far."""
+        return self._spent[1]
 
     def answers(self, requests: Iterator[tuple[int, Request]]) -> Iterator[tuple[int, Result]]:
         """Results as they come. While nothing was answered yet, refusals wait: they may be the request's fault."""
@@ -109,8 +125,11 @@ class OpenAiEngine:
             headers["Authorization"] = f"Bearer {self._secret}"
         timeout = aiohttp.ClientTimeout(total=self._how.timeout_s, sock_connect=min(_CONNECT_S, self._how.timeout_s))
         connector = aiohttp.TCPConnector(limit=0)
-        session = aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector, trust_env=True)
-        return Servers(self._how.urls, self._how.most_at_once), session
+        session = aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector)
+        known = {"first": _FIRST_OF_VLLM} if self._config.engine == "vllm" else {}
+        servers = Servers(self._how.urls, self._how.most_at_once, **known)
+        self._proxies = {server.url: _proxy_of(server.url) for server in servers.all}
+        return servers, session
 
     def _body(self, pictures: list[np.ndarray], prompt: str) -> bytes:
         sampling = self._config.sampling
@@ -221,10 +240,11 @@ class OpenAiEngine:
 
     async def _post(self, server: Server, body: bytes) -> Answer:
         """Raises ReplyError."""
-        self.num_requests += 1
+        self._spent[0] += 1
         asked_at = time.monotonic()
         try:
-            async with self._session.post(f"{server.url}/chat/completions", data=body) as reply:
+            url, proxy = f"{server.url}/chat/completions", self._proxies[server.url]
+            async with self._session.post(url, data=body, proxy=proxy) as reply:
                 received = await reply.content.read(_MAX_BODY_BYTES) if reply.status != 200 else await reply.read()
                 answer = parse(reply.status, reply.headers, received)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -237,7 +257,7 @@ class OpenAiEngine:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ReplyError("failed", "connection_failed", f"the answer broke off: {words(error)}") from error
         server.answered()
-        self.num_tokens += (answer.tokens_in or 0) + (answer.tokens_out or 0)
+        self._spent[1] += (answer.tokens_in or 0) + (answer.tokens_out or 0)
         self._trouble_since = None
         return answer._replace(seconds=time.monotonic() - asked_at)
 
@@ -258,6 +278,12 @@ class OpenAiEngine:
 
     def _safe(self, text: str) -> str:
         return text.replace(self._secret, "***") if self._secret else text
+
+
+def _proxy_of(url: str) -> str | None:
+    """As the environment says. Looked up once: the session itself would do so in a thread, twice for each request."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
 
 
 def _jpeg(pixels: np.ndarray) -> str:

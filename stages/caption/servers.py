@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-_FIRST = 4
+_FIRST = 4  # of a server of which nothing is known
 _RISE, _SMALL_RISE = 1.05, 1.02
 _LEAST_WINDOW = 16
 _UNWANTED_SHARE = 0.25
@@ -22,8 +22,8 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 30.0
 class Level:
     """How many requests are in flight at one server."""
 
-    def __init__(self, most: int):
-        self._most, self.limit = most, min(_FIRST, most)
+    def __init__(self, most: int, first: int = _FIRST):
+        self._most, self.limit = most, min(first, most)
         self._before, self._rate = self.limit, 0.0  # the level and rate to beat
         self._is_doubling, self._is_trying = True, True
         self._too_many = 0  # the level at which it was cut
@@ -83,8 +83,8 @@ class Level:
 class Server:
     """One address."""
 
-    def __init__(self, url: str, most: int):
-        self.url, self.level, self.in_flight = url.rstrip("/"), Level(most), 0
+    def __init__(self, url: str, most: int, first: int):
+        self.url, self.level, self.in_flight = url.rstrip("/"), Level(most, first), 0
         self.answered_at = self.probed_at = float("-inf")
         self.paused_until = 0.0
         self.probing = asyncio.Lock()
@@ -106,8 +106,8 @@ class Server:
 class Servers:
     """All addresses of one captioner. Lives in one event loop."""
 
-    def __init__(self, urls: Sequence[str], most: int):
-        self.all = [Server(url, most) for url in urls]
+    def __init__(self, urls: Sequence[str], most: int, first: int = _FIRST):
+        self.all = [Server(url, most, first) for url in urls]
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._is_closed = False
 

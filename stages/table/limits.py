@@ -12,7 +12,7 @@ import faulthandler
 import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableSequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -61,6 +61,11 @@ def at_work(stage: int, table: pa.Table) -> None:
     """Rows are those of `table` from now on, as the stage of this number in its chain has them."""
     if _notes is not None:
         _notes.at_work(stage, table)
+
+
+def lasting(name: str, count: int) -> MutableSequence[int] | memoryview:
+    """Whole numbers, 0 at first, with which whoever takes over from this worker goes on (at_hand.py)."""
+    return [0] * count if _notes is None else _notes.lasting(name, count)
 
 
 @contextmanager

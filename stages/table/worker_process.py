@@ -5,8 +5,11 @@ last Chain between tables. A stage's exception goes back to be raised there; a d
 (limits.py) takes down this process alone, and the other side sees the pipe close.
 """
 
+import os
 import pickle
+import select
 import signal
+import threading
 import traceback
 from multiprocessing.connection import Connection
 from typing import Any
@@ -38,6 +41,7 @@ def main(descriptor: int, folder: str) -> None:
     for which in (signal.SIGINT, signal.SIGTERM):  # the other side's to hear; it closes the pipe
         signal.signal(which, signal.SIG_IGN)
     pipe: Connection = Connection(descriptor)
+    threading.Thread(target=_end_with, args=(descriptor,), name="other side", daemon=True).start()
     notes = worker_notes(folder)
     chain, number = None, None
     while True:
@@ -53,6 +57,14 @@ def main(descriptor: int, folder: str) -> None:
         except Exception as error:  # whatever it is, it is raised on the other side
             answer = _sendable(error)
         pipe.send(answer)
+
+
+def _end_with(descriptor: int) -> None:
+    """End this process when the other side is gone, also in the middle of a table: whoever is next may do it, too."""
+    looked = select.poll()
+    looked.register(descriptor, 0)  # a hang-up alone
+    looked.poll()
+    os._exit(0)
 
 
 def _sendable(error: Exception) -> Exception:

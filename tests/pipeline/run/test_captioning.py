@@ -56,6 +56,13 @@ def reasons(world: World) -> list[str | None]:
     return sorted((row["reject_reason"] for row in captions(world)), key=str)
 
 
+def kill_workers(pid: int) -> None:
+    """All processes that a run without Ray has started."""
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        for worker in (thread / "children").read_text().split():
+            os.kill(int(worker), signal.SIGKILL)
+
+
 def test_asked_once_and_again_for_what_changed(world, server):
     run = world.run()
     assert len(server.asked) == 4
@@ -141,7 +148,7 @@ def test_what_can_be_known_before_is_told_before(world, server):
         (f"{API}.resources.urls=[]", ConfigError, "engine openai needs resources.urls"),
         (f"{API}.resources.urls=['http://me:secret@host/v1']", ConfigError, "write http://HOST/v1, without a key"),
         (f"{API}.promt=short", ConfigError, "unknown key; nearest valid key: 'prompt'"),
-        (f"{API}.engine=vlm", ConfigError, "'transformers' or 'openai'"),
+        (f"{API}.engine=vlm", ConfigError, "'transformers', 'openai' or 'vllm'"),
         (f"{API}={{engine: transformers, model: /no/such}}", CaptionError, "/no/such: no such folder; pass"),
     ]:
         with pytest.raises(error_type, match=said):
@@ -168,11 +175,12 @@ def test_fingerprints_hang_on_what_changes_captions(world):
     assert len({of(), *(of(f"{API}.{each}") for each in other)}) == 1 + len(other)
 
 
-def test_a_killed_run_asks_only_for_what_it_did_not_commit(world, server):
+@pytest.mark.parametrize("victim", ["all", "driver", "worker"])
+def test_what_is_killed_loses_only_what_is_in_flight(world, server, victim):
     for seed in range(36):
         world.draw(f"g{seed}", 48, 100 + seed)
     server.script = lambda *_: answer(delay_s=0.1)
-    sets = ["caption.resources.batch_rows=4", "caption.resources.commit_every_s=0.1", f"{API}.resources.most_at_once=2"]
+    sets = ["caption.resources.commit_every_s=100.0", f"{API}.resources.most_at_once=2"]
     command = [sys.executable, "-m", "tokenmill", "{}", str(world.path)]
     command += [word for each in [*world.sets, *sets] for word in ("--set", each)]
     subprocess.run([*command[:3], "curate", *command[4:]], check=True, capture_output=True)
@@ -180,12 +188,34 @@ def test_a_killed_run_asks_only_for_what_it_did_not_commit(world, server):
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
     while len(server.asked) < 20 and process.poll() is None:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    before = len(server.asked)
-    subprocess.run(command, check=True, capture_output=True)
-    assert len(captions(world)) == 40 and 20 <= before < 40
-    assert len(server.asked) <= 40 + 3 * 4  # of a block that was at work, and of those in line to be committed
+    if victim != "worker":
+        (os.killpg if victim == "all" else os.kill)(process.pid, signal.SIGKILL)
+        process.wait()
+        assert captions(world) == [] and 20 <= len(server.asked) < 40
+        subprocess.run(command, check=True, capture_output=True)
+    else:
+        kill_workers(process.pid)
+        assert process.wait(60) == 0
+    assert len(captions(world)) == 40 and {row["caption"] for row in captions(world)} == {CAPTION}
+    assert 40 < len(server.asked) <= 40 + 2
+    assert not (world.folder / "root" / "answers").exists()
+
+
+def test_a_budget_holds_over_the_death_of_a_worker(world, server):
+    for seed in range(36):
+        world.draw(f"g{seed}", 48, 100 + seed)
+    world.run(phases=("curate",))
+    server.script = lambda *_: answer(delay_s=0.1)
+    sets = [f"{API}.resources.max_requests=24", f"{API}.resources.most_at_once=2"]
+    command = [sys.executable, "-m", "tokenmill", "caption", str(world.path)]
+    command += [word for each in [*world.sets, *sets] for word in ("--set", each)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while len(server.asked) < 12 and process.poll() is None:
+        time.sleep(0.02)
+    kill_workers(process.pid)
+    told = process.communicate(timeout=60)[1]
+    assert len(server.asked) == 24 and "max_requests=24 is spent" in told
+    assert 22 <= len(captions(world)) <= 24
 
 
 def test_on_ray_as_in_processes_here(world, server, local_ray):

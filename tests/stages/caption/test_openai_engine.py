@@ -214,3 +214,15 @@ def test_servers_share_the_load_and_a_dead_one_leaves_it_to_the_others():
         results = ask(engine_of(one, two, "http://127.0.0.1:9/v1"), 120)
     assert all(isinstance(each, Answer) for each in results.values())
     assert len(two.asked) > 1.5 * len(one.asked) > 10
+
+
+def test_the_environment_s_proxy_is_asked_where_it_is_for_the_address(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with serving() as proxy, serving() as server:
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        far = ask(engine_of("http://captions.invalid/v1"), 3)
+        near = ask(engine_of(server), 3)
+    assert all(isinstance(each, Answer) for each in [*far.values(), *near.values()])
+    assert len(proxy.asked) == len(server.asked) == 3 and "captions.invalid" in proxy.headers[0]

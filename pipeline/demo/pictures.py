@@ -46,19 +46,19 @@ def caption_section(
     written: Mapping[str, str | None],
     true: Mapping[str, str],
 ) -> SheetSection:
-    """A few of `scenes`, name of a file -> media_id, with what was written of them; wrong ones first, as far as half of
-    the row.
-    """
+    """A few of `scenes`, name of a file -> media_id, with what was written of them; one is wrong where any is."""
     names = sorted(written)
-    wrong = [name for name in names if written[name] != true[name]][: _SHOWN_PER_ROW // 2]
-    chosen = [*wrong, *(name for name in names if written[name] == true[name])][:_SHOWN_PER_ROW]
+    wrong = [name for name in names if written[name] != true[name]]
+    chosen = [name for name in names if written[name] == true[name]][: _SHOWN_PER_ROW - len(wrong[:1])] + wrong[:1]
     by_id = {row["media_id"]: row for row in media.to_pylist()}
     places = stages.Places(config.fetched)
     pictures = [
         Picture(square(by_id[scenes[name]], places), written[name] or "(nothing)", written[name] == true[name])
         for name in chosen
     ]
-    return SheetSection("Captions by the captioner that learned from the source's", pictures)
+    right = len(names) - len(wrong)
+    title = f"Captions by a captioner that learned from a quarter of the source's: {right:,} of {len(names):,} right"
+    return SheetSection(title, pictures)
 
 
 def _codes(row: dict[str, Any]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Engine `vllm` end to end with a program that is started as `vllm serve` is, here and on Ray; and with a real one."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -139,7 +140,7 @@ def test_gpus_are_shared_out_and_a_python_is_asked_for_its_module(world, monkeyp
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,7")
     world.run(f"{HOW}.gpus_per_server=1", f"{HOW}.servers=2")
     logs = sorted((world.folder / "root" / "runs" / "logs").glob("server-*-mine-*.log"))
-    assert [log.read_text().strip().rpartition(" ")[2] for log in logs] == ["3", "5"]
+    assert [re.findall(r"GPUs (\S+)", log.read_text()) for log in logs] == [["3"], ["5"]]
     captioner = fleet.CaptionerConfig.model_validate(
         {"engine": "vllm", "model": "a/b", "resources": {"command": sys.executable, "gpus_per_server": 2}}
     )

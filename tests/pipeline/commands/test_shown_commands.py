@@ -27,6 +27,8 @@ SMALLER = {
     "tokenmill tokenizer train configs/": "sources.0.uri=photos tokenizer.train.init_from=null tokenizer.train.steps=2 "
     "tokenizer.train.batch=4 tokenizer.train.crops_px=[16] tokenizer.train.sides_px=[32] tokenizer.train.loss={} "
     f"tokenizer.train.video_share=0 tokenizer.resources.compile=false tokenizer.train.model='{SMALL_VISION}'",
+    "tokenmill captioner train": "captioner.train.scratch={} captioner.train.optimizer='{steps: 2, batch: 2}' "
+    "captioner.train.held_out_share=0.4",
     "tokenmill run configs/": "train.optimizer.epochs=1 train.model.hidden_size=32 train.model.num_layers=1",
 }
 COLUMNS = "120"

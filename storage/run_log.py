@@ -6,27 +6,33 @@ resumed run drops the lines behind its checkpoint, so that no step stands twice.
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tokenmill import storage
+from tokenmill.storage.errors import TrainingError
 
 FILE_NAME = "log.jsonl"
 _PUT_EVERY_S = 10.0
+_SHOWN_BYTES = 80
+_KINDS: dict[str, tuple[type, ...]] = {"step": (int,), "kind": (str,)}  # all others are numbers
 
 Record = dict[str, Any]
 
 
-def read_log(run_uri: str) -> list[Record]:
-    """All whole lines so far; a line that a crash tore is left out."""
-    return LogTail(run_uri).fresh()
+def read_log(run_uri: str, *keys: str) -> list[Record]:
+    """All whole lines so far; a line that a crash tore is left out. Raises TrainingError for a line that is no record
+    with these `keys`.
+    """
+    return LogTail(run_uri).fresh(*keys)
 
 
 class TrainLog:
     """Writes the log of a run; one writer at a time."""
 
-    def __init__(self, run_uri: str, done_steps: int):
+    def __init__(self, run_uri: str, done_steps: int, *keys: str):
         self._uri = storage.join(run_uri, FILE_NAME)
-        kept = [record for record in read_log(run_uri) if record["step"] <= done_steps]
+        kept = [record for record in read_log(run_uri, *keys) if record["step"] <= done_steps]
         self._text = "".join(json.dumps(record) + "\n" for record in kept)
         self._put_at_s = 0.0
         storage.write_bytes(self._uri, self._text.encode())
@@ -59,7 +65,7 @@ class LogTail:
         self._offset = 0
         self._last = b""  # the line before the offset
 
-    def fresh(self) -> list[Record]:
+    def fresh(self, *keys: str) -> list[Record]:
         """Lines written since the last call; from the start again once a resumed run has begun the log anew."""
         if not storage.exists(self._uri):
             return []
@@ -79,4 +85,17 @@ class LogTail:
         if newline:
             self._offset += len(whole) + 1
             self._last = whole[whole.rfind(b"\n") + 1 :] + newline
-        return [json.loads(line) for line in whole.splitlines() if line.endswith(b"}")]
+        return [self._record(line, keys) for line in whole.splitlines() if line.endswith(b"}")]
+
+    def _record(self, line: bytes, keys: Sequence[str]) -> Record:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            record = None
+        values = record if isinstance(record, dict) else {}
+        if not all(isinstance(values.get(name), _KINDS.get(name, (int, float))) for name in ("step", *keys)):
+            shown = line[:_SHOWN_BYTES].decode(errors="replace")
+            raise TrainingError(
+                f"{self._uri}: damaged, a line is {shown!r}; delete it, and the training goes on without what it told"
+            )
+        return values

@@ -12,6 +12,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from itertools import chain
 from typing import Any
 from urllib.parse import urlsplit
@@ -105,7 +106,7 @@ class Read:
         while start < table.num_rows:
             end = start + 1
             if is_container[start]:
-                yield from self._container(table.slice(start, 1))
+                yield from self._container(start, table.slice(start, 1))
             else:
                 while end < min(table.num_rows, start + _ROWS_AT_ONCE) and not is_container[end]:
                     end += 1
@@ -158,12 +159,12 @@ class Read:
         except (OSError, ValueError, pa.ArrowException) as error:
             return _nameless(uri, unreadable(error))
 
-    def _container(self, row: pa.Table) -> Iterator[pa.Table]:
+    def _container(self, number: int, row: pa.Table) -> Iterator[pa.Table]:
         spec = {**row.select(LISTED.names).to_pylist()[0], **{k: v[0] for k, v in values_of(row, UNPACK).items()}}
         part: list[dict[str, Any]] = []
         held = 0
         of_urls = spec["container"] == "urls"  # hosts have their own pace, and requests their own limits
-        for found in self._members(spec) if of_urls else _limited(self._members(spec), spec):
+        for found in self._members(number, spec) if of_urls else _limited(self._members(number, spec), spec):
             if len(part) >= _ROWS_AT_ONCE or held > _HELD_BYTES:
                 yield self._result(row.take(pa.array([0] * len(part), pa.int64())), part)
                 part, held = [], 0
@@ -175,22 +176,23 @@ class Read:
             part[-1]["ends_container"] = True
         yield self._result(row.take(pa.array([0] * len(part), pa.int64())), part)
 
-    def _members(self, spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """One row for each member, in order; URLs are asked for side by side."""
+    def _members(self, row: int, spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """One row for each member of the container in `row`, in order; URLs are asked for side by side."""
         known = dict(zip(spec["known_members"] or [], spec["known_ids"] or [], strict=True))
         ids = frozenset(known.values())
         only = None if spec["only"] is None else frozenset(spec["only"])
         window: deque[Future[dict[str, Any]]] = deque()
         with ThreadPoolExecutor(self._at_once) as pool:
             try:
-                for member in members(spec["uri"], spec["container"], spec["column"], spec["caption_column"]):
+                found = members(spec["uri"], spec["container"], spec["column"], spec["caption_column"])
+                for part, member in enumerate(found, 1):
                     if only is not None and member.name not in only:
                         continue
                     if member.url is None:
                         yield from (window.popleft().result() for _ in range(len(window)))
-                        yield self._member(spec["uri"], member, known, ids)
+                        yield self._member(spec["uri"], member, known, ids, (row, part))
                         continue
-                    window.append(pool.submit(self._member, spec["uri"], member, known, ids))
+                    window.append(pool.submit(self._member, spec["uri"], member, known, ids, None))
                     if len(window) >= _AHEAD:
                         yield window.popleft().result()
                 error = None
@@ -202,7 +204,10 @@ class Read:
         if error is not None and only is None:
             yield _nameless(spec["uri"], error)
 
-    def _member(self, uri: str, member: Member, known: dict[str, str], ids: frozenset[str]) -> dict[str, Any]:
+    def _member(
+        self, uri: str, member: Member, known: dict[str, str], ids: frozenset[str], at_hand: tuple[int, int] | None
+    ) -> dict[str, Any]:
+        """`at_hand`: as which row and part it is noted; null where others are read beside it."""
         place = {
             "member": member.name,
             "offset_bytes": member.offset,
@@ -222,7 +227,8 @@ class Read:
                 if found["file_id"] not in ids:
                     self._keep(found)
             else:
-                found = self._identify(_chunks(uri, member), _base(member.name), None, member.size)
+                with limits.medium(*at_hand) if at_hand else nullcontext():
+                    found = self._identify(_chunks(uri, member), _base(member.name), None, member.size)
         except RowError as rejected:
             found = _nameless(f"{uri}\n{member.name}", rejected)
         except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
@@ -309,8 +315,9 @@ class Read:
 
 
 def _limited(items: Iterator[dict[str, Any]], spec: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """`items` of a container, each made within the limits of a medium; ends at one that takes too much memory. None is
-    noted as at hand: to refuse it is to lose those after it, and a container whose worker died is divided instead.
+    """`items` of a container, each made within the limits of a medium; ends at one that takes too much memory. What is
+    found in it is noted as at hand (`_member`), the finding is not: to refuse that is to lose those after it, and a
+    container whose worker died over it is divided instead.
     """
     while True:
         try:

@@ -81,7 +81,7 @@ class _Trainer:
     def run(self) -> None:
         rank, world, device = self.workers.rank, self.workers.world, self.workers.device
         log = TrainLog(self.job.run_uri, self.start) if rank == 0 else None
-        before = read_log(self.job.run_uri) if rank == 0 else []
+        before = read_log(self.job.run_uri, "seconds") if rank == 0 else []
         clock = _Clock(before[-1]["seconds"] if before else 0.0)
         num_steps, every = self.ready.plan.num_steps, self.resources.checkpoint_every_steps
         window = torch.zeros(2 * len(Kind) + 3, dtype=torch.float64, device=device)

@@ -1,9 +1,12 @@
 """Tars, tables and texts as sources: to the end once, only what changed again, nothing lost when a worker dies."""
 
+import ctypes
 import io
 import json
 import os
+import sys
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import ray
 from PIL import Image
 from rich.console import Console
 
@@ -154,24 +158,56 @@ def test_damage_is_a_row_and_costs_no_neighbour(tmp_path):
 
 
 class Deadly(Read):
-    """Reads, and dies with its process at a member named kill."""
+    """Dies with its process, or hangs, while it has a member of that name at hand; at one named unseen, before that."""
 
-    def _member(self, uri, member, known, ids):
-        if "kill" in member.name:
+    def _member(self, uri, member, known, ids, at_hand):
+        self._log = Path(uri).with_suffix(".log")
+        if "unseen" in member.name:
             os._exit(1)
-        return super()._member(uri, member, known, ids)
+        return super()._member(uri, member, known, ids, at_hand)
+
+    def _identify(self, chunks, name, local, size_bytes=None):
+        with self._log.open("a") as log:
+            log.write(f"{name}\n")
+        if "kill" in name:
+            os._exit(1)
+        if "hang" in name:
+            ctypes.PyDLL(None).sleep(1000)
+        return super()._identify(chunks, name, local, size_bytes)
+
+
+@pytest.mark.parametrize("where", ["here", pytest.param("ray", marks=pytest.mark.service)])
+def test_a_guilty_member_costs_its_limit_once(tmp_path, monkeypatch, request, where):
+    names = [f"{i:02d}" for i in range(10)]
+    names[4:4], names[9:9] = ["04hang"], ["08kill"]
+    write_tar(tmp_path / "tars" / "0.tar", {name: (photo(i), name) for i, name in enumerate(names)})
+    source = [{"uri": str(tmp_path / "tars"), "kind": "webdataset"}]
+    whole = state(run(tmp_path / "whole", source, ("curate",)))
+    monkeypatch.setattr("tokenmill.stages.Read", Deadly)
+    cluster = {"medium_timeout_s": 2.0}
+    if where == "ray":
+        request.getfixturevalue("local_ray")
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        cluster["local_rows"] = 0
+    made = run(tmp_path, source, ("curate",), cluster=cluster)
+    reasons = {"04hang.jpg": "timed_out", "08kill.jpg": "worker_died"}
+    assert state(made) == [(*row[:3], reasons.get(row[1])) for row in whole]
+    tried = Counter((tmp_path / "tars" / "0.log").read_text().split("\n"))
+    assert (tried["04hang.jpg"], tried["08kill.jpg"]) == (1, 2), "workers that each of them cost"
+    assert tried["09.jpg"] == 1, "the tar was not divided"
+    assert run(tmp_path, source, ("curate",)).reports[0].num_read == 0
 
 
 @pytest.mark.slow
-def test_a_member_that_kills_its_worker_is_one_rejected_row(tmp_path, monkeypatch):
+def test_a_member_that_kills_its_worker_unseen_is_one_rejected_row(tmp_path, monkeypatch):
     folder = tmp_path / "tars"
-    samples = {f"{i:02d}{'kill' if i == 50 else ''}": (photo(i), "x") for i in range(70)}
+    samples = {f"{i:02d}{'unseen' if i == 50 else ''}": (photo(i), "x") for i in range(70)}
     write_tar(folder / "0.tar", samples)
     source = [{"uri": str(folder), "kind": "webdataset"}]
     monkeypatch.setattr("tokenmill.stages.Read", Deadly)
     made = run(tmp_path, source, ("curate",), cluster={"medium_timeout_s": 20.0})
     reasons = [(row[1], row[3]) for row in state(made) if row[3]]
-    assert reasons == [("50kill.jpg", "worker_died")]
+    assert reasons == [("50unseen.jpg", "worker_died")]
     assert made.reports[0].num_kept == 69
     assert run(tmp_path, source, ("curate",)).reports[0].num_read == 0
 

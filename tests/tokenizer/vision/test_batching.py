@@ -212,6 +212,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 @needs_compiler
+@pytest.mark.service
 @pytest.mark.parametrize("num_dims", [4, 8])
 def test_compiled_the_nearest_code_is_found_without_storing_distances(num_dims: int) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -224,6 +225,7 @@ def test_compiled_the_nearest_code_is_found_without_storing_distances(num_dims: 
 
 
 @needs_compiler
+@pytest.mark.service
 def test_compiled_codes_are_those_of_the_plain_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batching, "COMPILE_AFTER", 0)
     plain, compiled = VisionTokenizer.load("builtin"), VisionTokenizer.load("builtin", compile_mode="default")

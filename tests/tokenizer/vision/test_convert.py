@@ -1,8 +1,6 @@
 """A tokenizer in BAAI's published layout, converted: the same codes and pixels from plain transformers."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -74,7 +72,7 @@ def test_pickles_are_refused_and_the_message_works(name, published, tmp_path):
         convert(str(source), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     advice = str(refused.value).split('python -c "')[1].removesuffix('"')
-    subprocess.run([sys.executable, "-c", advice], check=True, timeout=120)
+    exec(advice, {})  # what `python -c` would run; a process of its own imports torch for seconds
     convert(str(source), tmp_path / "out")
 
 

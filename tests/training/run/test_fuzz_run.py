@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests import fuzzing
+from tokenmill.storage.run_log import read_log
 from tokenmill.training.config import TrainConfig, TrainResources
 from tokenmill.training.data.index import usable_rows
 from tokenmill.training.data.loader import RowGroups
@@ -63,6 +64,7 @@ READERS: dict[str, tuple[Callable[[TrainJob], object], int]] = {
     "run/text/tokenizer.json": (load_prepared, 500),
     "run/text/tokenizer_config.json": (load_prepared, 500),
     "run/done.json": (read_result, 20_000),
+    "run/log.jsonl": (lambda job: read_log(job.run_uri, "seconds"), 20_000),
     f"{STEP}/meta.json": (lambda job: checkpoint.latest(job.run_uri, "x" * 16), 20_000),
     f"{STEP}/model.safetensors": (resume, 200),
     f"{STEP}/optimizer.pt": (resume, 200),

@@ -181,7 +181,7 @@ class VisionTrainConfig(Config):
         uri = storage.join(out, DONE)
         if not storage.exists(uri):
             return False
-        if storage.read_json(uri)["identity"] not in self.identities(data_id).values():
+        if storage.read_json(uri, "identity")["identity"] not in self.identities(data_id).values():
             raise another(uri)
         return True
 

@@ -8,7 +8,6 @@ The temporal BatchNorms stay in eval mode with identity statistics, so training 
 Everything of a step is a function of (config, data, step): a resumed run repeats the uninterrupted one exactly.
 """
 
-import io
 import tempfile
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -24,6 +23,7 @@ from tokenmill.storage.cpu import quick_dtype
 from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.run_log import TrainLog, read_log
 from tokenmill.tokenizer.vision import vision_tokenizer
+from tokenmill.tokenizer.vision.training import checkpoint
 from tokenmill.tokenizer.vision.training.batches import clip_batch, image_batch, odds
 from tokenmill.tokenizer.vision.training.config import DONE, VisionTrainConfig, another
 from tokenmill.tokenizer.vision.training.motion import MotionTraining
@@ -31,7 +31,7 @@ from tokenmill.tokenizer.vision.training.parallel import Workers
 from tokenmill.tokenizer.vision.training.pictures import draw_curve, draw_reconstructions
 from tokenmill.tokenizer.vision.training.trainee import TEMPORAL_FACTOR, Training
 
-_CHECKPOINT = "checkpoint.pt"
+_DRAWN = ("kind", "psnr")
 
 
 def train(
@@ -57,10 +57,10 @@ def train(
     for steps 1.6 times as fast on a CPU.
 
     Raises TrainingError for empty data, clips of fewer than four frames, a batch that the workers cannot share, or a
-    folder with the checkpoint of another config or of other data.
+    folder with the checkpoint of another config or of other data, or with a damaged one.
     """
     workers = workers or Workers()
-    saved = _saved(out)
+    saved = checkpoint.load(out)
     identities = config.identities(data_id)
     begun = [dtype for dtype, identity in identities.items() if saved is not None and saved["identity"] == identity]
     dtype = [*begun, quick_dtype(device != "cpu")][0] if config.dtype == "auto" else config.dtype
@@ -70,7 +70,7 @@ def train(
     training = made(config, device, compile_trunks, workers)
     first = 0 if saved is None else _resume(out, training, identity, saved)
     fits_codes = config.model.quantizer == "kmeans" and not config.loss.decoder_only
-    log = TrainLog(out, first) if workers.rank == 0 else None
+    log = TrainLog(out, first, *_DRAWN) if workers.rank == 0 else None
     for step in range(first, config.steps):
         if fits_codes and step == config.loss.codes_from_step:
             training.fit_codebook(batches.draw(np.random.default_rng([config.seed, i, 2]))[1] for i in count())
@@ -81,7 +81,7 @@ def train(
         is_saved = (step + 1) % checkpoint_steps == 0 or step + 1 == config.steps
         if is_saved and log is not None:
             log.flush()
-            _checkpoint(out, training, step + 1, identity)
+            checkpoint.save(out, {"step": step + 1, "identity": identity, **training.state()})
             _draw(out, training, images, clips)
         if on_step:
             on_step(record)
@@ -133,7 +133,7 @@ class _Batches:
 
 
 def _draw(out: str, training: Training, images: Sequence[np.ndarray], clips: Sequence[np.ndarray]) -> None:
-    draw_curve(read_log(out), storage.join(out, "loss.png"))
+    draw_curve(read_log(out, *_DRAWN), storage.join(out, "loss.png"))
     tokenizer = vision_tokenizer.VisionTokenizer(training.averaged_model(), "in training", training.device)
     side = training.config.crops_px[0]
     draw_reconstructions(tokenizer, images, clips, side, storage.join(out, "reconstructions.png"))
@@ -149,24 +149,10 @@ def _kinds(images: Sequence[np.ndarray], clips: Sequence[np.ndarray]) -> tuple[s
     return ("images" if images else "clips"), ("clips" if clips else "images")
 
 
-def _checkpoint(out: str, training: Training, step: int, identity: str) -> None:
-    """Written whole or not at all."""
-    state = io.BytesIO()
-    torch.save({"step": step, "identity": identity, **training.state()}, state)
-    storage.write_bytes(storage.join(out, _CHECKPOINT), state.getvalue())
-
-
-def _saved(out: str) -> dict[str, Any] | None:
-    """The checkpoint in `out`, if there is one."""
-    uri = storage.join(out, _CHECKPOINT)
-    if not storage.exists(uri):
-        return None
-    return torch.load(io.BytesIO(storage.read_bytes(uri)), map_location="cpu", weights_only=True)
-
-
 def _resume(out: str, training: Training, identity: str, state: dict[str, Any]) -> int:
     """Go on from the checkpoint of `out`; returns its step."""
     if state["identity"] != identity:
-        raise another(storage.join(out, _CHECKPOINT))
-    training.load_state(state)
-    return int(state["step"])
+        raise another(checkpoint.uri_of(out))
+    with checkpoint.fit_to_use(out):
+        training.load_state(state)
+    return state["step"]

@@ -39,8 +39,9 @@ def small_config(**changes):
     return VisionTrainConfig(**(settings | changes))
 
 
-def train(*arguments, **options):
-    return loop.train(*arguments, **({"checkpoint_steps": 3} | options))
+def train(config, *arguments, **options):
+    """With one checkpoint, at the end, unless `options` say more: to draw its pictures takes as long as two steps."""
+    return loop.train(config, *arguments, **({"checkpoint_steps": config.steps} | options))
 
 
 def of_kind(quantizer, data, folder):
@@ -244,7 +245,7 @@ def test_motion_is_learned_and_stills_keep_their_codes(data, tmp_path):
     loss = VisionLossConfig(motion_only=True, codes_from_step=50)
     config = small_config(**changes | {"loss": loss, "steps": 80, "lr": 1e-2, "video_share": 0.7, "ema": 0.9})
     records = []
-    uri = train(config, *data, str(tmp_path / "moving"), on_step=records.append, checkpoint_steps=80)
+    uri = train(config, *data, str(tmp_path / "moving"), on_step=records.append)
     given, moving = (vision_tokenizer.VisionTokenizer.load(each) for each in (changes["init_from"], uri))
     images, clips = np.stack(data[0]), np.stack([clip[:4] for clip in data[1]])
     codes = given.encode_images(images)
@@ -349,16 +350,18 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(data, tmp_path, monkeypatch
     loss = VisionLossConfig(gan=gan, gan_from_step=2)
     config = small_config(**{"loss": loss} | of_kind(quantizer, data, tmp_path))
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    model = train(config, *data, str(whole))
+    model = train(config, *data, str(whole), checkpoint_steps=3)
 
     def kill(record):
         if record["step"] == 5:
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        train(config, *data, str(broken), on_step=kill)
+        train(config, *data, str(broken), on_step=kill, checkpoint_steps=3)
     assert len(losses(broken)) == 5
-    resumed = train(config, *data, str(broken))
+    steps = []
+    resumed = train(config, *data, str(broken), on_step=lambda record: steps.append(record["step"]))
+    assert steps == [4, 5, 6]
     assert losses(broken) == losses(whole)
     ours, theirs = (Emu3VQVAE.from_pretrained(folder).state_dict() for folder in (model, resumed))
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -514,7 +517,7 @@ def test_the_context_loss_makes_codes_hang_less_on_their_surroundings(data, tmp_
     moved = {}
     for context in (0.0, 4.0):
         config = small_config(steps=24, loss=VisionLossConfig(context=context))
-        folder = train(config, images, clips, str(tmp_path / str(context)), checkpoint_steps=24)
+        folder = train(config, images, clips, str(tmp_path / str(context)))
         moved[context] = latents_moved_by_the_context(Emu3VQVAE.from_pretrained(folder).eval(), images)
     assert moved[4.0] < 0.7 * moved[0.0], moved
 
@@ -538,7 +541,7 @@ def test_a_decoder_trained_alone_keeps_every_code(data, tmp_path, quantizer):
     changes = of_kind(quantizer, data, tmp_path)
     first = train(small_config(**changes), images, clips, str(tmp_path / "first"))
     further = small_config(**changes | {"init_from": first}, loss={"decoder_only": True}, steps=20, lr=3e-3)
-    second = train(further, images, clips, str(tmp_path / "second"), checkpoint_steps=20)
+    second = train(further, images, clips, str(tmp_path / "second"))
     before, after = vision_tokenizer.VisionTokenizer.load(first), vision_tokenizer.VisionTokenizer.load(second)
     pictures, moving = np.stack(images), np.stack(clips)[:, :4]
     codes = before.encode_images(pictures)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from tokenmill import storage
+from tokenmill.storage.checksums import check_zip
 from tokenmill.storage.cpu import quick_dtype
 from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.failures import as_damaged
@@ -144,7 +145,9 @@ def _saved(out: str, key: str) -> dict[str, Any] | None:
     if not storage.exists(uri):
         return None
     with as_damaged(uri):
-        state = torch.load(io.BytesIO(storage.read_bytes(uri)), map_location="cpu", weights_only=True)
+        data = io.BytesIO(storage.read_bytes(uri))
+        check_zip(data)
+        state = torch.load(data, map_location="cpu", weights_only=True)
     if state["key"] != key:
         raise TrainingError(f"{uri}: of another config or of other pairs; give another folder or delete this one")
     return state

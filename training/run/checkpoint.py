@@ -24,8 +24,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from tokenmill import storage
-from tokenmill.storage.checksums import write_checksums
-from tokenmill.storage.errors import TrainingError
+from tokenmill.storage.checksums import damaged_file, write_checksums
+from tokenmill.storage.errors import DamagedError, TrainingError
 from tokenmill.storage.failures import as_damaged
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -99,6 +99,8 @@ def load(run_uri: str, step: int, model: nn.Module, optimizers: list[torch.optim
     """Restore what `save` wrote after `step` steps. Every worker must call it. Raises DamagedError."""
     with as_damaged(folder_uri(run_uri, step)):
         with storage.local_folder(folder_uri(run_uri, step)) as folder:
+            if (broken := damaged_file(str(folder))) is not None:
+                raise DamagedError(storage.join(folder_uri(run_uri, step), Path(broken).name))
             weights: dict[str, Any] = dict(load_file(folder / "model.safetensors"))
             state = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
         set_state_dict(model, optimizers, model_state_dict=weights, optim_state_dict=state, options=_WHOLE)

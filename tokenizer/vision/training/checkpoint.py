@@ -1,7 +1,6 @@
 """The checkpoint of a training: one file, written whole or not at all, and gone on from only as it was written."""
 
 import io
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 
 from tokenmill import storage
+from tokenmill.storage.checksums import check_zip
 from tokenmill.storage.errors import DamagedError, TrainingError
 from tokenmill.storage.failures import as_damaged
 
@@ -33,10 +33,7 @@ def load(out: str) -> dict[str, Any] | None:
         return None
     data = io.BytesIO(storage.read_bytes(uri_of(out)))
     with fit_to_use(out):
-        broken = zipfile.ZipFile(data).testzip()  # torch.load looks at no checksum
-        if broken is not None:
-            raise ValueError(f"other bytes than were written in {broken}")
-        data.seek(0)
+        check_zip(data)
         state = torch.load(data, map_location="cpu", weights_only=True)
         return state | {"identity": str(state["identity"]), "step": int(state["step"])}
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from PIL import Image, UnidentifiedImageError
@@ -139,7 +140,7 @@ def contents(root: str, use: Iterable[str]) -> dict[str, list[str]]:
             json.dumps({name: value for name, value in row.items() if name not in PER_RUN}, sort_keys=True)
             for row in table.scan(where=where).to_pylist()
         )
-        for table, where in ((catalog.captions, pc.field("captioner").isin(list(use))), (catalog.tokens, None))
+        for table, where in ((catalog.captions, pc.field("captioner").isin(pa.array(list(use), pa.string()))), (catalog.tokens, None))
     }
 
 

@@ -134,13 +134,13 @@ def kill(world: World, num_commits: int, is_written: bool, monkeypatch: pytest.M
 
 def contents(root: str, use: Iterable[str]) -> dict[str, list[str]]:
     """Rows that training reads, of captions those of `use`, without what differs from run to run."""
-    catalog = Catalog(root)
+    catalog, in_use = Catalog(root), pc.field("captioner").isin(pa.array(list(use), pa.string()))
     return {
         table.name: sorted(
             json.dumps({name: value for name, value in row.items() if name not in PER_RUN}, sort_keys=True)
             for row in table.scan(where=where).to_pylist()
         )
-        for table, where in ((catalog.captions, pc.field("captioner").isin(pa.array(list(use), pa.string()))), (catalog.tokens, None))
+        for table, where in ((catalog.captions, in_use), (catalog.tokens, None))
     }
 
 

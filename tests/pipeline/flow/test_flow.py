@@ -71,7 +71,9 @@ def test_deadly_rows_are_rejected_and_their_neighbours_kept(catalog, tmp_path, m
     assert report.numbers["pools"][0]["workers"] == 2
     tried = Counter((log / "tried").read_text().split("\n"))
     assert tried["hang"] == 1, "it costs its time limit once"
-    assert (tried["kill"], tried["bomb"]) == (2, 1)
+    assert tried["bomb"] == 1
+    # Ray may give the block of a worker that died to the other one, which knows nothing of that death.
+    assert tried["kill"] in ([2] if where == "here" else [2, 3, 4])
 
 
 def test_a_mistake_of_a_stage_is_raised_here_and_leaves_no_process(catalog):

@@ -18,6 +18,7 @@ from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.reports.rules_plot import Histogram, draw_histograms
 from tokenmill.pipeline.reports.terminal import shown, table
+from tokenmill.stages import judge_captions
 from tokenmill.stages.select.decide import RULE
 from tokenmill.stages.select.expensive import states
 
@@ -115,24 +116,22 @@ def _threshold(name: str, keep: str, number: int) -> Threshold:
 
 
 def print_rules(config: RunConfig, out: Path, console: Console) -> None:
-    """Tables for images and clips, and histograms as PNG in `out`. Raises CatalogError without a catalog."""
+    """Tables for images, clips and captions, and histograms as PNG in `out`. Raises CatalogError without a catalog."""
     catalog = Catalog(config.root, config.version)
     if not catalog.exists():
         raise CatalogError(f"{catalog.root}: no catalog there yet; run `tokenmill curate CONFIG` first")
-    part, scorers = config.curate, config.curate.scorers
     histograms: list[Histogram] = []
-    for kind, rules in (("image", part.decide.image_rules), ("video", part.decide.video_rules)):
-        media = scored_media(catalog, kind)
+    for noun, rules, media, scorers in _judged(config, catalog):
         if not media.num_rows or not rules:
             continue
         kept = count_kept(rules, media, scorers)
-        title = f"{media.num_rows} scored {'images' if kind == 'image' else 'clips'}, {kept} pass"
+        title = f"{media.num_rows} {noun}, {kept} pass"
         made = table(title, "rule", "keeps", "rejects alone#", "in sequence#", "only this#", "open#")
         for row in count_rules(rules, media, scorers):
             numbers = (str(number) for number in (row.alone, row.in_sequence, row.only_this, row.is_open))
             made.add_row(row.name, shown(row.keep), *numbers)
         console.print(made)
-        made = table("If a threshold moved: media that pass", "rule", "threshold", *(f"x {f:g}#" for f in (0.5, 0.8)))
+        made = table("If a threshold moved: how many pass", "rule", "threshold", *(f"x {f:g}#" for f in (0.5, 0.8)))
         for heading in ("now", *(f"x {factor:g}" for factor in (1.25, 2.0))):
             made.add_column(heading, justify="right")
         found = list(thresholds(rules))
@@ -141,7 +140,7 @@ def print_rules(config: RunConfig, out: Path, console: Console) -> None:
             low, high = passing[:2], passing[2:]
             made.add_row(each.rule, f"{shown(each.column)} {each.value:g}", *map(str, [*low, kept, *high]))
         console.print(made)
-        histograms += _histograms(kind, rules, media, found, scorers)
+        histograms += _histograms(noun, rules, media, found, scorers)
     if histograms:
         draw_histograms(histograms, out)
         console.print(f"Look at {out}", highlight=False)
@@ -149,8 +148,21 @@ def print_rules(config: RunConfig, out: Path, console: Console) -> None:
         console.print("No rules, or nothing scored yet.", highlight=False)
 
 
+def _judged(config: RunConfig, catalog: Catalog) -> Iterator[tuple[str, dict[str, str], pa.Table, tuple[str, ...]]]:
+    """What they are, rules, rows and scorers: of images, of clips, and of the captions of each captioner in use."""
+    part, captions = config.curate, config.caption
+    yield "scored images", part.decide.image_rules, scored_media(catalog, "image"), part.scorers
+    yield "scored clips", part.decide.video_rules, scored_media(catalog, "video"), part.scorers
+    for name in captions.order:
+        rules = captions.all[name].verdicts
+        rows = catalog.captions.scan(where=(pc.field("captioner") == name) & pc.field("caption").is_valid())
+        rows = judge_captions(rows, rules)  # which measures what a rule reads and a row does not say yet
+        nothing = pa.nulls(rows.num_rows, pa.string())
+        yield f"captions by {name}", rules, rows.append_column("scored", nothing), ()
+
+
 def _histograms(
-    kind: str, rules: dict[str, str], media: pa.Table, found: list[Threshold], scorers: tuple[str, ...]
+    noun: str, rules: dict[str, str], media: pa.Table, found: list[Threshold], scorers: tuple[str, ...]
 ) -> Iterator[Histogram]:
     rejected = np.zeros(media.num_rows, bool)
     columns: dict[str, None] = {}
@@ -164,5 +176,5 @@ def _histograms(
         is_known = ~np.isnan(values)
         if is_known.any():
             lines = [each.value for each in found if name in each.column]
-            label = f"{name} of {'images' if kind == 'image' else 'clips'}"
+            label = f"{name} of {noun.removeprefix('scored ')}"
             yield Histogram(label, values[is_known & ~rejected], values[is_known & rejected], lines)

@@ -20,6 +20,7 @@ from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import ConfigError, load
 from tokenmill.pipeline.refresh import fingerprints
 from tokenmill.pipeline.reports.caption_sheet import draw_captions
+from tokenmill.pipeline.reports.rules_report import print_rules
 from tokenmill.pipeline.reports.status import document
 from tokenmill.pipeline.run.try_captions import try_captioners
 from tokenmill.pipeline.run.workers import Workers
@@ -334,6 +335,10 @@ def test_trying_a_few_media_writes_nothing_but_a_picture(two, server, tmp_path, 
     two.run(phases=("caption",))
     draw_captions(load(two.path, two.sets), "image", 4, 0, tmp_path / "sheet.png", console)
     assert "4 media, captions by source, join, look" in console.export_text()
+    rules = "caption.captioners.source={engine: source, rules: {named: words >= 3}}"
+    print_rules(load(two.path, [*two.sets, rules]), tmp_path / "rules.png", console)
+    words = " ".join(console.export_text().split())
+    assert "4 captions by look, 4 pass" in words and "3 captions by source, 3 pass" in words
     state = document(load(two.path, two.sets))
     assert [(row["captioner"], row["tokens_out"], row["costs"]) for row in state["captions"]] == [
         ("join", 30, None),

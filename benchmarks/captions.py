@@ -32,9 +32,9 @@ import numpy as np
 from PIL import Image
 
 from tokenmill.pipeline.serving import fleet
-from tokenmill.stages.caption.config import CaptionerConfig
-from tokenmill.stages.caption.engine import Answer, Request
-from tokenmill.stages.caption.openai_engine import OpenAiEngine
+from tokenmill.stages.caption.captioners.config import CaptionerConfig
+from tokenmill.stages.caption.engines.engine import Answer, Request
+from tokenmill.stages.caption.engines.openai_engine import OpenAiEngine
 from tokenmill.storage.cpu import describe
 
 HELPERS = Path(__file__).resolve().parent.parent / "tests" / "stages" / "caption"
@@ -182,7 +182,7 @@ def transformers(count: int, batch: int, repeats: int) -> None:
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from tokenmill.stages.caption.transformers_engine import TransformersEngine
+    from tokenmill.stages.caption.engines.transformers_engine import TransformersEngine
 
     shown = pictures(count, 96)
     with tempfile.TemporaryDirectory() as folder:

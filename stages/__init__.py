@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tokenmill.stages.caption.caption import Caption as Caption
-    from tokenmill.stages.caption.choose import TO_CHOOSE as TO_CHOOSE, choose_captions as choose_captions
-    from tokenmill.stages.caption.config import (
+    from tokenmill.stages.caption.captioners.config import (
         CaptionConfig as CaptionConfig,
         CaptionerConfig as CaptionerConfig,
         CaptionError as CaptionError,
         check_reachable as check_reachable,
+        model_identity as model_identity,
     )
-    from tokenmill.stages.caption.text import inputs_id as inputs_id
-    from tokenmill.stages.caption.verdicts import (
+    from tokenmill.stages.caption.captioners.prompts import Prompt as Prompt, load_prompt as load_prompt
+    from tokenmill.stages.caption.texts.choose import TO_CHOOSE as TO_CHOOSE, choose_captions as choose_captions
+    from tokenmill.stages.caption.texts.text import inputs_id as inputs_id, tidy as tidy
+    from tokenmill.stages.caption.texts.verdicts import (
         JudgeCaptions as JudgeCaptions,
         columns_judged as columns_judged,
         judge_captions as judge_captions,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from tokenmill.stages.image.pixels import Picture as Picture
     from tokenmill.stages.image.score import ScoreImages as ScoreImages, ScoreImagesConfig as ScoreImagesConfig
     from tokenmill.stages.image.text_area import TextConfig as TextConfig
+    from tokenmill.stages.image.views import make_view as make_view
     from tokenmill.stages.read.formats import HEAD_BYTES as HEAD_BYTES, sniff as sniff
     from tokenmill.stages.read.media_bytes import Places as Places
     from tokenmill.stages.read.read import Read as Read, ReadConfig as ReadConfig
@@ -60,6 +63,7 @@ _EXPORTED = {
     "image.pixels": "Picture",
     "image.score": "ScoreImages ScoreImagesConfig",
     "image.text_area": "TextConfig",
+    "image.views": "make_view",
     "video.decode": "BrokenVideoError Video",
     "video.frames": "frames_at",
     "video.split": "SplitVideos SplitVideosConfig",
@@ -70,10 +74,11 @@ _EXPORTED = {
     "select.rules": "Rule",
     "select.duplicates": "DuplicatesConfig",
     "caption.caption": "Caption",
-    "caption.choose": "TO_CHOOSE choose_captions",
-    "caption.text": "inputs_id",
-    "caption.verdicts": "JudgeCaptions columns_judged judge_captions",
-    "caption.config": "CaptionConfig CaptionerConfig CaptionError check_reachable",
+    "caption.texts.choose": "TO_CHOOSE choose_captions",
+    "caption.texts.text": "inputs_id tidy",
+    "caption.texts.verdicts": "JudgeCaptions columns_judged judge_captions",
+    "caption.captioners.prompts": "Prompt load_prompt",
+    "caption.captioners.config": "CaptionConfig CaptionerConfig CaptionError check_reachable model_identity",
     "tokenize.frames": "LoadFramesConfig bucket",
     "tokenize.load_frames": "LoadFrames",
     "tokenize.tokenize": "Tokenize TokenizeConfig",

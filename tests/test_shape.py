@@ -27,7 +27,7 @@ ROOMS: dict[str, str] = {
     "tokenizer.vision.evaluation": "tokenizer tokenizer.vision",
     "tokenizer.vision.training": "tokenizer tokenizer.vision tokenizer.vision.evaluation",
     "stages": "stages.table stages.fetch stages.read stages.select stages.image stages.video stages.tokenize "
-    "stages.embed stages.caption",
+    "stages.embed stages.caption stages.caption.captioners stages.caption.texts",
     "stages.table": "",
     "stages.fetch": "stages.table",
     "stages.read": "stages.table stages.fetch",
@@ -36,7 +36,11 @@ ROOMS: dict[str, str] = {
     "stages.video": "stages.table stages.select stages.image",
     "stages.tokenize": "stages.table stages.read stages.image stages.video",
     "stages.embed": "stages.table stages.select stages.image stages.tokenize",
-    "stages.caption": "stages.table stages.read stages.select stages.image stages.video stages.tokenize",
+    "stages.caption.captioners": "stages.table stages.select",
+    "stages.caption.engines": "stages.table stages.tokenize stages.caption.captioners",
+    "stages.caption.texts": "stages.table stages.select stages.caption.captioners",
+    "stages.caption": "stages.table stages.read stages.image stages.video stages.caption.captioners "
+    "stages.caption.engines stages.caption.texts",
     "training": "",
     "training.data": "training",
     "training.model": "training",

@@ -6,11 +6,10 @@ import numpy as np
 
 from tokenmill import storage
 from tokenmill.pipeline.captioner.pairs import CatalogPairs
-from tokenmill.stages.caption.config import CaptionerConfig
-from tokenmill.stages.caption.engine import Answer, Request
-from tokenmill.stages.caption.transformers_engine import TransformersEngine
+from tokenmill.stages import CaptionerConfig, make_view
+from tokenmill.stages.caption.engines.engine import Answer, Request
+from tokenmill.stages.caption.engines.transformers_engine import TransformersEngine
 from tokenmill.stages.embed.models import ClipModel
-from tokenmill.stages.image.views import make_view
 from tokenmill.training.captioner.config import CaptionerTrainConfig, CaptionerTrainResources
 from tokenmill.training.captioner.pairs import Example
 from tokenmill.training.captioner.scores import cider, same

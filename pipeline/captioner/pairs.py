@@ -12,10 +12,7 @@ import pyarrow as pa
 
 from tokenmill import stages
 from tokenmill.pipeline.config import ConfigError
-from tokenmill.stages.caption.config import model_identity
 from tokenmill.stages.caption.pictures import Pictures, frame_times
-from tokenmill.stages.caption.prompts import Prompt, load_prompt
-from tokenmill.stages.caption.text import tidy
 from tokenmill.storage.identity import fingerprint_of
 from tokenmill.training.captioner.config import CaptionerTrainConfig
 from tokenmill.training.captioner.pairs import Example
@@ -76,9 +73,9 @@ def _span(row: dict[str, Any]) -> tuple[float, float] | None:
     return (row["start_s"], row["end_s"]) if row["from_s"] is None else (row["from_s"], row["to_s"])
 
 
-def prompts(config: CaptionerTrainConfig) -> dict[str, Prompt]:
+def prompts(config: CaptionerTrainConfig) -> dict[str, stages.Prompt]:
     """What is asked of each kind. Raises PromptError, and ConfigError for a prompt that gives the answer away."""
-    found = {"image": load_prompt(config.ask.prompt), "video": load_prompt(config.ask.video_prompt)}
+    found = {"image": stages.load_prompt(config.ask.prompt), "video": stages.load_prompt(config.ask.video_prompt)}
     if config.captions == "source" and any("source_caption" in prompt.slots for prompt in found.values()):
         raise ConfigError(
             "captioner.train.ask: its prompt holds {source_caption}, which is the answer; take another prompt, or the "
@@ -93,7 +90,7 @@ def identity(config: CaptionerTrainConfig, rows: pa.Table) -> str:
     """
     asked = prompts(config)
     texts = {"prompt": asked["image"].identity, "video_prompt": asked["video"].identity}
-    model = None if config.model is None else model_identity(config.model)
+    model = None if config.model is None else stages.model_identity(config.model)
     what = config.model_copy(update={"ask": config.ask.model_copy(update=texts), "model": model})
     said = [name for name in SAID if any(name in each.slots for each in asked.values())]
     return fingerprint_of("captioner", what, [rows[name].to_pylist() for name in ("media_id", CAPTION, *SPAN, *said)])
@@ -101,4 +98,4 @@ def identity(config: CaptionerTrainConfig, rows: pa.Table) -> str:
 
 def tidied(captions: pa.ChunkedArray) -> pa.Array:
     """Each on one line, as the phase caption writes them; null where nothing is left."""
-    return pa.array([tidy(text) or None for text in captions.to_pylist()], pa.string())
+    return pa.array([stages.tidy(text) or None for text in captions.to_pylist()], pa.string())

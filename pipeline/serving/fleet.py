@@ -11,7 +11,7 @@ from typing import Protocol
 
 from tokenmill import storage
 from tokenmill.pipeline.serving.server import ModelServer, ServerSpec
-from tokenmill.stages.caption.config import CaptionerConfig, CaptionError
+from tokenmill.stages.caption.captioners.config import CaptionerConfig, CaptionError
 
 _LOOPBACK = "127.0.0.1"
 _KEPT_LOGS = 20

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from tokenmill.stages.caption import journal, measure
-from tokenmill.stages.caption.config import CaptionerConfig
-from tokenmill.stages.caption.engine import Engine, Request, Result
+from tokenmill.stages.caption import journal
+from tokenmill.stages.caption.captioners.config import CaptionerConfig
+from tokenmill.stages.caption.engines.engine import Engine, Request, Result
 from tokenmill.stages.caption.pictures import Pictures, frame_times, spans
-from tokenmill.stages.caption.text import inputs_id, tidy
-from tokenmill.stages.caption.verdicts import judge_captions
+from tokenmill.stages.caption.texts import measure, verdicts
+from tokenmill.stages.caption.texts.text import inputs_id, tidy
 from tokenmill.stages.table import limits
 from tokenmill.stages.table.columns import CAPTIONS, KNOWN, TO_CAPTION
 from tokenmill.stages.table.rows import RowError, without
@@ -57,7 +57,7 @@ class Caption:
         made = pa.Table.from_pylist(
             [{"captioner": self._name, **row} for row in rows], without(CAPTIONS, "fingerprint", "run_id")
         )
-        yield judge_captions(made, self._config.verdicts)
+        yield verdicts.judge_captions(made, self._config.verdicts)
 
     def close(self) -> None:
         """Give back what its engine holds."""
@@ -163,9 +163,9 @@ class _Writer:
 
 def _engine(name: str, config: CaptionerConfig, share: float, run_id: str) -> Engine:
     if config.engine == "transformers":
-        from tokenmill.stages.caption.transformers_engine import TransformersEngine
+        from tokenmill.stages.caption.engines.transformers_engine import TransformersEngine
 
         return TransformersEngine(config)
-    from tokenmill.stages.caption.openai_engine import OpenAiEngine
+    from tokenmill.stages.caption.engines.openai_engine import OpenAiEngine
 
     return OpenAiEngine(name, config, share, run_id)

@@ -16,7 +16,7 @@ from tokenmill.pipeline.refresh.steps import Outlook
 from tokenmill.pipeline.refresh.tokens import to_tokenize
 from tokenmill.pipeline.refresh.upkeep import reconcile
 from tokenmill.stages import CaptionConfig
-from tokenmill.stages.caption.choose import CHOSEN
+from tokenmill.stages.caption.texts.choose import CHOSEN
 from tokenmill.stages.table.columns import CAPTIONS, MEDIA, SOURCES
 from tokenmill.stages.tokenize.frames import LoadFramesConfig
 from tokenmill.tokenizer.shards import TOKENS

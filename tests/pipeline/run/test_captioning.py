@@ -25,7 +25,7 @@ from tokenmill.pipeline.reports.status import document
 from tokenmill.pipeline.run.try_captions import try_captioners
 from tokenmill.pipeline.run.workers import Workers
 from tokenmill.stages import CaptionError
-from tokenmill.stages.caption.prompts import PromptError
+from tokenmill.stages.caption.captioners.prompts import PromptError
 from tokenmill.stages.embed.models import ClipModel
 
 pytestmark = pytest.mark.service

@@ -8,10 +8,10 @@ import pytest
 
 from tokenmill.stages.caption import caption as module
 from tokenmill.stages.caption.caption import Caption
-from tokenmill.stages.caption.config import SOURCE, CaptionConfig, CaptionerConfig
-from tokenmill.stages.caption.engine import Answer, Request, Result
+from tokenmill.stages.caption.captioners.config import SOURCE, CaptionConfig, CaptionerConfig
+from tokenmill.stages.caption.engines.engine import Answer, Request, Result
 from tokenmill.stages.caption.pictures import Pictures, spans
-from tokenmill.stages.caption.text import tidy, without_opening
+from tokenmill.stages.caption.texts.text import tidy, without_opening
 from tokenmill.stages.table.columns import CAPTIONS, KNOWN
 
 READS = Caption.reads

@@ -10,7 +10,7 @@ import tiny_models
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from tokenmill.stages.caption.transformers_engine import TransformersEngine
+from tokenmill.stages.caption.engines.transformers_engine import TransformersEngine
 from tokenmill.storage.errors import TrainingError
 from tokenmill.training.captioner import loop
 from tokenmill.training.captioner.answers import IGNORED, Answers
@@ -113,8 +113,8 @@ def kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_inputs_are_what_the_engine_asks_and_targets_the_answer_alone(kind):
     """For every class of model, of one picture and of several, with prompts of different lengths."""
-    from tokenmill.stages.caption.config import CaptionerConfig
-    from tokenmill.stages.caption.engine import Request
+    from tokenmill.stages.caption.captioners.config import CaptionerConfig
+    from tokenmill.stages.caption.engines.engine import Request
 
     model, processor = load(kind, torch.float32)
     end = processor.tokenizer.eos_token_id

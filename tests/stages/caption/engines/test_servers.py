@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from tokenmill.stages.caption import servers
-from tokenmill.stages.caption.servers import Level
+from tokenmill.stages.caption.engines import servers
+from tokenmill.stages.caption.engines.servers import Level
 
 
 def rate(monkeypatch: pytest.MonkeyPatch, slots: int, seconds: float, fixed: int | None = None) -> float:

@@ -23,10 +23,10 @@ import aiohttp
 import numpy as np
 from PIL import Image
 
-from tokenmill.stages.caption.config import CaptionerConfig, CaptionError
-from tokenmill.stages.caption.engine import Answer, Request, Result
-from tokenmill.stages.caption.replies import ReplyError, parse
-from tokenmill.stages.caption.servers import Server, Servers
+from tokenmill.stages.caption.captioners.config import CaptionerConfig, CaptionError
+from tokenmill.stages.caption.engines.engine import Answer, Request, Result
+from tokenmill.stages.caption.engines.replies import ReplyError, parse
+from tokenmill.stages.caption.engines.servers import Server, Servers
 from tokenmill.stages.table import limits
 from tokenmill.stages.table.rows import RowError, words
 

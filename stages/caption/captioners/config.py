@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tokenmill.stages.caption.managed import ManagedResources
-from tokenmill.stages.caption.prompts import Prompt, load_prompt
+from tokenmill.stages.caption.captioners.managed import ManagedResources
+from tokenmill.stages.caption.captioners.prompts import Prompt, load_prompt
 from tokenmill.stages.select.rules import Rule, check_name
 from tokenmill.stages.table.columns import CAPTIONS, MEDIA
 from tokenmill.stages.table.rows import pick

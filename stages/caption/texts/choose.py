@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokenmill.stages.caption.config import CaptionConfig
-from tokenmill.stages.caption.text import MAY_OPEN, tidy, without_opening
+from tokenmill.stages.caption.captioners.config import CaptionConfig
+from tokenmill.stages.caption.texts.text import MAY_OPEN, tidy, without_opening
 from tokenmill.storage.identity import fingerprint_of
 
 CHOSEN = pa.schema([("media_id", pa.string()), ("caption", pa.string()), ("captioner", pa.string())])

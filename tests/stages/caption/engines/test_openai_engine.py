@@ -13,9 +13,9 @@ import pytest
 from caption_server import CAPTION, CaptionServer, Reply, Script, answer, error, serving
 from PIL import Image
 
-from tokenmill.stages.caption.config import CaptionerConfig, CaptionError
-from tokenmill.stages.caption.engine import Answer, Request, Result
-from tokenmill.stages.caption.openai_engine import OpenAiEngine
+from tokenmill.stages.caption.captioners.config import CaptionerConfig, CaptionError
+from tokenmill.stages.caption.engines.engine import Answer, Request, Result
+from tokenmill.stages.caption.engines.openai_engine import OpenAiEngine
 from tokenmill.stages.table.rows import RowError
 
 pytestmark = pytest.mark.service

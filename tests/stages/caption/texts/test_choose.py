@@ -5,8 +5,8 @@ from collections import Counter
 
 import pyarrow as pa
 
-from tokenmill.stages.caption.choose import TO_CHOOSE, choose_captions
-from tokenmill.stages.caption.config import CaptionConfig
+from tokenmill.stages.caption.captioners.config import CaptionConfig
+from tokenmill.stages.caption.texts.choose import TO_CHOOSE, choose_captions
 from tokenmill.stages.table.columns import CAPTIONS
 
 SCHEMA = pa.schema([CAPTIONS.field(name) for name in TO_CHOOSE])

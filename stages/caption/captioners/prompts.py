@@ -21,7 +21,7 @@ from tokenmill.storage.errors import UserError
 from tokenmill.storage.identity import fingerprint_of
 
 MAX_SOURCE_CHARS = 2000
-_SHIPPED = Path(__file__).resolve().parent / "prompts"
+_SHIPPED = Path(__file__).resolve().parent / "prompt_files"
 _SLOT = re.compile(r"\{(\w+)\}")
 SLOTS = ("source_caption", "metadata", "captions", "times")
 _ESCAPED = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>[]{}&"}

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from tokenmill.stages.caption.engine import Answer
+from tokenmill.stages.caption.engines.engine import Answer
 from tokenmill.stages.table.text import clean
 
 Fault = Literal["row", "failed", "busy", "gone", "end"]

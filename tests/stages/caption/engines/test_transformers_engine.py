@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tiny_models
 
-from tokenmill.stages.caption.config import CaptionerConfig, CaptionError, model_identity
-from tokenmill.stages.caption.engine import Answer, Request, Result
-from tokenmill.stages.caption.transformers_engine import TransformersEngine
+from tokenmill.stages.caption.captioners.config import CaptionerConfig, CaptionError, model_identity
+from tokenmill.stages.caption.engines.engine import Answer, Request, Result
+from tokenmill.stages.caption.engines.transformers_engine import TransformersEngine
 from tokenmill.stages.table.rows import RowError
 
 

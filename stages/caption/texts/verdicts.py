@@ -7,8 +7,8 @@ which the verdict is taken back when rules change; what a server refused keeps i
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokenmill.stages.caption.config import CHECKED
-from tokenmill.stages.caption.measure import of_text
+from tokenmill.stages.caption.captioners.config import CHECKED
+from tokenmill.stages.caption.texts.measure import of_text
 from tokenmill.stages.select.decide import RULE
 from tokenmill.stages.select.rules import Rule
 from tokenmill.stages.table.columns import CAPTIONS

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tokenmill.stages.caption.config import CaptionerConfig, CaptionError, model_identity
-from tokenmill.stages.caption.engine import Answer, Request, Result
+from tokenmill.stages.caption.captioners.config import CaptionerConfig, CaptionError, model_identity
+from tokenmill.stages.caption.engines.engine import Answer, Request, Result
 from tokenmill.stages.table import limits
 from tokenmill.stages.table.rows import RowError, words
 from tokenmill.stages.tokenize.tokenize import device_of_worker

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Any
 
-from tokenmill.stages.caption.text import without_opening
+from tokenmill.stages.caption.texts.text import without_opening
 
 _NGRAM = 4
 _LEAKED_WORDS = 8  # of the prompt in a row

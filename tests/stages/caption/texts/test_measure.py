@@ -3,10 +3,10 @@
 import pyarrow as pa
 import pytest
 
-from tokenmill.stages.caption.config import MODEL_RULES
-from tokenmill.stages.caption.measure import invented, leaks, measured, of_text, repeated
-from tokenmill.stages.caption.prompts import load_prompt
-from tokenmill.stages.caption.verdicts import columns_judged, judge_captions
+from tokenmill.stages.caption.captioners.config import MODEL_RULES
+from tokenmill.stages.caption.captioners.prompts import load_prompt
+from tokenmill.stages.caption.texts.measure import invented, leaks, measured, of_text, repeated
+from tokenmill.stages.caption.texts.verdicts import columns_judged, judge_captions
 from tokenmill.stages.table.columns import CAPTIONS
 
 PROMPT = load_prompt("dense").text

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tokenmill.stages.caption.prompts import MAX_SOURCE_CHARS, PromptError, load_prompt, quoted, shipped
+from tokenmill.stages.caption.captioners.prompts import MAX_SOURCE_CHARS, PromptError, load_prompt, quoted, shipped
 
 
 def said(source_caption: str | None, metadata: str | None, read: str | None = None) -> dict[str, str | None]:

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
         model_identity as model_identity,
     )
     from tokenmill.stages.caption.captioners.prompts import Prompt as Prompt, load_prompt as load_prompt
+    from tokenmill.stages.caption.journal import (
+        answers_of as answers_of,
+        clear_all_answers as clear_all_answers,
+        clear_answers as clear_answers,
+    )
     from tokenmill.stages.caption.texts.choose import TO_CHOOSE as TO_CHOOSE, choose_captions as choose_captions
     from tokenmill.stages.caption.texts.text import inputs_id as inputs_id, tidy as tidy
     from tokenmill.stages.caption.texts.verdicts import (
@@ -44,7 +49,12 @@ if TYPE_CHECKING:
     from tokenmill.stages.select.expensive import Lazy as Lazy
     from tokenmill.stages.select.rules import Rule as Rule
     from tokenmill.stages.table.chain import StageSpec as StageSpec
-    from tokenmill.stages.table.columns import KNOWN as KNOWN, PLACES as PLACES
+    from tokenmill.stages.table.columns import (
+        KNOWN as KNOWN,
+        MEDIA as MEDIA,
+        PLACES as PLACES,
+        TO_CAPTION as TO_CAPTION,
+    )
     from tokenmill.stages.table.reasons import REASONS as REASONS
     from tokenmill.stages.table.rows import RowError as RowError, words as words
     from tokenmill.stages.tokenize.frames import LoadFramesConfig as LoadFramesConfig, bucket as bucket
@@ -74,6 +84,7 @@ _EXPORTED = {
     "select.rules": "Rule",
     "select.duplicates": "DuplicatesConfig",
     "caption.caption": "Caption",
+    "caption.journal": "answers_of clear_all_answers clear_answers",
     "caption.texts.choose": "TO_CHOOSE choose_captions",
     "caption.texts.text": "inputs_id tidy",
     "caption.texts.verdicts": "JudgeCaptions columns_judged judge_captions",
@@ -83,7 +94,7 @@ _EXPORTED = {
     "tokenize.load_frames": "LoadFrames",
     "tokenize.tokenize": "Tokenize TokenizeConfig",
     "table.chain": "StageSpec",
-    "table.columns": "KNOWN PLACES",
+    "table.columns": "KNOWN MEDIA PLACES TO_CAPTION",
     "table.reasons": "REASONS",
     "table.rows": "RowError words",
 }

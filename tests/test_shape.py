@@ -51,9 +51,11 @@ ROOMS: dict[str, str] = {
     "pipeline.catalog": "pipeline pipeline.catalog.log",
     "pipeline.reports": "pipeline pipeline.catalog",
     "pipeline.refresh": "pipeline pipeline.catalog",
+    "pipeline.plan": "pipeline pipeline.catalog pipeline.refresh",
     "pipeline.flow": "pipeline pipeline.catalog pipeline.reports",
     "pipeline.serving": "",
-    "pipeline.run": "pipeline pipeline.catalog pipeline.reports pipeline.refresh pipeline.flow pipeline.serving",
+    "pipeline.run": "pipeline pipeline.catalog pipeline.reports pipeline.refresh pipeline.plan pipeline.flow "
+    "pipeline.serving",
     "pipeline.verify": "pipeline pipeline.catalog pipeline.catalog.log pipeline.reports pipeline.refresh",
     "pipeline.export": "pipeline pipeline.catalog pipeline.reports",
     "pipeline.vision": "pipeline pipeline.catalog pipeline.reports pipeline.flow pipeline.run",

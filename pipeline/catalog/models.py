@@ -6,8 +6,10 @@ trained anew on another.
 """
 
 from tokenmill import storage
+from tokenmill.pipeline.catalog.tables import CatalogError
 from tokenmill.storage.cpu import DTYPES, quick_dtype
 from tokenmill.storage.identity import fingerprint_of
+from tokenmill.tokenizer.webdataset_shards import Export, ExportError, read_export
 from tokenmill.training.config import TrainConfig
 from tokenmill.training.job import DONE, PLAN
 
@@ -55,3 +57,17 @@ def newest(root: str, config: TrainConfig) -> str | None:
     suffixes = tuple(_suffix(each) for each in _as_each_dtype(config))
     found = [uri for uri in finished(root) if uri.endswith(suffixes)]
     return found[-1] if found else None
+
+
+def export_to_train_on(uri: str, version: int | None) -> Export:
+    """An export in place of the table; of `version` unless that is null. Raises CatalogError."""
+    try:
+        export = read_export(uri)
+    except ExportError as error:
+        raise CatalogError(f"train.shards: {error}") from None
+    if version not in (None, export.tokens_version):
+        raise CatalogError(
+            f"train.shards: {uri} holds tokens version {export.tokens_version}, not {version}; "
+            f"leave --version out, or bring it there with `tokenmill export webdataset --version {version}`"
+        )
+    return export

@@ -21,7 +21,7 @@ def captioner_try(
     sets: Sets = None,
 ) -> None:
     """Ask captioners about a few kept media and draw what they say side by side; nothing else is written."""
-    from tokenmill.pipeline.run.try_captions import try_captioners
+    from tokenmill.pipeline.captioner.trial import try_captioners
 
     try_captioners(load(config, sets), captioner or [], limit, kind, seed, out, console)
 

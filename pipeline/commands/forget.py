@@ -22,7 +22,7 @@ from tokenmill.pipeline.catalog.tables import Catalog, CatalogError, Table
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.export.files import export_media
 from tokenmill.pipeline.export.webdataset import export_webdataset
-from tokenmill.stages.caption.journal import clear_all
+from tokenmill.stages.caption.journal import clear_all_answers
 from tokenmill.storage import object_store
 
 _SHARD_MB = 256  # of exports to WebDataset
@@ -37,7 +37,7 @@ def forget(config: RunConfig, keys: Iterable[str], console: Console) -> None:
     with held(catalog, run_id, "forget"):
         forgotten = Forgotten.load(catalog.root)
         _name(catalog, list(dict.fromkeys(keys)), forgotten)
-        clear_all(catalog.root)  # whose, stands in none of them
+        clear_all_answers(catalog.root)  # whose, stands in none of them
         forgotten.save()
         counts = drop_forgotten(catalog, forgotten, run_id)
         num_files = sum(_delete_files(table, forgotten.id_array()) for table in catalog)

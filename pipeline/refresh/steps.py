@@ -40,6 +40,9 @@ class Outlook:
         return self.kept is None and not (comes or len(self.recaptioned) or len(self.redescribed))
 
 
+NOW = Outlook()  # the catalog as it is
+
+
 def counted(number: int, noun: str) -> str:
     """`1 file`, `2 files`, `2 media`."""
     return f"{number} {noun}{'' if number == 1 or noun == 'media' else 's'}"

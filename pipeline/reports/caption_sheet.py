@@ -90,7 +90,8 @@ def _wrapped(written: Written | None) -> list[str]:
 def draw_captions(config: RunConfig, kind: str | None, limit: int, seed: int, out: Path, console: Console) -> None:
     """Up to `limit` kept media, chosen by `seed`, with their rows of `captions`. Raises CatalogError without any."""
     catalog = Catalog(config.root, config.version)
-    rows = some_media(catalog, kind, limit, seed).to_pylist()
+    media, _ = some_media(config, kind, limit, seed)
+    rows = media.to_pylist()
     ids = pa.array([row["media_id"] for row in rows], pa.string())
     columns = ["media_id", "captioner", "span", "caption", "reject_reason"]
     captions = catalog.captions.scan(columns, pc.field("media_id").isin(ids)).sort_by("span").to_pylist()
@@ -110,8 +111,11 @@ def draw_captions(config: RunConfig, kind: str | None, limit: int, seed: int, ou
     console.print(f"{len(lines)} media, captions by {', '.join(names)}; look at {out}", highlight=False)
 
 
-def some_media(catalog: Catalog, kind: str | None, limit: int, seed: int) -> pa.Table:
-    """Rows of up to `limit` images and clips that go on, chosen by `seed`. Raises CatalogError where there is none."""
+def some_media(config: RunConfig, kind: str | None, limit: int, seed: int) -> tuple[pa.Table, int]:
+    """Rows of up to `limit` images and clips that go on, chosen by `seed`, and how many there are. Raises CatalogError
+    where there is none.
+    """
+    catalog = Catalog(config.root, config.version)
     if not catalog.exists():
         raise CatalogError(f"{catalog.root}: no catalog there yet; run `tokenmill curate CONFIG` first")
     kinds = ["image", "video"] if kind is None else [kind]
@@ -120,7 +124,7 @@ def some_media(catalog: Catalog, kind: str | None, limit: int, seed: int) -> pa.
     if not media.num_rows:
         raise CatalogError(f"{catalog.root}: no medium is kept; `tokenmill status CONFIG` says why")
     picked = np.sort(np.random.default_rng(seed).permutation(media.num_rows)[:limit])
-    return media.take(pa.array(picked))
+    return media.take(pa.array(picked)), media.num_rows
 
 
 def _name(row: dict) -> str:

@@ -9,14 +9,14 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokenmill.pipeline.refresh import caption_verdicts, captioners, captions, edits, likeness, media, steps
+from tokenmill import stages
+from tokenmill.pipeline.plan import caption_verdicts, captioners, captions, likeness
+from tokenmill.pipeline.refresh import edits, media
 from tokenmill.pipeline.reports.terminal import Meter
 from tokenmill.pipeline.run.fill import fill
 from tokenmill.pipeline.run.pools import caption_stages, likeness_stages
 from tokenmill.pipeline.run.run import Run
 from tokenmill.pipeline.run.served import check_servers, served
-from tokenmill.stages import KNOWN, CaptionError, check_reachable
-from tokenmill.stages.caption.journal import clear, clear_all, place
 from tokenmill.storage.failures import AGAIN
 
 _NUMBERS = ("tokens_in", "tokens_out", "seconds")
@@ -27,7 +27,7 @@ def check_captioners(run: Run) -> None:
     plan, part = run.foreseen.get("caption"), run.config.caption
     if isinstance(plan, captions.CaptionPlan) and not plan.is_nothing:
         for name in part.order:
-            check_reachable(name, part.all[name])
+            stages.check_reachable(name, part.all[name])
             check_servers(run, name)
 
 
@@ -43,7 +43,7 @@ def caption(run: Run) -> None:
                 continue
             mine = each
             if not each.is_known:
-                mine = captioners.plan_captioner(run.config, run.catalog, each.name, steps.Outlook())
+                mine = captioners.plan_captioner(run.config, run.catalog, each.name)
                 meter.total += mine.todo.num_rows
             done.append(mine)
             why = _carry_out(run, mine, meter)
@@ -54,11 +54,13 @@ def caption(run: Run) -> None:
             meter.note("nothing new to do; no medium was read")
     run.plans["caption"] = replace(plan, captioners=done)
     if not stopped:
-        clear_all(run.catalog.root)  # they are committed, or of captioners before
+        stages.clear_all_answers(run.catalog.root)  # they are committed, or of captioners before
     else:
         said = "; ".join(f"{name} stopped: {why}" for name, (why, *_) in stopped.items())
         more = [line for _, *lines in stopped.values() for line in lines]
-        raise CaptionError("\n".join([f"caption: {said}. {meter.report.num_seen} results are kept; {AGAIN}", *more]))
+        raise stages.CaptionError(
+            "\n".join([f"caption: {said}. {meter.report.num_seen} results are kept; {AGAIN}", *more])
+        )
 
 
 def _carry_out(run: Run, plan: captioners.CaptionerPlan, meter: Meter) -> list[str]:
@@ -71,15 +73,15 @@ def _carry_out(run: Run, plan: captioners.CaptionerPlan, meter: Meter) -> list[s
         table.edit(mine & pc.field("media_id").isin(plan.obsolete), None, note)
     numbers, stopped, num_unasked = dict.fromkeys((*_NUMBERS, "captions"), 0.0), None, 0
 
-    answers = place(run.catalog.root, plan.fingerprints[0])
+    answers = stages.answers_of(run.catalog.root, plan.fingerprints[0])
 
     def count(rows: pa.Table) -> None:
         nonlocal stopped, num_unasked
         for name in _NUMBERS:
             numbers[name] += pc.sum(rows[name]).as_py() or 0
-        unasked = rows.filter(pc.fill_null(pc.equal(rows["reject_reason"], KNOWN), False))
+        unasked = rows.filter(pc.fill_null(pc.equal(rows["reject_reason"], stages.KNOWN), False))
         if is_model and not unasked.num_rows:
-            clear(answers, rows["media_id"].to_pylist())
+            stages.clear_answers(answers, rows["media_id"].to_pylist())
         if unasked.num_rows:
             stopped, num_unasked = unasked["reject_detail"][0].as_py(), num_unasked + unasked.num_rows
         numbers["captions"] += rows.num_rows - unasked.num_rows

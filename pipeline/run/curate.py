@@ -1,51 +1,20 @@
 """The phase curate: files of the sources become rows of `media`, and the tables agree with the sources again."""
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from tokenmill.pipeline.catalog.forgotten import Forgotten
-from tokenmill.pipeline.catalog.ledger import KEYS, Ledger
-from tokenmill.pipeline.catalog.shard_files import Shard
-from tokenmill.pipeline.flow.flow import Sink
-from tokenmill.pipeline.refresh import edits, fingerprints, sources, upkeep, verdicts
-from tokenmill.pipeline.refresh.arrow import is_in
-from tokenmill.pipeline.refresh.files import CuratePlan
-from tokenmill.pipeline.reports.terminal import Meter
-from tokenmill.pipeline.run.pools import curate_stages
-from tokenmill.pipeline.run.run import Run, rejected
-
-
-class _MalformedLines:
-    """Those of tables of text that this run read, and those of every captions.jsonl: counted, the first ones named."""
-
-    def __init__(self, run: Run):
-        self.num, self._named = run.listing.num_malformed, list(run.listing.malformed)
-        rows = run.listing.rows
-        self._counted = rows.filter(pc.fill_null(pc.equal(rows["container"], "captions"), False))["uri"]
-
-    def add(self, keys: pa.Table) -> None:
-        """Count those among rows that were read."""
-        is_one = pc.fill_null(pc.equal(keys["reject_reason"], "malformed_line"), False)
-        lines = keys.filter(pc.and_(is_one, pc.invert(is_in(keys["uri"], self._counted))))
-        self.num += lines.num_rows
-        for row in lines.slice(0, sources.NAMED - len(self._named)).select(["uri", "member"]).to_pylist():
-            self._named.append(f"{row['uri']}, row {int(row['member'])}")
-
-    def tell(self, meter: Meter) -> None:
-        """Say what was found."""
-        meter.report.numbers["num_malformed_lines"] = self.num
-        if self.num:
-            what = "1 malformed line was" if self.num == 1 else f"{self.num} malformed lines were"
-            more = ", ..." if self.num > len(self._named) else ""
-            meter.note(f"{what} passed over: {', '.join(self._named)}{more}")
+from tokenmill.pipeline.plan.files import CuratePlan
+from tokenmill.pipeline.refresh import edits, fingerprints, upkeep, verdicts
+from tokenmill.pipeline.run.read_files import MalformedLines, read_files
+from tokenmill.pipeline.run.run import Run
+from tokenmill.stages.select.duplicates import Verdicts
 
 
 def curate(run: Run) -> None:
     """Carry out the plan. Raises PlanError, CatalogError."""
-    config, catalog, plan = run.config, run.catalog, run.plan("curate", CuratePlan)
-    verdicts.redecide(catalog, plan.judged, config, run.run_id)
+    catalog, plan = run.catalog, run.plan("curate", CuratePlan)
+    rejudge(run, plan.judged)
     edits.reopen(catalog, plan.reopened, run.run_id)
-    changes, num_todo, malformed = plan.changes, plan.todo.num_rows, _MalformedLines(run)
+    changes, num_todo, malformed = plan.changes, plan.todo.num_rows, MalformedLines(run)
     with run.phase("curate", num_todo, "files") as meter:
         report = meter.report
         report.num_read = num_todo
@@ -63,41 +32,31 @@ def curate(run: Run) -> None:
             "ignored": dict(run.listing.ignored),
         }
         if num_todo:
-            _read(run, plan, meter, malformed)
+            read_files(run, plan.todo, meter, malformed)
         else:
             meter.note(f"all {changes.num_listed} files are known and unchanged; none was read")
         malformed.tell(meter)
         edits.mark_gone(catalog, changes.gone, run.run_id)
         edits.recaption(catalog, plan.recaptioned, run.run_id)
         if not plan.is_nothing:
-            captions = config.caption.what
-            duplicates = plan.duplicates or config.curate.duplicates
-            fingerprint = fingerprints.of_curate(config)
-            report.numbers["reconciled"] = upkeep.reconcile(
-                catalog, fingerprint, captions, run.run_id, duplicates, lambda rows: verdicts.by_rules(rows, config)
-            )
+            report.numbers["reconciled"] = settle(run, plan.duplicates)
 
 
-def _read(run: Run, plan: CuratePlan, meter: Meter, malformed: _MalformedLines) -> None:
-    """Send the files of the plan through the stages."""
-    config, catalog, schema = run.config, run.catalog, run.catalog.media.schema
-    forgotten, fingerprint = Forgotten.load(catalog.root), fingerprints.of_curate(config)
-    todo = plan.todo.append_column("source_caption", sources.with_captions(plan.todo)["source_caption"])
-    ledger = Ledger(catalog, forgotten, todo, fingerprint, run.run_id)
+def rejudge(run: Run, ids: pa.Array) -> None:
+    """Write the verdicts of the rules on the stored scores of these media."""
+    verdicts.redecide(run.catalog, ids, run.config, run.run_id)
 
-    def commit(shard: Shard | None, keys: pa.Table) -> None:
-        if shard:
-            catalog.media.commit([shard], [], run.note | {"phase": "curate"})
-        # Media first: a crash in between re-reads these objects, finds their media known, and records them then.
-        ledger.record(keys)
-        malformed.add(keys)
 
-    def reject(row: pa.Table, reason: str, detail: str) -> pa.Table:
-        said = {"kind": "unknown", "reject_reason": reason, "reject_detail": detail}
-        ends = pa.array([None], pa.bool_())
-        return rejected(schema, ledger.unread(row) | said).append_column("ends_container", ends)
-
-    known = catalog.media.scan(["media_id"], pc.field("fingerprint") == fingerprint)["media_id"]
-    banned, constants = forgotten.id_array(), run.note | {"fingerprint": fingerprint}
-    sink = Sink(catalog.root, "media", constants, list(KEYS), commit, known, banned)
-    run.workers.run(curate_stages(config), ledger.listed(), "uri", sink, meter, reject, ledger)
+def settle(run: Run, duplicates: Verdicts | None) -> dict[str, int]:
+    """Make the tables agree with the sources as recorded; `duplicates`, where they are known. Returns the rows moved
+    and removed, by table.
+    """
+    config = run.config
+    return upkeep.reconcile(
+        run.catalog,
+        fingerprints.of_curate(config),
+        config.caption.what,
+        run.run_id,
+        duplicates or config.curate.duplicates,
+        lambda rows: verdicts.by_rules(rows, config),
+    )

@@ -5,9 +5,9 @@ from rich.console import Console
 from tokenmill.pipeline.catalog.lease import held
 from tokenmill.pipeline.catalog.tables import CatalogError
 from tokenmill.pipeline.config import RunConfig
-from tokenmill.pipeline.refresh import fingerprints, upkeep, verdicts
-from tokenmill.pipeline.refresh.files import plan_curate
+from tokenmill.pipeline.plan.files import plan_curate
 from tokenmill.pipeline.reports import status
+from tokenmill.pipeline.run.curate import rejudge, settle
 from tokenmill.pipeline.run.run import Run
 
 
@@ -22,13 +22,8 @@ def redecide(config: RunConfig, console: Console) -> None:
     before = status.reasons_with_kept(run.catalog)
     with held(run.catalog, run.run_id, "redecide"):
         plan = plan_curate(config, run.catalog, None)
-        verdicts.redecide(run.catalog, plan.judged, config, run.run_id)
+        rejudge(run, plan.judged)
         if not plan.is_nothing:
-            captions = config.caption.what
-            fingerprint = fingerprints.of_curate(config)
-            upkeep.reconcile(
-                *(run.catalog, fingerprint, captions, run.run_id, plan.duplicates),
-                lambda rows: verdicts.by_rules(rows, config),
-            )
+            settle(run, plan.duplicates)
         run.record()
     status.print_verdicts(before, status.reasons_with_kept(run.catalog), console)

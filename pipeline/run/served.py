@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import pyarrow as pa
 
+from tokenmill.pipeline.catalog.lease import new_run_id
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.run.pools import caption_stages
 from tokenmill.pipeline.run.run import Run
@@ -49,13 +50,13 @@ def served(run: Run, name: str, todo: pa.Table) -> Iterator[tuple[RunConfig, Cal
 
 
 @contextmanager
-def served_here(config: RunConfig, name: str, run_id: str) -> Iterator[RunConfig]:
+def served_here(config: RunConfig, name: str) -> Iterator[RunConfig]:
     """The same by one server on this machine. Raises ServerError and CaptionError."""
     captioner = config.caption.all[name]
     if captioner.engine != _MANAGED:
         yield config
         return
-    log = fleet.log_of(config.root, name, run_id)
+    log = fleet.log_of(config.root, name, new_run_id())
     with fleet.fleet(name, captioner, 1, log, fleet.held_here(captioner.resources.gpus_per_server)) as held:
         yield _with_urls(config, name, held)
 

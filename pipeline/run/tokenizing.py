@@ -5,9 +5,9 @@ from collections.abc import Iterable
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from tokenmill.pipeline.plan.tokens import TokenizePlan
 from tokenmill.pipeline.refresh import edits
 from tokenmill.pipeline.refresh.media import WAS_READ
-from tokenmill.pipeline.refresh.tokens import TokenizePlan
 from tokenmill.pipeline.run.fill import fill
 from tokenmill.pipeline.run.pools import PlanError, tokenize_stages
 from tokenmill.pipeline.run.run import Run

@@ -2,7 +2,7 @@
 
 from tokenmill import storage
 from tokenmill.pipeline.catalog.tables import CatalogError
-from tokenmill.pipeline.refresh.training import TrainPlan, train_job
+from tokenmill.pipeline.plan.training import TrainPlan, train_job
 from tokenmill.pipeline.run.run import Run
 from tokenmill.storage.cpu import emulation
 from tokenmill.training.job import DONE

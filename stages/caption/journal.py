@@ -65,12 +65,12 @@ class Journal:
         return made
 
 
-def place(root: str, fingerprint: str) -> str:
+def answers_of(root: str, fingerprint: str) -> str:
     """Where the answers of a captioner stand that are not committed yet."""
     return storage.join(root, _FOLDER, fingerprint)
 
 
-def clear(uri: str, media_ids: Collection[str]) -> None:
+def clear_answers(uri: str, media_ids: Collection[str]) -> None:
     """Delete the files of tables that are committed: those whose last medium is one of these."""
     done = set(media_ids)
     for name in storage.list_names(uri):
@@ -78,7 +78,7 @@ def clear(uri: str, media_ids: Collection[str]) -> None:
             storage.delete_file(storage.join(uri, name))
 
 
-def clear_all(root: str) -> None:
+def clear_all_answers(root: str) -> None:
     """Delete the answers of all captioners that are not committed."""
     if storage.list_names(uri := storage.join(root, _FOLDER)):
         storage.delete_folder(uri)

@@ -18,7 +18,7 @@ from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.export.files import export_media
 from tokenmill.pipeline.export.webdataset import export_webdataset
 from tokenmill.pipeline.run.runner import run_phases
-from tokenmill.stages.caption.journal import Journal, place
+from tokenmill.stages.caption.journal import Journal, answers_of
 from tokenmill.training.job import DONE
 
 QUIET = Console(quiet=True)
@@ -82,7 +82,7 @@ def test_what_is_forgotten_is_nowhere_and_stays_away(config, tmp_path):
     whole = Path(catalog.tokens.files()[0])
     cut = whole.with_name("part-cut.parquet")  # as a writer that was killed leaves it
     cut.write_bytes(whole.read_bytes()[:-8])
-    with Journal(place(str(root), "f")).block(gone["media_id"]) as answers:  # of a run that was killed
+    with Journal(answers_of(str(root), "f")).block(gone["media_id"]) as answers:  # of a run that was killed
         answers.add("key", {"caption": SECRET})
     forget(config, [gone["uri"]], QUIET)
     assert not cut.exists(), "nobody can tell what it holds"

@@ -9,11 +9,11 @@ import pytest
 from tokenmill.pipeline.catalog.chosen import chosen_captions
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import Cluster
+from tokenmill.pipeline.plan.tokens import to_tokenize
 from tokenmill.pipeline.refresh import edits
 from tokenmill.pipeline.refresh.changes import source_changes
 from tokenmill.pipeline.refresh.sources import LISTING, Listing
 from tokenmill.pipeline.refresh.steps import Outlook
-from tokenmill.pipeline.refresh.tokens import to_tokenize
 from tokenmill.pipeline.refresh.upkeep import reconcile
 from tokenmill.stages import CaptionConfig
 from tokenmill.stages.caption.texts.choose import CHOSEN

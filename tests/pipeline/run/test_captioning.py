@@ -16,13 +16,13 @@ from PIL import Image
 from rich.console import Console
 from world import World
 
+from tokenmill.pipeline.captioner.trial import try_captioners
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import ConfigError, load
 from tokenmill.pipeline.refresh import fingerprints
 from tokenmill.pipeline.reports.caption_sheet import draw_captions
 from tokenmill.pipeline.reports.rules_report import print_rules
 from tokenmill.pipeline.reports.status import document
-from tokenmill.pipeline.run.try_captions import try_captioners
 from tokenmill.pipeline.run.workers import Workers
 from tokenmill.stages import CaptionError
 from tokenmill.stages.caption.captioners.prompts import PromptError

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import load
-from tokenmill.pipeline.refresh.files import CuratePlan
+from tokenmill.pipeline.plan.files import CuratePlan
 from tokenmill.pipeline.run.run import Run
 from tokenmill.pipeline.run.runner import run_phases
 

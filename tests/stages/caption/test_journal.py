@@ -6,13 +6,13 @@ import pytest
 
 from tokenmill import storage
 from tokenmill.stages.caption import journal
-from tokenmill.stages.caption.journal import Journal, clear, clear_all, key_of, place
+from tokenmill.stages.caption.journal import Journal, answers_of, clear_all_answers, clear_answers, key_of
 
 ROW = {"caption": "a \udc80 circle", "finish_reason": "stop", "tokens_in": 90, "tokens_out": 10}
 
 
 def test_found_by_medium_and_prompt_until_its_table_is_committed(tmp_path):
-    uri = place(str(tmp_path), "f1")
+    uri = answers_of(str(tmp_path), "f1")
     keys = [key_of(medium, "Describe") for medium in ("a", "b", "c")]
     assert len({*keys, key_of("a", "Tell")}) == 4
     with Journal(uri).block("b") as block:
@@ -24,10 +24,10 @@ def test_found_by_medium_and_prompt_until_its_table_is_committed(tmp_path):
     found = Journal(uri).found(keys)
     assert found.keys() == set(keys) and found[keys[1]]["reject_reason"] == "bad_picture"
     assert Journal(uri).found(keys[:1]) == {keys[0]: ROW}
-    assert Journal(place(str(tmp_path), "f2")).found(keys) == {}
-    clear(uri, ["a", "b"])
+    assert Journal(answers_of(str(tmp_path), "f2")).found(keys) == {}
+    clear_answers(uri, ["a", "b"])
     assert Journal(uri).found(keys) == {keys[2]: ROW}
-    clear_all(str(tmp_path))
+    clear_all_answers(str(tmp_path))
     assert Journal(uri).found(keys) == {} and list(tmp_path.iterdir()) == []
 
 
@@ -51,13 +51,13 @@ def test_without_a_place_nothing_is_kept(tmp_path, monkeypatch):
 
 
 def test_in_a_store_answers_go_out_in_parts(s3):
-    uri = place(f"{s3}/root", "f1")
+    uri = answers_of(f"{s3}/root", "f1")
     with Journal(uri).block("z") as block:
         for i in range(300):
             block.add(str(i), ROW)
     assert len(storage.list_names(uri)) <= 2
     assert Journal(uri).found([str(i) for i in range(300)]) == {str(i): ROW for i in range(300)}
-    clear(uri, ["z"])
+    clear_answers(uri, ["z"])
     assert storage.list_names(uri) == []
 
 

@@ -10,12 +10,11 @@ from tokenmill import stages
 from tokenmill.pipeline.catalog.chosen import chosen_captions
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import RunConfig
+from tokenmill.pipeline.plan.likeness import to_score
 from tokenmill.pipeline.refresh import fingerprints
 from tokenmill.pipeline.refresh.arrow import NO_IDS, differ, distinct, is_in
-from tokenmill.pipeline.refresh.likeness import to_score
 from tokenmill.pipeline.refresh.media import media_todo
-from tokenmill.pipeline.refresh.steps import Outlook
-from tokenmill.stages.table.columns import MEDIA, TO_CAPTION
+from tokenmill.pipeline.refresh.steps import NOW, Outlook
 
 
 @dataclass(frozen=True)
@@ -31,16 +30,16 @@ class CaptionerPlan:
 
 
 def plan_captioner(
-    config: RunConfig, catalog: Catalog, name: str, outlook: Outlook, is_known: bool = True
+    config: RunConfig, catalog: Catalog, name: str, outlook: Outlook = NOW, is_known: bool = True
 ) -> CaptionerPlan:
     """What one captioner is to do, with the tables as they are; `is_known`: captions that it hangs on do not change."""
     part = config.caption.what
     one, standing = part.all[name], fingerprints.of_captions(config)[name]
     unlike = distinct(to_score(config, catalog, name, standing, ["media_id"])["media_id"])
     if not is_known:
-        return CaptionerPlan(name, standing, TO_CAPTION.empty_table(), is_known=False, unlike=unlike)
-    where = stages.Rule("where", one.where, MEDIA) if one.where else None
-    columns = TO_CAPTION.names[:-1] if outlook.is_now else ["media_id", "kind"]
+        return CaptionerPlan(name, standing, stages.TO_CAPTION.empty_table(), is_known=False, unlike=unlike)
+    where = stages.Rule("where", one.where, stages.MEDIA) if one.where else None
+    columns = stages.TO_CAPTION.names[:-1] if outlook.is_now else ["media_id", "kind"]
     columns = list(dict.fromkeys([*columns, *(where.columns if where else ())]))
     anew = [NO_IDS]
     anew += [outlook.recaptioned] if name in part.readers("source_caption") else []
@@ -66,7 +65,7 @@ def plan_captioner(
         at = pc.index_in(rows["media_id"], value_set=read["media_id"].combine_chunks())
         rows, texts = rows.filter(pc.is_valid(at)), read["read"].take(at.drop_null())
     if outlook.is_now:
-        rows = rows.select(TO_CAPTION.names[:-1]).append_column("read", texts)
+        rows = rows.select(stages.TO_CAPTION.names[:-1]).append_column("read", texts)
     return CaptionerPlan(name, standing, rows, NO_IDS if obsolete is None else obsolete, unlike=unlike)
 
 

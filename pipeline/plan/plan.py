@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import RunConfig
-from tokenmill.pipeline.refresh.captions import CaptionPlan, plan_caption
-from tokenmill.pipeline.refresh.files import CuratePlan, plan_curate
+from tokenmill.pipeline.plan.captions import CaptionPlan, plan_caption
+from tokenmill.pipeline.plan.files import CuratePlan, plan_curate
+from tokenmill.pipeline.plan.tokens import TokenizePlan, plan_tokenize
+from tokenmill.pipeline.plan.training import TrainPlan, plan_train
 from tokenmill.pipeline.refresh.sources import Listing
-from tokenmill.pipeline.refresh.steps import Outlook
-from tokenmill.pipeline.refresh.tokens import TokenizePlan, plan_tokenize
-from tokenmill.pipeline.refresh.training import TrainPlan, plan_train
+from tokenmill.pipeline.refresh.steps import NOW, Outlook
 
 PhasePlan = CuratePlan | CaptionPlan | TokenizePlan | TrainPlan
 
@@ -26,7 +26,7 @@ def make_plan(
 
     Raises CatalogError for a version that cannot be trained on any more.
     """
-    plans, outlook = dict[str, PhasePlan](), Outlook()
+    plans, outlook = dict[str, PhasePlan](), NOW
     for phase in phases:
         plans[phase] = plan_phase(phase, config, catalog, listing, outlook)
         outlook = plans[phase].outlook

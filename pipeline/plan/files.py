@@ -16,7 +16,7 @@ from tokenmill.pipeline.refresh.arrow import NO_IDS, count, distinct, is_in, wit
 from tokenmill.pipeline.refresh.changed_keys import Why
 from tokenmill.pipeline.refresh.changes import SourceChanges, source_changes
 from tokenmill.pipeline.refresh.sources import Listing, with_captions
-from tokenmill.pipeline.refresh.steps import Outlook, Step, counted
+from tokenmill.pipeline.refresh.steps import NOW, Outlook, Step, counted
 from tokenmill.pipeline.refresh.upkeep import Foreseen, Upkeep, orphans, upkeep
 from tokenmill.stages.select.duplicates import KEPT, Verdicts, duplicates_fingerprints, find_duplicates
 
@@ -88,7 +88,7 @@ class _Curate:
             aside, kept = duplicates.aside, without(kept, duplicates.aside)
             self._tell_duplicates(duplicates, recorded)
             self._tell_rest(found, kept, bool(len(changes.gone) or captions or len(found.renamed)))
-        outlook = Outlook()
+        outlook = NOW
         if self._steps:
             at_risk = distinct(undecided, judged.media_id.filter(is_going), aside)
             outlook = Outlook(

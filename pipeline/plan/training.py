@@ -6,12 +6,11 @@ import pyarrow.compute as pc
 
 from tokenmill import storage
 from tokenmill.pipeline.catalog import models
-from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
+from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.refresh import fingerprints
 from tokenmill.pipeline.refresh.changed_keys import Why
 from tokenmill.pipeline.refresh.steps import Outlook, Step
-from tokenmill.tokenizer.webdataset_shards import Export, ExportError, read_export
 from tokenmill.training.job import DONE, TrainJob
 
 
@@ -54,7 +53,7 @@ def train_job(config: RunConfig, catalog: Catalog) -> TrainJob:
     Raises CatalogError when that version cannot be read any more, unless it was trained on already.
     """
     part, tokens = config.train, catalog.tokens
-    export = None if part.shards is None else _export(part.shards, config.version)
+    export = None if part.shards is None else models.export_to_train_on(part.shards, config.version)
     version = tokens.version if export is None else export.tokens_version
     export_id = None if export is None else export.id
     what = models.with_dtype(catalog.root, part.what, version, export_id, part.resources.use_gpu)
@@ -72,17 +71,3 @@ def train_job(config: RunConfig, catalog: Catalog) -> TrainJob:
         export_id=export_id,
         removed={} if export is None else export.removed,
     )
-
-
-def _export(uri: str, version: int | None) -> Export:
-    """The export to train on; of `version` unless that is null."""
-    try:
-        export = read_export(uri)
-    except ExportError as error:
-        raise CatalogError(f"train.shards: {error}") from None
-    if version not in (None, export.tokens_version):
-        raise CatalogError(
-            f"train.shards: {uri} holds tokens version {export.tokens_version}, not {version}; "
-            f"leave --version out, or bring it there with `tokenmill export webdataset --version {version}`"
-        )
-    return export

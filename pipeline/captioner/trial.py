@@ -12,9 +12,6 @@ import pyarrow as pa
 from rich.console import Console
 
 from tokenmill import stages
-from tokenmill.pipeline.catalog.join import kept_ids
-from tokenmill.pipeline.catalog.lease import new_run_id
-from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.reports.caption_sheet import Line, Written, draw_lines, some_media
 from tokenmill.pipeline.reports.terminal import table
@@ -30,16 +27,15 @@ def try_captioners(
 
     Raises CatalogError without media, CaptionError and PromptError where a captioner cannot be asked.
     """
-    part, catalog = config.caption.what, Catalog(config.root)
+    part = config.caption.what
     for name in names:
         if name not in part.all:
             raise CaptionError(f"{name}: not among `caption.captioners`; known: {', '.join(part.all)}")
     order = part.model_copy(update={"use": tuple(names)}).order if names else part.order
     for name in order:
         stages.check_reachable(name, part.all[name])
-    media = some_media(catalog, kind, limit, seed)
+    media, num_all = some_media(config, kind, limit, seed)
     rows = media.to_pylist()
-    num_all = len(kept_ids(catalog))
     written: dict[str, dict[str, Written]] = {row["media_id"]: {} for row in rows}
     made = table(
         f"{len(rows)} of {num_all} media", "captioner", "asked#", "count#", "tokens in#", "out#", "s#", "all cost#"
@@ -52,7 +48,7 @@ def try_captioners(
         if asked:
             todo = [{**row, "read": _read(one, written[row["media_id"]])} for row in asked]
             with (
-                served_here(config, name, new_run_id()) as known,
+                served_here(config, name) as known,
                 closing(stages.Caption(name, known.caption.all[name], config.fetched)) as stage,
             ):
                 answers = stage(pa.Table.from_pylist(todo, schema=stages.Caption.reads)).to_pylist()

@@ -12,12 +12,12 @@ import pyarrow.compute as pc
 
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import RunConfig
+from tokenmill.pipeline.plan.caption_verdicts import judged_otherwise
+from tokenmill.pipeline.plan.captioners import CaptionerPlan, plan_captioner
+from tokenmill.pipeline.plan.forecast import forecast, spent_before
 from tokenmill.pipeline.refresh import fingerprints
 from tokenmill.pipeline.refresh.arrow import NO_IDS, distinct
-from tokenmill.pipeline.refresh.caption_verdicts import judged_otherwise
-from tokenmill.pipeline.refresh.captioners import CaptionerPlan, plan_captioner
 from tokenmill.pipeline.refresh.changed_keys import Why
-from tokenmill.pipeline.refresh.forecast import forecast, spent_before
 from tokenmill.pipeline.refresh.media import MediaSteps
 from tokenmill.pipeline.refresh.steps import Outlook, Step
 

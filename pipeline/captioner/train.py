@@ -5,8 +5,6 @@ ROOT/captioner/KEY, where KEY is of config and pairs, and judges the result on m
 goes on from its checkpoint; the same pairs and config are trained once.
 """
 
-import time
-
 from rich.console import Console
 
 from tokenmill import storage
@@ -14,12 +12,9 @@ from tokenmill.pipeline.captioner.job import check, job_of
 from tokenmill.pipeline.captioner.report import figures_in, show
 from tokenmill.pipeline.captioner.worker import train_worker
 from tokenmill.pipeline.config import RunConfig
-from tokenmill.pipeline.flow.loopback import keep_to_loopback
+from tokenmill.pipeline.flow.training import train_on_workers
 from tokenmill.pipeline.run.runner import run_phases
-from tokenmill.storage.cpu import emulation
 from tokenmill.storage.run_log import Record
-
-_SHOW_EVERY_S = 5.0
 
 
 def train_captioner(config: RunConfig, console: Console) -> str:
@@ -44,40 +39,22 @@ def train_captioner(config: RunConfig, console: Console) -> str:
         f"{part.resources.num_workers} worker(s)",
         highlight=False,
     )
-    if slow := emulation(part.train.dtype, part.resources.use_gpu):
-        console.print(f"  {slow}", style="yellow", highlight=False)
-    keep_to_loopback(config.cluster.address)
-    from tokenmill.pipeline.flow.on_ray import cluster  # both import Ray
-    from tokenmill.training.run.launch import run_on_workers
-
     arguments = {"job": job, "resources": part.resources, "uri": uri, "clip": config.curate.clip.model}
-    with cluster(config.cluster):
-        progress = _Progress(console, part.train.optimizer.num_steps(num_pairs))
-        run_on_workers(train_worker, arguments, part.resources, uri, progress)
+    steps, dtype = part.train.optimizer.num_steps(num_pairs), part.train.dtype
+    train_on_workers(config.cluster, train_worker, arguments, part.resources, uri, dtype, steps, _Told(), console)
     found = figures_in(uri)
     assert found is not None
     show(found, uri, part.train.ask.prompt, console)
     return storage.join(uri, "model")
 
 
-class _Progress:
-    """Prints a line every few seconds: step, losses, time left."""
+class _Told:
+    """How a step went, with the newest loss of the pairs held out."""
 
-    def __init__(self, console: Console, steps: int):
-        self._console, self._steps = console, steps
-        self._start = self._last = time.monotonic()
-        self._first: int | None = None
+    def __init__(self) -> None:
         self._held_out = ""
 
-    def __call__(self, record: Record) -> None:
-        now, step = time.monotonic(), record["step"]
-        self._first = step - 1 if self._first is None else self._first
+    def __call__(self, record: Record) -> str:
         if "held_out" in record:
             self._held_out = f"  held out {record['held_out']:.4f}"
-        if now - self._last >= _SHOW_EVERY_S or step == self._steps:
-            self._last = now
-            left_s = (now - self._start) / (step - self._first) * (self._steps - step)
-            self._console.print(
-                f"  step {step}/{self._steps}  loss {record['train']:.4f}{self._held_out}  left {left_s:.0f} s",
-                highlight=False,
-            )
+        return f"loss {record['train']:.4f}{self._held_out}"

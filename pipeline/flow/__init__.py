@@ -6,6 +6,7 @@ In: tables of rows to do, chains of stages. Out: Parquet shards, commits, reject
     local.py     a flow in worker processes of this machine
     loopback.py  Ray on this machine alone
     on_ray.py    a flow on Ray
+    training.py  a training on Ray, begun by a command of its own
     writer.py    blocks to shards
     pool_use.py  how busy the workers of each pool were
 """

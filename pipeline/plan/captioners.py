@@ -34,7 +34,7 @@ def plan_captioner(
 ) -> CaptionerPlan:
     """What one captioner is to do, with the tables as they are; `is_known`: captions that it hangs on do not change."""
     part = config.caption.what
-    one, standing = part.all[name], fingerprints.of_captions(config)[name]
+    one, standing = part.all[name], fingerprints.of_captioner(config, name)
     unlike = distinct(to_score(config, catalog, name, standing, ["media_id"])["media_id"])
     if not is_known:
         return CaptionerPlan(name, standing, stages.TO_CAPTION.empty_table(), is_known=False, unlike=unlike)

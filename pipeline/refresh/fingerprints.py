@@ -17,14 +17,17 @@ def of_curate(config: RunConfig) -> str:
 
 
 def of_captions(config: RunConfig) -> dict[str, list[str]]:
-    """By captioner in use, and `source`, which text documents have: fingerprints of the rows that stand; new rows have
-    the first. Raises CaptionError and PromptError.
+    """Those of each captioner in use, and of `source`, which text documents have. Raises CaptionError and PromptError.
     """
+    return {name: of_captioner(config, name) for name in dict.fromkeys(["source", *config.caption.order])}
+
+
+def of_captioner(config: RunConfig, name: str) -> list[str]:
+    """Of the rows that stand; new rows have the first. Raises CaptionError and PromptError."""
     part = config.caption.what
-    found = {name: [fingerprint_of("caption", part.all[name].identity)] for name in ("source", *part.order)}
-    # Until there were several captioners, how long a caption may be was part of it.
-    before = {"captioner": "source", "max_caption_chars": part.max_caption_chars}
-    found["source"].append(fingerprint_of("caption", before))
+    found = [fingerprint_of("caption", part.all[name].identity)]
+    if name == "source":  # until there were several captioners, how long a caption may be was part of it
+        found.append(fingerprint_of("caption", {"captioner": "source", "max_caption_chars": part.max_caption_chars}))
     return found
 
 

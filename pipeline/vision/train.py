@@ -5,19 +5,14 @@ sizes that the config names, at most `max_data_mb` of them in the order of their
 tokenizer/vision/training/loop.py says. An interrupted training goes on from its checkpoint.
 """
 
-import time
-
 from rich.console import Console
 
 from tokenmill import storage
 from tokenmill.pipeline.config import RunConfig
-from tokenmill.pipeline.flow.loopback import keep_to_loopback
+from tokenmill.pipeline.flow.training import train_on_workers
 from tokenmill.pipeline.vision.kept import kept_media
 from tokenmill.pipeline.vision.worker import Job, train_worker
-from tokenmill.storage.cpu import emulation
 from tokenmill.storage.run_log import Record
-
-_SHOW_EVERY_S = 5.0
 
 
 def train_tokenizer(config: RunConfig, out: str | None, console: Console) -> None:
@@ -38,14 +33,10 @@ def train_tokenizer(config: RunConfig, out: str | None, console: Console) -> Non
         f"{part.resources.num_workers} worker(s)",
         highlight=False,
     )
-    if slow := emulation(part.train.dtype, part.resources.use_gpu):
-        console.print(f"  {slow}", style="yellow", highlight=False)
-    keep_to_loopback(config.cluster.address)
-    from tokenmill.pipeline.flow.on_ray import cluster  # both import Ray
-    from tokenmill.training.run.launch import run_on_workers
-
-    with cluster(config.cluster):
-        run_on_workers(train_worker, {"job": job}, part.resources, uri, _Progress(console, part.train.steps))
+    arguments, dtype = {"job": job}, part.train.dtype
+    train_on_workers(
+        config.cluster, train_worker, arguments, part.resources, uri, dtype, part.train.steps, _told, console
+    )
     console.print(
         f"Model in {uri}/model; use it with --set tokenize.model={uri}/model\n"
         f"Look at {uri}/reconstructions.png and {uri}/loss.png",
@@ -53,22 +44,5 @@ def train_tokenizer(config: RunConfig, out: str | None, console: Console) -> Non
     )
 
 
-class _Progress:
-    """Prints a line every few seconds: step, PSNR, codes in use, time left."""
-
-    def __init__(self, console: Console, steps: int):
-        self._console, self._steps = console, steps
-        self._start = self._last = time.monotonic()
-        self._first: int | None = None
-
-    def __call__(self, record: Record) -> None:
-        now, step = time.monotonic(), record["step"]
-        self._first = step - 1 if self._first is None else self._first
-        if now - self._last >= _SHOW_EVERY_S or step == self._steps:
-            self._last = now
-            left_s = (now - self._start) / (step - self._first) * (self._steps - step)
-            self._console.print(
-                f"  step {step}/{self._steps}  loss {record['loss']:.4f}  PSNR {record['psnr']:.1f} dB  "
-                f"codes {record['codes_used']}  left {left_s:.0f} s",
-                highlight=False,
-            )
+def _told(record: Record) -> str:
+    return f"loss {record['loss']:.4f}  PSNR {record['psnr']:.1f} dB  codes {record['codes_used']}"

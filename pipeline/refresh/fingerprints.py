@@ -17,8 +17,7 @@ def of_curate(config: RunConfig) -> str:
 
 
 def of_captions(config: RunConfig) -> dict[str, list[str]]:
-    """Those of each captioner in use, and of `source`, which text documents have. Raises CaptionError and PromptError.
-    """
+    """Those of each captioner in use and of `source`, which text documents have. Raises CaptionError, PromptError."""
     return {name: of_captioner(config, name) for name in dict.fromkeys(["source", *config.caption.order])}
 
 

@@ -1,11 +1,15 @@
-"""Captions that a catalog holds -> a training: media to learn from and media held out, under one key."""
+"""Captions that a catalog holds, or examples of captions put together -> a training: pairs to learn from and pairs held
+out, under one key.
+"""
 
+import json
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenmill import stages
+from tokenmill.pipeline.captioner.joins import Joins, examples_of, identity as joins_identity, prompt_of
 from tokenmill.pipeline.captioner.pairs import CAPTION, SAID, SPAN, CatalogPairs, identity, prompts, tidied
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.config import ConfigError, RunConfig
@@ -18,23 +22,37 @@ WRITTEN = ["media_id", "span", "start_s", "end_s", "caption", "run_id"]  # of ca
 
 @dataclass(frozen=True)
 class Job:
-    """A training as its workers need to know it. `media`: rows to learn from and rows held out, in this order."""
+    """A training as its workers need to know it. `rows`: those to learn from and those held out, in this order."""
 
     config: CaptionerTrainConfig
-    media: pa.Table
+    rows: pa.Table
     num_held_out: int
     fetched: str
     key: str
 
     @property
-    def train(self) -> "CatalogPairs":
-        """Pairs to learn from."""
-        return CatalogPairs(self.config, self.media.slice(0, self.media.num_rows - self.num_held_out), self.fetched)
+    def num_pairs(self) -> int:
+        """To learn from."""
+        return self.rows.num_rows - self.num_held_out
 
     @property
-    def held_out(self) -> "CatalogPairs":
+    def train(self) -> CatalogPairs | Joins:
+        """Pairs to learn from."""
+        return self._pairs(self.rows.slice(0, self.num_pairs))
+
+    @property
+    def held_out(self) -> CatalogPairs | Joins:
         """Pairs that it never learns from."""
-        return CatalogPairs(self.config, self.media.slice(self.media.num_rows - self.num_held_out), self.fetched)
+        return self._pairs(self.rows.slice(self.num_pairs))
+
+    @property
+    def names(self) -> list[str]:
+        """Captioners whose captions are put together; none where it looks."""
+        read = self.rows["read"].to_pylist() if self.config.joins is not None else []
+        return list(dict.fromkeys(name for texts in read for name in json.loads(texts)))
+
+    def _pairs(self, rows: pa.Table) -> CatalogPairs | Joins:
+        return CatalogPairs(self.config, rows, self.fetched) if self.config.joins is None else Joins(self.config, rows)
 
 
 def check(config: CaptionerTrainConfig) -> None:
@@ -45,16 +63,36 @@ def check(config: CaptionerTrainConfig) -> None:
             "captioner.train.scratch={} for a new small model"
         )
     check_lora(config.lora)
-    prompts(config)
+    if config.joins is None:
+        prompts(config)
+    else:
+        prompt_of(config)
 
 
 def job_of(config: RunConfig) -> Job:
-    """The training of a config on the captions that its catalog holds now.
+    """The training of a config on its examples, or on the captions that its catalog holds now.
 
     Raises CatalogError without captions, or without any to hold out; ConfigError, PromptError and CaptionError.
     """
     train = config.captioner.train
-    catalog = Catalog(config.root)
+    if train.joins is not None:
+        rows = examples_of(train.joins)
+        key, where = joins_identity(train, rows), train.joins
+    else:
+        rows = _of_catalog(config)
+        key, where = identity(train, rows), Catalog(config.root).root
+    is_out = pa.array([is_held_out(media_id, train.held_out_share) for media_id in rows["media_id"].to_pylist()])
+    held_out, kept = rows.filter(is_out), rows.filter(pc.invert(is_out))
+    if not held_out.num_rows or not kept.num_rows:
+        raise CatalogError(
+            f"{where}: of {rows.num_rows} media with captions {held_out.num_rows} are held out: too few to learn from "
+            "or to judge on; change captioner.train.held_out_share"
+        )
+    return Job(train, pa.concat_tables([kept, held_out]), held_out.num_rows, config.fetched, key)
+
+
+def _of_catalog(config: RunConfig) -> pa.Table:
+    train, catalog = config.captioner.train, Catalog(config.root)
     kinds = [kind for kind in prompts(train) if train.ask.serves in ("all", f"{kind}s")]
     rows = _captioned(catalog, train.captions, kinds)
     if not rows.num_rows:
@@ -65,15 +103,7 @@ def job_of(config: RunConfig) -> Job:
             "captioner.train.captions=source"
         )
         raise CatalogError(f"{catalog.root}: no captions to learn from: {hint}")
-    is_out = pa.array([is_held_out(media_id, train.held_out_share) for media_id in rows["media_id"].to_pylist()])
-    held_out, kept = rows.filter(is_out), rows.filter(pc.invert(is_out))
-    if not held_out.num_rows or not kept.num_rows:
-        raise CatalogError(
-            f"{catalog.root}: of {rows.num_rows} media with captions {held_out.num_rows} are held out: too few to "
-            "learn from or to judge on; change captioner.train.held_out_share"
-        )
-    media = pa.concat_tables([kept, held_out])
-    return Job(train, media, held_out.num_rows, config.fetched, identity(train, rows))
+    return rows
 
 
 def _captioned(catalog: Catalog, captions: str, kinds: list[str]) -> pa.Table:

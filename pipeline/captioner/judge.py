@@ -1,17 +1,18 @@
 """What a trained captioner writes of held-out media, beside the true captions: by the engine that will use it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from tokenmill import storage
-from tokenmill.pipeline.captioner.pairs import CatalogPairs
+from tokenmill.pipeline.captioner.job import Job
 from tokenmill.stages import CaptionerConfig, make_view
 from tokenmill.stages.caption.engines.engine import Answer, Request
 from tokenmill.stages.caption.engines.transformers_engine import TransformersEngine
 from tokenmill.stages.embed.models import ClipModel
 from tokenmill.training.captioner.config import CaptionerTrainConfig, CaptionerTrainResources
-from tokenmill.training.captioner.pairs import Example
+from tokenmill.training.captioner.pairs import Example, Pairs
 from tokenmill.training.captioner.scores import cider, same
 
 
@@ -26,19 +27,19 @@ class Verdict:
     notes: list[str] = field(default_factory=list)
 
 
-def asked(config: CaptionerTrainConfig, model: str, batch: int) -> CaptionerConfig:
-    """The captioner that this training makes, as `caption.captioners` takes it."""
+def asked(config: CaptionerTrainConfig, model: str, batch: int, reads: Sequence[str] = ()) -> CaptionerConfig:
+    """The captioner that this training makes, as `caption.captioners` takes it; `reads`: whose captions it joins."""
     names = ("prompt", "video_prompt", "serves", "max_pixels", "num_frames", "max_frame_pixels")
-    how = {name: getattr(config.ask, name) for name in names}
+    how = {name: getattr(config.ask, name) for name in names} | {"reads": reads}
     sampling = {"max_tokens": config.ask.max_tokens}
     whole = {"engine": "transformers", "model": model, "sampling": sampling, "resources": {"batch": batch}}
     return CaptionerConfig.model_validate(how | whole)
 
 
 def judge(
-    config: CaptionerTrainConfig,
+    job: Job,
     resources: CaptionerTrainResources,
-    held_out: CatalogPairs,
+    held_out: Pairs,
     model_uri: str,
     clip: str | None = None,
     device: str = "cpu",
@@ -50,7 +51,7 @@ def judge(
     numbers = range(min(len(held_out), resources.judge_media))
     examples = [example for number in numbers if (example := held_out.load(number)) is not None]
     with storage.local_folder(model_uri) as folder:
-        engine = TransformersEngine(asked(config, str(folder), resources.judge_batch))
+        engine = TransformersEngine(asked(job.config, str(folder), resources.judge_batch, job.names))
         requests = [(i, Request(example.pictures, example.prompt)) for i, example in enumerate(examples)]
         answers = dict(engine.answers(iter(requests)))
     found = [answers[i] for i in range(len(examples))]
@@ -60,7 +61,7 @@ def judge(
     figures: dict[str, float | int] = {"judged": len(examples)}
     if examples:
         figures |= {"exact": float(np.mean(right)), "cider": float(np.mean(cider(written, true)))}
-        if clip is not None:
+        if clip is not None and not job.names:
             figures |= _likeness(ClipModel(clip, device), examples, written)
     return Verdict(examples, written, right, figures)
 

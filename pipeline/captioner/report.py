@@ -1,5 +1,8 @@
-"""The verdict on a trained captioner -> figures.json, and held_out.png: pictures, the true and the written captions."""
+"""The verdict on a trained captioner -> figures.json, and held_out.png: pictures, the true and the written captions; of
+what only reads held_out.jsonl.
+"""
 
+import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from tokenmill.pipeline.reports.terminal import table
 from tokenmill.tokenizer.geometry import resize
 
 FIGURES = "figures.json"  # written last: trained and judged
-_SHEET = "held_out.png"
+_SHEET, _LINES = "held_out.png", "held_out.jsonl"
 _SHOWN = 32
 _MOST_PX = 256
 _FRAMES = 4  # of a clip
@@ -29,12 +32,18 @@ _NAMES = {
 
 def write(found: Verdict, uri: str, job: Job) -> None:
     """Both files into the folder or s3:// prefix `uri`."""
-    if found.examples:
+    if job.names:
+        lines = [
+            json.dumps({"asked": example.prompt, "written": text, "true": example.caption}, ensure_ascii=False) + "\n"
+            for example, text in zip(found.examples, found.written, strict=True)
+        ]
+        storage.write_bytes(storage.join(uri, _LINES), "".join(lines).encode("utf-8", "backslashreplace"))
+    elif found.examples:
         with tempfile.TemporaryDirectory(prefix="tokenmill-") as folder:
             local = Path(folder) / _SHEET
             contact_sheet([SheetSection("Held-out media: what it wrote, and the true caption", _shown(found))], local)
             storage.write_bytes(storage.join(uri, _SHEET), local.read_bytes())
-    counts = {"trained_on": job.media.num_rows - job.num_held_out, "held_out": job.num_held_out}
+    counts = {"trained_on": job.num_pairs, "held_out": job.num_held_out}
     storage.write_json(storage.join(uri, FIGURES), {"key": job.key, **counts, **found.figures, "notes": found.notes})
 
 
@@ -44,18 +53,25 @@ def figures_in(uri: str) -> dict[str, Any] | None:
     return storage.read_json(where, "key") if storage.exists(where) else None
 
 
-def show(figures: dict[str, Any], uri: str, prompt: str, console: Console) -> None:
+def show(figures: dict[str, Any], uri: str, job: Job, console: Console) -> None:
     """Print the figures, where to look, and how to use the model."""
-    made = table(f"{figures['judged']} of {figures['held_out']} held-out media captioned", "figure", "value#")
+    made = table(
+        f"{figures['judged']} of {figures['held_out']} held-out {'examples' if job.names else 'media'} captioned",
+        "figure",
+        "value#",
+    )
     for name, (label, form) in _NAMES.items():
         if name in figures:
             made.add_row(label, format(figures[name], form))
     console.print(made)
     for note in figures["notes"]:
         console.print(note, highlight=False)
+    how = f"engine: transformers, model: {uri}/model, prompt: {job.config.ask.prompt}"
+    if job.names:
+        how += f", reads: [{', '.join(job.names)}]"
     console.print(
-        f"Look at {uri}/{_SHEET} and {uri}/loss.png\n"
-        f"Use it in caption.captioners: {{NAME: {{engine: transformers, model: {uri}/model, prompt: {prompt}}}}}",
+        f"Look at {uri}/{_LINES if job.names else _SHEET} and {uri}/loss.png\n"
+        f"Use it in caption.captioners: {{NAME: {{{how}}}}}",
         highlight=False,
         markup=False,
         soft_wrap=True,

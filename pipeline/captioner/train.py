@@ -1,8 +1,9 @@
 """`tokenmill captioner train`: a captioner trained on the captions of the catalog, by Ray Train.
 
 Curates first (a known corpus is not read again), takes what captions the catalog has, trains into
-ROOT/captioner/KEY, where KEY is of config and pairs, and judges the result on media held out. An interrupted training
-goes on from its checkpoint; the same pairs and config are trained once.
+ROOT/captioner/KEY, where KEY is of config and pairs, and judges the result on media held out. What puts captions
+together learns from a file of examples instead. An interrupted training goes on from its checkpoint; the same pairs and
+config are trained once.
 """
 
 from rich.console import Console
@@ -25,26 +26,26 @@ def train_captioner(config: RunConfig, console: Console) -> str:
     """
     part = config.captioner
     check(part.train)
-    run_phases(config, ("curate",), "captioner train", console)
+    if part.train.joins is None:
+        run_phases(config, ("curate",), "captioner train", console)
     job = job_of(config)
     uri = storage.join(storage.absolute(config.root), "captioner", job.key)
     done = figures_in(uri)
     if done is not None:
         console.print(f"Trained already, on these pairs: {uri}/model", highlight=False)
-        show(done, uri, part.train.ask.prompt, console)
+        show(done, uri, job, console)
         return storage.join(uri, "model")
-    num_pairs = job.media.num_rows - job.num_held_out
     console.print(
-        f"Training a captioner on {num_pairs} pairs, {job.num_held_out} held out; "
+        f"Training a captioner on {job.num_pairs} pairs, {job.num_held_out} held out; "
         f"{part.resources.num_workers} worker(s)",
         highlight=False,
     )
     arguments = {"job": job, "resources": part.resources, "uri": uri, "clip": config.curate.clip.model}
-    steps, dtype = part.train.optimizer.num_steps(num_pairs), part.train.dtype
+    steps, dtype = part.train.optimizer.num_steps(job.num_pairs), part.train.dtype
     train_on_workers(config.cluster, train_worker, arguments, part.resources, uri, dtype, steps, _Told(), console)
     found = figures_in(uri)
     assert found is not None
-    show(found, uri, part.train.ask.prompt, console)
+    show(found, uri, job, console)
     return storage.join(uri, "model")
 
 

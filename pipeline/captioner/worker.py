@@ -25,6 +25,6 @@ def train_worker(arguments: dict[str, Any]) -> None:
     pairs, held_out = job.train, job.held_out
     model = train(job.config, resources, pairs, held_out, uri, key=job.key, device=device, workers=workers)
     if workers.rank == 0:
-        found = judge(job.config, resources, held_out, model, arguments["clip"], device)
+        found = judge(job, resources, held_out, model, arguments["clip"], device)
         found.notes += [f"left out: {count} {reason}" for reason, count in sorted(pairs.left_out.items())]
         write(found, uri, job)

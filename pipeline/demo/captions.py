@@ -66,15 +66,16 @@ def with_own_captioner(config: RunConfig, console: Console) -> Iterator[RunConfi
 
 def scenes(catalog: Catalog) -> dict[str, str]:
     """Name of its file -> media_id, of each scene; one of them has a copy among the broken files."""
-    sources = catalog.sources.scan(["uri", "file_id"], pc.field("file_id").is_valid())
-    names = [uri.rsplit("/", 1)[-1] for uri in sources["uri"].to_pylist()]
+    sources = catalog.sources.scan(["uri", "member", "file_id"], pc.field("file_id").is_valid())
+    places = pc.coalesce(sources["member"], sources["uri"])
+    names = [place.rsplit("/", 1)[-1] for place in places.to_pylist()]
     return {name: i for name, i in zip(names, sources["file_id"].to_pylist(), strict=True) if name.startswith(SCENE)}
 
 
-def written_captions(root: str) -> dict[str, str | None]:
-    """Name of a scene's file -> what OWN wrote of it, null where that does not count."""
+def written_captions(root: str, captioner: str = OWN) -> dict[str, str | None]:
+    """Name of a scene's file -> what a captioner wrote of it, null where that does not count."""
     catalog = Catalog(root)
-    rows = catalog.captions.scan(["media_id", "caption", "reject_reason"], pc.field("captioner") == OWN)
+    rows = catalog.captions.scan(["media_id", "caption", "reject_reason"], pc.field("captioner") == captioner)
     counting = pc.if_else(pc.is_null(rows["reject_reason"]), rows["caption"], None)
     texts = dict(zip(rows["media_id"].to_pylist(), counting.to_pylist(), strict=True))
     return {name: texts[media_id] for name, media_id in scenes(catalog).items() if media_id in texts}
@@ -86,16 +87,16 @@ def true_captions(num_images: int, seed: int = 0) -> dict[str, str]:
     return {f"{SCENE}{index + 1:04d}.png": scene.caption for index, scene in enumerate(scenes)}
 
 
-def judge_captions(written: Mapping[str, str | None], num_images: int, seed: int = 0) -> Right:
-    """`written`: file name -> what a captioner wrote, of the scenes whose captions were hidden."""
-    true = true_captions(num_images, seed)
+def judge_captions(written: Mapping[str, str | None], true: Mapping[str, str]) -> Right:
+    """File name -> what a captioner wrote, and -> what it should have."""
     right = sum(text == true[name] for name, text in written.items())
     return Right(len(written), right, sum(text is None for text in written.values()))
 
 
-def print_captions(found: Right, console: Console) -> None:
-    """A line on the terminal."""
-    made = table("Captions written by the captioner trained here", "scenes#", "right#", "share#", "none written#")
-    share = found.num_right / max(1, found.num_scenes)
-    made.add_row(f"{found.num_scenes:,}", f"{found.num_right:,}", f"{share:.1%}", f"{found.num_missing:,}")
+def print_captions(found: Mapping[str, Right], console: Console) -> None:
+    """A line for each captioner, on the terminal."""
+    made = table("Captions by the captioners trained here", "captioner", "scenes#", "right#", "share#", "none written#")
+    for name, of in found.items():
+        share = of.num_right / max(1, of.num_scenes)
+        made.add_row(name, f"{of.num_scenes:,}", f"{of.num_right:,}", f"{share:.1%}", f"{of.num_missing:,}")
     console.print(made)

@@ -1,5 +1,6 @@
 """Tokens of the demo's corpus -> its pictures and clips beside what their codes decode to."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from tokenmill.tokenizer.vision.vision_tokenizer import VisionTokenizer
 MEDIA_COLUMNS = stages.PLACES.names
 _SHOWN_PER_ROW = 8
 _STRIP_FRAMES = 4
+_TEXT_PX = 270  # room for three texts
 
 
 def corpus_sections(config: RunConfig, media: pa.Table, tokens: pa.Table) -> list[SheetSection]:
@@ -59,6 +61,33 @@ def caption_section(
     right = len(names) - len(wrong)
     title = f"Captions by a captioner that learned from a quarter of the source's: {right:,} of {len(names):,} right"
     return SheetSection(title, pictures)
+
+
+def joined_section(
+    config: RunConfig,
+    media: pa.Table,
+    scenes: Mapping[str, str],
+    seen: Mapping[str, str | None],
+    joined: Mapping[str, str | None],
+    true: Mapping[str, str],
+) -> SheetSection:
+    """A few of `scenes` of which a web page says something: that, what was seen, and what joining them gave."""
+    names = sorted(true, key=lambda name: (joined.get(name) == true[name], name))
+    wrong = [name for name in names if joined.get(name) != true[name]]
+    chosen = [*wrong[:1], *(name for name in names if name not in wrong)][: _SHOWN_PER_ROW // 2]
+    by_id = {row["media_id"]: row for row in media.to_pylist()}
+    places = stages.Places(config.fetched)
+    shown = []
+    for name in chosen:
+        row = by_id[scenes[name]]
+        page = json.loads(row["metadata"])["alt"]
+        texts = (f"page: {page}", f"seen: {seen.get(name)}", f"joined: {joined.get(name) or '(nothing)'}")
+        tile = square(row, places)
+        wide = np.pad(tile, ((0, 0), (0, _TEXT_PX - tile.shape[1]), (0, 0)), constant_values=255)
+        shown.append(Picture(wide, texts, joined.get(name) == true[name]))
+    right = len(names) - len(wrong)
+    title = f"What a page says and what was seen, joined by a language model: {right} of {len(names)} right"
+    return SheetSection(title, shown)
 
 
 def _codes(row: dict[str, Any]) -> np.ndarray:

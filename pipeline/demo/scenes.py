@@ -7,7 +7,7 @@ holds them.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
@@ -28,6 +28,7 @@ COLOURS: dict[str, RGB] = {
     "black": (24, 24, 27),
 }
 SHAPES = ("circle", "square", "triangle")
+PARTS = ("images", "videos", "bad", "web")  # folders of a corpus
 SCENE = "scene_"  # begins the names of their files
 RELATIONS = ("above", "left of")  # captions name objects in drawing order: the reverse takes many times the training
 MOTIONS: dict[str, tuple[int, int]] = {"right": (0, 1), "left": (0, -1), "down": (1, 0), "up": (-1, 0)}  # rows, columns
@@ -83,6 +84,7 @@ class Corpus:
     held_out: tuple[Scene, ...]
     bad: dict[str, str]
     hidden: tuple[str, ...] = ()  # files whose captions were taken out (pipeline/demo/captions.py)
+    joined: dict[str, str] = field(default_factory=dict)  # file with a web page -> its whole caption (joins.py)
 
 
 def _paint(canvas: ImageDraw.ImageDraw, shape: str, colour: str, top: float, left: float, side: float) -> None:

@@ -1,7 +1,8 @@
 """`tokenmill demo`: draw a corpus, train a captioner, run every phase, draw captions that it never held, and leave two
 pictures.
 
-A quarter of the scenes have their captions; a captioner learns from these and writes those of the others. The corpus
+A quarter of the scenes have their captions; a captioner learns from these and writes those of the others. Of a few a
+web page says more than can be seen, and a language model joins that with what was written. The corpus
 (pipeline/demo/scenes.py) says in words exactly what its pictures show, so how well samples follow their prompts is
 counted, not judged by eye: decode, classify colours and shapes by pixels (pipeline/demo/judge.py), compare with the
 same pictures judged against other prompts, which is chance.
@@ -23,9 +24,9 @@ from tokenmill import storage
 from tokenmill.pipeline.catalog.models import newest
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import RunConfig, load
-from tokenmill.pipeline.demo import captions, pictures
+from tokenmill.pipeline.demo import captions, joins, pictures
 from tokenmill.pipeline.demo.judge import Score, chance, judge, score
-from tokenmill.pipeline.demo.scenes import Corpus, Scene, write_corpus
+from tokenmill.pipeline.demo.scenes import PARTS, Corpus, Scene, write_corpus
 from tokenmill.pipeline.reports.draw import draw
 from tokenmill.pipeline.reports.sheet import Picture, SheetSection, contact_sheet
 from tokenmill.pipeline.reports.terminal import table
@@ -43,6 +44,8 @@ def run_demo(path: Path | None, sets: list[str], num_images: int, console: Conso
     start = time.monotonic()
     config = load(path or CONFIG, sets)
     corpus = make_corpus(config, num_images)
+    if corpus.joined:
+        config = joins.with_the_web(config)
     console.print(
         f"Corpus: {corpus.num_images} drawn scenes, {len(corpus.hidden)} of them without their captions, "
         f"{corpus.num_videos} videos, {len(corpus.bad)} files broken on purpose, in {config.sources[0].uri}",
@@ -63,11 +66,17 @@ def run_demo(path: Path | None, sets: list[str], num_images: int, console: Conso
 
 @contextmanager
 def _captioned(config: RunConfig, corpus: Corpus, console: Console) -> Iterator[RunConfig]:
-    """The config with a captioner that learned from the captions there are, where some are hidden."""
+    """The config with a captioner that learned from the captions there are, where some are hidden, and with one that
+    joins what it writes with what web pages say.
+    """
     if not corpus.hidden:
         yield config
         return
-    with captions.with_own_captioner(config, console) as captioned:
+    true = list(captions.true_captions(corpus.num_images).values())
+    with (
+        captions.with_own_captioner(config, console) as looking,
+        joins.with_joiner(looking, captions.OWN, true, console) as captioned,
+    ):
         document = captioned.model_dump(mode="json", exclude_defaults=True)
         uri = storage.join(storage.absolute(config.root), _CAPTIONED_CONFIG)
         storage.write_bytes(uri, yaml.safe_dump(document, sort_keys=False).encode())
@@ -78,12 +87,19 @@ def _captions(config: RunConfig, corpus: Corpus, console: Console) -> list[Sheet
     """How many captions the captioner wrote right, and a few scenes with theirs."""
     if not corpus.hidden:
         return []
-    written = captions.written_captions(config.root)
-    captions.print_captions(captions.judge_captions(written, corpus.num_images), console)
-    catalog = Catalog(config.root)
-    media = catalog.media.scan(pictures.MEDIA_COLUMNS, pc.field("kind") == "image")
+    written, joined = (captions.written_captions(config.root, name) for name in (captions.OWN, joins.JOINED))
     true = captions.true_captions(corpus.num_images)
-    return [pictures.caption_section(config, media, captions.scenes(catalog), written, true)]
+    found = {captions.OWN: captions.judge_captions(written, true)}
+    found[joins.JOINED] = captions.judge_captions(joined, corpus.joined)
+    captions.print_captions(found, console)
+    catalog = Catalog(config.root)
+    columns = [*pictures.MEDIA_COLUMNS, "metadata"]
+    media = catalog.media.scan(columns, pc.field("kind") == "image")
+    names = captions.scenes(catalog)
+    return [
+        pictures.caption_section(config, media, names, written, true),
+        pictures.joined_section(config, media, names, written, joined, corpus.joined),
+    ]
 
 
 def make_corpus(config: RunConfig, num_images: int) -> Corpus:
@@ -92,12 +108,17 @@ def make_corpus(config: RunConfig, num_images: int) -> Corpus:
     note = storage.join(uri, _NOTE)
     if storage.exists(note):
         known = storage.read_json(note)
-        if known["num_images"] == num_images and "hidden" in known:
+        if known["num_images"] == num_images and "joined" in known:
             return Corpus(**known | {"held_out": tuple(Scene(**scene) for scene in known["held_out"])})
+        for part in PARTS:  # another corpus of ours
+            if storage.exists(storage.join(uri, part)):
+                storage.delete_folder(storage.join(uri, part))
     with tempfile.TemporaryDirectory(prefix="tokenmill-") as folder:
         corpus = write_corpus(Path(folder), num_images)
         if num_images >= captions.LEAST_TO_HIDE:
-            corpus = replace(corpus, hidden=tuple(sorted(captions.hide_captions(Path(folder)))))
+            hidden = captions.hide_captions(Path(folder))
+            joined = joins.pack_of_the_web(Path(folder), hidden, captions.true_captions(num_images))
+            corpus = replace(corpus, hidden=tuple(sorted(hidden)), joined=joined)
         storage.upload_folder(Path(folder), uri)
     storage.write_json(note, asdict(corpus))  # last: its presence says that all is there
     return corpus

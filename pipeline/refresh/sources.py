@@ -101,8 +101,8 @@ def list_sources(sources: list[Source], limit_s: float | None = None) -> Listing
     A source that fails on the way is named in `failed`, and all below it counts as unseen: nothing of it is taken for
     new, changed or gone. Raises ConfigError for one that cannot be used at all.
     """
-    found: list[pa.Table] = [LISTING.empty_table()]
-    listing = Listing(found[0])
+    files, containers = list[pa.Table](), [LISTING.empty_table()]
+    listing = Listing(containers[0])
     for number, source in enumerate(sources):
         uri, entries = storage.absolute(source.uri), list[Entry]()
         try:
@@ -117,9 +117,12 @@ def list_sources(sources: list[Source], limit_s: float | None = None) -> Listing
             continue
         listing.unseen += [entry.uri for entry in entries if entry.is_unseen]
         with _named(number, source):
-            found.append((_files if source.kind == "files" else _containers)(entries, source, listing))
-    rows = pa.concat_tables(found).combine_chunks()
-    if len(found) > 2:  # a file that stands in several sources belongs to the first
+            if source.kind == "files":
+                files.append(_files(entries, source, listing))
+            else:
+                containers.append(_containers(entries, source, listing))
+    rows = pa.concat_tables([*containers, *files]).combine_chunks()
+    if len(sources) > 1:  # a file that stands in several belongs to the first that opens it, else to the first
         first = pc.equal(pc.index_in(rows["uri"], value_set=rows["uri"].combine_chunks()), pa.array(range(len(rows))))
         rows = rows.filter(first)
     listing.rows = rows.sort_by("uri")

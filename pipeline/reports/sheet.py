@@ -34,10 +34,12 @@ _WRONG = (220, 38, 38)
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, uint8 (H, W, 3) RGB, its text, and whether it is right (None: nobody judged)."""
+    """A picture, uint8 (H, W, 3) RGB, its text or texts, one below the other, and whether it is right (None: nobody
+    judged).
+    """
 
     image: np.ndarray
-    text: str = ""
+    text: str | tuple[str, ...] = ""
     ok: bool | None = None
 
 
@@ -141,7 +143,8 @@ def _lines_of_cells(section: SheetSection) -> list[list[_Cell]]:
     used_px = 0
     for picture in section.pictures:
         image = thumbnail(picture.image)
-        cell = _Cell(image, wrapped(picture.text, image.width), picture.ok)
+        texts = (picture.text,) if isinstance(picture.text, str) else picture.text
+        cell = _Cell(image, [line for text in texts for line in wrapped(text, image.width)], picture.ok)
         if not lines or used_px + image.width > MAX_WIDTH_PX - 2 * _MARGIN_PX:
             lines.append([])
             used_px = 0

@@ -27,8 +27,9 @@ class Answers:
     def __init__(self, processor: Any, ends: set[int], max_tokens: int):
         if not getattr(processor, "chat_template", None):
             raise TrainingError("its processor has no chat template; take an instruction-tuned model")
-        self._processor, self._tokenizer = processor, processor.tokenizer
-        self._max_tokens, self._ends = max_tokens, ends or {processor.tokenizer.eos_token_id}
+        self._processor, self._tokenizer = processor, getattr(processor, "tokenizer", processor)
+        self._is_text = self._tokenizer is processor  # of a language model: content is a string
+        self._max_tokens, self._ends = max_tokens, ends or {self._tokenizer.eos_token_id}
         self._before, self._behind = self._around()
 
     def ids(self, caption: str) -> list[int]:
@@ -44,12 +45,12 @@ class Answers:
         self._tokenizer.padding_side = "right"
         inputs = dict(
             self._processor.apply_chat_template(
-                [[_question(example)] for example in examples],
+                [[self._question(example)] for example in examples],
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=True,
                 return_tensors="pt",
-                processor_kwargs={"padding": True},
+                **({"padding": True} if self._is_text else {"processor_kwargs": {"padding": True}}),
             )
         )
         asked, answers = inputs["attention_mask"].sum(1).tolist(), [self.ids(each.caption) for each in examples]
@@ -70,15 +71,18 @@ class Answers:
 
     def _around(self) -> tuple[str, str]:
         """What the template puts before and behind an answer; nothing where it cannot be told apart."""
-        question = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}
-        answer = {"role": "assistant", "content": [{"type": "text", "text": _SAMPLE}]}
+        question: dict[str, Any] = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}
+        answer: dict[str, Any] = {"role": "assistant", "content": [{"type": "text", "text": _SAMPLE}]}
+        if self._is_text:
+            question["content"], answer["content"] = "?", _SAMPLE
         template = self._processor.apply_chat_template
         asked = template([question], add_generation_prompt=True, tokenize=False)
         whole = template([question, answer], tokenize=False)
         before, found, behind = whole.removeprefix(asked).partition(_SAMPLE)
         return (before, behind) if found and whole.startswith(asked) else ("", "")
 
-
-def _question(example: Example) -> dict[str, Any]:
-    pictures = [{"type": "image", "image": Image.fromarray(pixels)} for pixels in example.pictures]
-    return {"role": "user", "content": [*pictures, {"type": "text", "text": example.prompt}]}
+    def _question(self, example: Example) -> dict[str, Any]:
+        if self._is_text:
+            return {"role": "user", "content": example.prompt}
+        pictures = [{"type": "image", "image": Image.fromarray(pixels)} for pixels in example.pictures]
+        return {"role": "user", "content": [*pictures, {"type": "text", "text": example.prompt}]}

@@ -21,7 +21,9 @@ class LoraConfig(Config):
 
 
 class ScratchConfig(Config):
-    """A small model of the class `SmolVLMForConditionalGeneration` and a tokenizer trained on the captions."""
+    """A small model of the class `SmolVLMForConditionalGeneration`, or without pictures `LlamaForCausalLM`, and a
+    tokenizer trained on prompts and captions.
+    """
 
     image_px: int = Field(64, description="Longest side that it sees. Small loses detail, large is slow.", gt=0)
     patch_px: int = Field(8, description="Small is slow, large loses detail.", gt=0)
@@ -94,6 +96,12 @@ class CaptionerTrainConfig(Config):
         min_length=1,
         description="What it learns to write: `source`, or the name of a captioner whose captions are in the catalog.",
     )
+    joins: str | None = Field(
+        None,
+        min_length=1,
+        description="A file or URI with a line {captions: {NAME: TEXT}, caption: TEXT} for each example (metadata too, "
+        "where the prompt holds it): it learns to put captions together and looks at nothing. Null: it looks.",
+    )
     model: str | None = Field(
         None, min_length=1, description="Weights to start from: a hub name or a folder; null: see scratch."
     )
@@ -124,6 +132,8 @@ class CaptionerTrainConfig(Config):
             raise ValueError("give model or scratch, not both: scratch makes a new model")
         if self.scratch is not None and self.lora is not None:
             raise ValueError("lora learns beside given weights; leave it out with scratch")
+        if self.joins is not None and self.captions != "source":
+            raise ValueError("joins has the captions to be learned with it; leave `captions` out")
         return self
 
 

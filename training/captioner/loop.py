@@ -106,12 +106,13 @@ def train(
 
 def _first_weights(config: CaptionerTrainConfig, pairs: Pairs, dtype: torch.dtype) -> tuple[Any, Any]:
     """Model and processor before the first step. Raises TrainingError."""
+    looks = config.joins is None
     if config.scratch is not None:
-        return scratch.make(config.scratch, pairs.texts(), config.seed)
+        return scratch.make(config.scratch, pairs.texts(), config.seed, looks)
     if config.model is None:
         raise TrainingError("captioner.train needs model (a hub name or a folder) or scratch ({} for its defaults)")
     given.check_lora(config.lora)
-    return given.load(config.model, torch.float32 if config.lora is None else dtype)
+    return given.load(config.model, torch.float32 if config.lora is None else dtype, looks)
 
 
 def _opened(pairs: Pairs, count: int) -> list[Example]:

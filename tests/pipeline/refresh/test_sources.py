@@ -71,6 +71,15 @@ def test_two_sources_that_overlap_list_a_file_once(tmp_path):
 FINE = '{"file": "a.jpg", "caption": "fine"}'
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_container_in_a_folder_belongs_to_the_source_that_opens_it(tmp_path, order):
+    make(tmp_path, {"a.jpg": "x", "packs/one.tar": "y"})
+    both = [Source(uri=str(tmp_path)), Source(uri=str(tmp_path / "packs"), kind="webdataset")]
+    rows = list_sources(both[::order]).rows.to_pylist()
+    found = {os.path.relpath(row["uri"], tmp_path): row["container"] for row in rows}
+    assert found == {"a.jpg": None, "packs/one.tar": "webdataset"} and len(rows) == 2
+
+
 def test_a_malformed_line_of_captions_costs_that_line(tmp_path):
     lines = [FINE, "not json", '{"file": "b.jpg", "caption": "so is this"}']
     make(tmp_path, {"a.jpg": "x", "b.jpg": "y", "captions.jsonl": "\n".join(lines)})

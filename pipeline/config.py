@@ -74,6 +74,9 @@ class Cluster(Resources):
         ge=0,
     )
     commit_every_s: float = Field(30.0, description="Small makes many files, large loses more work at a crash.", gt=0)
+    stall_s: float = Field(
+        300.0, description="Without a result, then the run says what it waits for. Small tires; large hides.", gt=0
+    )
     medium_timeout_s: float = Field(
         120.0, description="Without a sign of life. Small rejects slow media, large waits long for hung decoders.", gt=0
     )

@@ -11,7 +11,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,8 @@ RENEW_S = 5.0
 STALE_S = 30.0  # too small: a run that waits for its store is taken for dead; too large: a dead one blocks that long
 _LOOK_S = 1.0
 
+Telling = Callable[[], dict[str, Any] | None]  # how far a run is
+
 
 def new_run_id() -> str:
     """The time in UTC to the millisecond, so that ids sort by it, and four random digits."""
@@ -36,7 +38,8 @@ def new_run_id() -> str:
 
 def at_work(root: str) -> dict[str, Any] | None:
     """The run that holds the lease of `root`: `run_id`, `command`, `host`, `pid`, `since` and `silent_s`, the seconds
-    since it renewed it; None when there is none, or its process is dead. Writes nothing.
+    since it renewed it; `progress` then, where it tells it (pipeline/reports/progress.py). None when there is none, or
+    its process is dead. Writes nothing.
     """
     uri = storage.join(storage.absolute(root), "runs", "lease")
     found = storage.read_bytes(uri) if storage.exists(uri) else b""
@@ -44,17 +47,19 @@ def at_work(root: str) -> dict[str, Any] | None:
     if not owner or (owner["machine"] == _machine() and not _lives(owner)):
         return None
     silent_s = max(0.0, time.time() - owner["renewed"] / 1e9)
-    return {name: owner[name] for name in ("run_id", "command", "host", "pid", "since")} | {"silent_s": silent_s}
+    told = {name: owner[name] for name in ("run_id", "command", "host", "pid", "since")}
+    return told | {"silent_s": silent_s, "progress": owner.get("progress")}
 
 
 @contextmanager
-def held(catalog: Catalog, run_id: str, command: str) -> Iterator[None]:
-    """The lease of the catalog's root for the length of a run; the tables refuse to commit once it is lost.
+def held(catalog: Catalog, run_id: str, command: str, progress: Telling = lambda: None) -> Iterator[None]:
+    """The lease of the catalog's root for the length of a run; the tables refuse to commit once it is lost. Each
+    renewal holds what `progress` says.
 
     Raises CatalogError before any work, naming the other run when one is at work, or saying why the root cannot be
     written.
     """
-    lease = _Lease(catalog.root, run_id, command)
+    lease = _Lease(catalog.root, run_id, command, progress)
     lease.take()
     for table in catalog:
         table.guard = lease.check
@@ -71,10 +76,10 @@ def held(catalog: Catalog, run_id: str, command: str) -> Iterator[None]:
 
 
 class _Lease:
-    def __init__(self, root: str, run_id: str, command: str):
+    def __init__(self, root: str, run_id: str, command: str, progress: Telling):
         self.uri = storage.join(root, "runs", "lease")
         self.ended = threading.Event()
-        self._root, self._lost = root, False
+        self._root, self._lost, self._progress = root, False, progress
         self._owner: dict[str, Any] = {
             "run_id": run_id,
             "command": command,
@@ -131,7 +136,8 @@ class _Lease:
             return None
 
     def _write(self, expected: bytes | None) -> bool:
-        data = json.dumps(self._owner | {"renewed": time.time_ns()}, indent=1).encode()
+        now = {"renewed": time.time_ns(), "progress": self._progress()}
+        data = json.dumps(self._owner | now, indent=1).encode()
         is_ours = storage.swap_bytes(self.uri, data, expected)
         if is_ours:
             self._written = data

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from tokenmill.pipeline.commands import options
 from tokenmill.pipeline.commands.interrupted import say_interrupted, typed_command
+from tokenmill.pipeline.reports.events import EventConsole
 from tokenmill.storage.errors import UserError
 from tokenmill.storage.failure_log import redacted, write_log
 from tokenmill.storage.failures import find, line
@@ -67,5 +68,5 @@ def _store() -> str:
 
 
 def _say(text: str) -> None:
-    console = Console(stderr=True)
+    console = EventConsole(stderr=True) if isinstance(options.console, EventConsole) else Console(stderr=True)
     console.print(redacted(text), style="red", markup=False, highlight=False, soft_wrap=True)

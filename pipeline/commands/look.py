@@ -47,11 +47,20 @@ def status(
     sets: Sets = None,
     as_json: AsJson = False,
     version: Version = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Follow the run that is at work, wherever it is, until it ends.")
+    ] = False,
 ) -> None:
     """Counts of every table, rejections by reason, versions, fingerprints, and what the last run did."""
+    loaded = load(config, sets, version)
+    if watch:
+        from tokenmill.pipeline.reports.watch import watch as watch_run
+
+        watch_run(loaded.root, console)
+        return
     from tokenmill.pipeline.reports.status import print_status
 
-    print_status(load(config, sets, version), console, as_json)
+    print_status(loaded, console, as_json)
 
 
 def log(config: ConfigPath, sets: Sets = None, as_json: AsJson = False) -> None:

@@ -3,6 +3,7 @@
 The config's module imports every stage, so it is imported when a command runs: `tokenmill --help` starts at once.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,17 @@ if TYPE_CHECKING:
 
 _PLAIN_WIDTH = 120
 places: list[str] = []  # folders of the command that runs: its root; a failure that names none is looked for there
-console = Console(width=None if Console().is_terminal else _PLAIN_WIDTH)
+
+
+def _console() -> Console:
+    if os.environ.get("TOKENMILL_LOG") == "json":
+        from tokenmill.pipeline.reports.events import EventConsole
+
+        return EventConsole()
+    return Console(width=None if Console().is_terminal else _PLAIN_WIDTH)
+
+
+console = _console()
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file of the run.")]
 Sets = Annotated[

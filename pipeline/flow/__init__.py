@@ -9,4 +9,6 @@ In: tables of rows to do, chains of stages. Out: Parquet shards, commits, reject
     training.py  a training on Ray, begun by a command of its own
     writer.py    blocks to shards
     pool_use.py  how busy the workers of each pool were
+    metrics.py   progress as metrics of Ray, for Prometheus
+    waits.py     what a flow waits for where no result comes
 """

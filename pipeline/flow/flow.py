@@ -217,7 +217,7 @@ class Collector:
         lost = flow.todo.filter(pc.invert(pc.is_in(flow.todo[flow.key], value_set=done.combine_chunks())))
         if not lost.num_rows:
             return
-        flow.meter.note(f"{lost.num_rows} rows were lost with a worker that died; trying them one by one")
+        flow.meter.lost(lost.num_rows)
         for row in blocks_of(lost, 1):
             parts = [] if flow.containers is None else flow.containers.smaller(row)
             for result in _tried(parts or [row], isolated, flow.reject, flow.containers):

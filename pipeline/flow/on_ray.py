@@ -25,6 +25,7 @@ from tokenmill.pipeline.catalog.shard_files import Shard
 from tokenmill.pipeline.config import Cluster, ConfigError
 from tokenmill.pipeline.flow import writer
 from tokenmill.pipeline.flow.flow import Collector, Flow, Sink
+from tokenmill.pipeline.flow.metrics import ReadBytes
 from tokenmill.pipeline.flow.pool_use import pools_used
 from tokenmill.stages.table.at_hand import LIVES, worker_notes
 from tokenmill.stages.table.chain import Chain, StageSpec
@@ -43,7 +44,9 @@ class _Worker(Chain):
     another one of the same name, which finds the note of what was at hand.
     """
 
-    def __init__(self, stages: Sequence[StageSpec], limited: Limits):
+    def __init__(self, stages: Sequence[StageSpec], limited: Limits, phase: str | None = None):
+        """`phase`: under which what it reads is counted; null in pools after the first."""
+        self._read = None if phase is None else ReadBytes(phase)
         self._scratch = scratch.claim(_scratch_name(), _KEPT_S)
         folder = os.path.join(self._scratch, ray.get_runtime_context().get_actor_id() or "")
         super().__init__(stages, limited, worker_notes(folder))
@@ -51,6 +54,8 @@ class _Worker(Chain):
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:  # type: ignore[override]
         scratch.renew(self._scratch)
         yield from self.stream(table)
+        if self._read is not None:
+            self._read(table)
 
     def whole(self, table: pa.Table) -> pa.Table:
         """The same as one table."""
@@ -166,7 +171,7 @@ def run(flow: Flow) -> None:
     for number, group in enumerate(flow.groups):
         dataset = dataset.map_batches(
             _Worker,
-            fn_constructor_args=(group.stages, flow.limits),
+            fn_constructor_args=(group.stages, flow.limits, None if number else flow.meter.report.phase),
             batch_size=None if number == 0 else group.pool.batch_rows,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(size=num_workers[number]),

@@ -3,6 +3,9 @@
 In: tables, records, models. Out: progress and tables on the terminal, contact sheets, plots, drawn samples.
 
     terminal.py       live progress, tables on the terminal
+    events.py         what a command says as JSON lines
+    progress.py       how far a phase is, as numbers
+    watch.py          the run at work, from anywhere that reads the root
     status.py         what the catalog holds: status, show, closing accounts
     versions.py       the log of runs and the difference of two versions, as tables
     rules_report.py   what each rule rejects, and what moving its thresholds would do

@@ -15,6 +15,7 @@ from tokenmill.pipeline.catalog.records import newest_first
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.reports.terminal import PhaseReport, reasons_of, shown, table, with_meaning
+from tokenmill.pipeline.reports.watch import state as at_work_line
 from tokenmill.stages.select.decide import NOT_SCORED
 from tokenmill.stages.select.duplicates import KEPT
 from tokenmill.training.job import DONE
@@ -189,6 +190,7 @@ def print_status(config: RunConfig, console: Console, as_json: bool) -> None:
     if run := state["at_work"]:
         who = f"`tokenmill {run['command']}`, host {run['host']}, pid {run['pid']}, since {run['since']}"
         console.print(f"At work: run {run['run_id']} ({who}), renewed {run['silent_s']:.0f} s ago", highlight=False)
+        console.print(f"  {at_work_line(run)}", highlight=False)
     if last := state["last_run"]:
         read = ", ".join(f"{phase['phase']} read {phase['num_read']}" for phase in last["phases"])
         console.print(f"Last run {last['run_id']} ({last['command']}){read and f': {read}'}", highlight=False)

@@ -5,7 +5,7 @@ Text that comes from a corpus (names, captions, a decoder's words) is escaped be
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -14,9 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from tokenmill.pipeline.reports.events import EventConsole
+from tokenmill.pipeline.reports.progress import Observer, Progress
 from tokenmill.stages import REASONS
 
 _PLAIN_EVERY_S = 5.0
@@ -67,14 +69,19 @@ class PhaseReport:
 
 
 class Meter:
-    """Live progress of a phase, a bar in a terminal and a line every few seconds elsewhere; fills a PhaseReport."""
+    """Live progress of a phase, a bar in a terminal and a line every few seconds elsewhere; fills a PhaseReport.
+    `observers` get its Progress whenever it changes.
+    """
 
-    def __init__(self, console: Console, report: PhaseReport, total: int, unit: str):
+    def __init__(
+        self, console: Console, report: PhaseReport, total: int, unit: str, observers: Sequence[Observer] = ()
+    ):
         self.console, self.report, self.total, self.unit = console, report, total, unit
-        self.arrived_rows = 0
-        self._start = self._last = time.monotonic()
+        self.arrived_rows = self.num_lost = 0
+        self._observers, self._numbers = observers, dict[str, float]()
+        self._start = self._last = self._heard = time.monotonic()
         self._first: tuple[float, int] | None = None  # when results came first, and how many
-        self._bar: Progress | None = None
+        self._bar: Bar | None = None
         self._text = ""
         self._judged: Counter[str | None] = Counter()  # verdicts of rows that arrived and are not committed yet
         self._total_files = self._num_done = 0  # where files are containers, and rows their media
@@ -83,7 +90,7 @@ class Meter:
         if self.console.is_terminal:
             name = TextColumn(f"{self.report.phase:>9}")
             line = TextColumn("{task.fields[line]}")
-            self._bar = Progress(name, BarColumn(), line, TimeElapsedColumn(), console=self.console, transient=True)
+            self._bar = Bar(name, BarColumn(), line, TimeElapsedColumn(), console=self.console, transient=True)
             self._bar.start()
             self._task = self._bar.add_task("", total=self.total or None, line="starting workers")
         return self
@@ -115,6 +122,11 @@ class Meter:
         self._first = self._first or (time.monotonic(), self.arrived_rows)
         self._show()
 
+    def lost(self, num_rows: int) -> None:
+        """So many rows went with a worker that died."""
+        self.num_lost += num_rows
+        self.note(f"{num_rows} rows were lost with a worker that died; trying them one by one")
+
     def judged(self, verdicts: Mapping[str | None, int]) -> None:
         """So many rows more were kept (null) or rejected for a reason; they are not committed yet."""
         self._judged.update(verdicts)
@@ -127,12 +139,35 @@ class Meter:
         self.arrived_rows += num_rows
         self._first = self._first or (time.monotonic(), self.arrived_rows)
 
-    def at(self, done: int, text: str) -> None:
-        """`done` of `total` units are through; `text` says how it goes."""
+    def at(self, done: int, text: str, numbers: Mapping[str, float] | None = None) -> None:
+        """`done` of `total` units are through; `text` says how it goes, `numbers` the same by name."""
         self.arrived_rows = done
         self._first = self._first or (time.monotonic(), done)
-        self._text = text
+        self._text, self._numbers = text, dict(numbers or {})
         self._show()
+
+    def progress(self) -> Progress:
+        """How far it is now."""
+        num_kept, rejected = self.report.num_kept + self._judged[None], Counter(self.report.rejected)
+        for reason, count in self._judged.items():
+            if reason is not None:
+                rejected[reason] += count
+        rate, left_s = self._told_pace()
+        return Progress(
+            self.report.phase,
+            self.unit,
+            self.arrived_rows,
+            self.total,
+            num_kept,
+            dict(rejected),
+            self._judged.total(),
+            self.num_lost,
+            rate,
+            left_s,
+            self._since(self._heard),
+            self._numbers,
+            self._line(),
+        )
 
     def settled(self, keys: pa.Table) -> None:
         """Rows were committed; `keys` has reject_reason and is_fresh."""
@@ -174,26 +209,37 @@ class Meter:
 
     def _pace(self, text: str) -> tuple[str, ...]:
         """`text` between the rate and the time left, where these are known."""
+        rate, left_s = self._told_pace()
+        before = () if rate is None else (f"{rate:.1f}/s",)
+        return (*before, text) if left_s is None else (*before, text, f"left {left_s:.0f} s")
+
+    def _told_pace(self) -> tuple[float | None, float | None]:
+        """Units a second and seconds left, null until they mean something."""
         rate = self._rate()
         if rate is None or self._first is None or self._since(self._first[0]) < _ESTIMATE_AFTER_S:
-            return (text,)
-        left_s = max(0, self.total - self.arrived_rows) / rate
-        if self._total_files:
-            if not self._num_done:
-                return f"{rate:.1f}/s", text
-            left_s = self._since(self._start) * (self._total_files / self._num_done - 1)
-        return f"{rate:.1f}/s", text, f"left {left_s:.0f} s"
+            return None, None
+        if not self._total_files:
+            return rate, max(0, self.total - self.arrived_rows) / rate
+        if not self._num_done:
+            return rate, None
+        return rate, self._since(self._start) * (self._total_files / self._num_done - 1)
 
     @staticmethod
     def _since(moment: float) -> float:
         return time.monotonic() - moment
 
     def _show(self) -> None:
+        self._heard = time.monotonic()
+        for observer in self._observers:
+            observer(self.progress())
         if self._bar:
             self._bar.update(self._task, total=self.total or None, completed=self.arrived_rows, line=self._line())
         elif time.monotonic() - self._last >= _PLAIN_EVERY_S:
             self._last = time.monotonic()
-            self.console.print(f"  {self.report.phase}: {self._line()}", highlight=False)
+            if isinstance(self.console, EventConsole):
+                self.console.tell(self.progress())
+            else:
+                self.console.print(f"  {self.report.phase}: {self._line()}", highlight=False)
 
 
 def table(title: str, *columns: str) -> Table:

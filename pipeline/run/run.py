@@ -13,8 +13,10 @@ from tokenmill.pipeline.catalog.records import write_record
 from tokenmill.pipeline.catalog.tables import Catalog, Table
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.plan.plan import PhasePlan
+from tokenmill.pipeline.reports.events import EventConsole
 from tokenmill.pipeline.reports.terminal import Meter, PhaseReport
 from tokenmill.pipeline.run.planning import Planning
+from tokenmill.pipeline.run.stalled import watched
 from tokenmill.pipeline.run.workers import Workers
 
 
@@ -32,7 +34,10 @@ class Run(Planning):
 
     def __post_init__(self) -> None:
         self.catalog = Catalog(self.config.root, self.config.version)
-        self.workers = Workers(self.config.cluster)
+        self.workers = Workers(self.config.cluster, self.run_id)
+        self._meter: Meter | None = None
+        if isinstance(self.console, EventConsole):
+            self.console.run = self.run_id
 
     def table(self, phase: str) -> Table:
         """The table that a phase fills."""
@@ -46,10 +51,20 @@ class Run(Planning):
     @contextmanager
     def phase(self, name: str, total: int, unit: str) -> Iterator[Meter]:
         """A phase's live progress; its report joins the run's when the phase ends, whichever way."""
+        if isinstance(self.console, EventConsole):
+            self.console.phase = name
         report = PhaseReport(name)
         self.reports.append(report)
-        with Meter(self.console, report, total, unit) as meter:
+        with (
+            Meter(self.console, report, total, unit, [self.workers.observe]) as meter,
+            watched(meter, self.config.cluster.stall_s, self.workers.waits),
+        ):
+            self._meter = meter
             yield meter
+
+    def progress(self) -> dict[str, Any] | None:
+        """Of the phase at work; null before the first."""
+        return None if self._meter is None else self._meter.progress().as_dict()
 
     @property
     def note(self) -> dict[str, str]:

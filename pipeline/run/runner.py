@@ -42,7 +42,7 @@ def run_phases(
         tell.print_plan(run)
         run.check_listing()
         return run
-    with held(run.catalog, run.run_id, command):
+    with held(run.catalog, run.run_id, command, run.progress):
         if config.version is None:
             run.catalog.create()
             drop_forgotten(run.catalog, Forgotten.load(run.catalog.root), run.run_id)

@@ -15,6 +15,7 @@ from tokenmill.pipeline.config import Cluster
 from tokenmill.pipeline.flow import local
 from tokenmill.pipeline.flow.flow import Containers, Flow, Reject, Sink
 from tokenmill.pipeline.flow.loopback import keep_to_loopback
+from tokenmill.pipeline.reports.progress import Observer, Progress
 from tokenmill.pipeline.reports.terminal import Meter
 from tokenmill.pipeline.run.pools import PhaseStages, groups
 
@@ -24,8 +25,10 @@ _LOCAL_CONTAINER_BYTES = 64 << 20  # of tars and tables: their rows are not know
 class Workers:
     """Use it in `with`."""
 
-    def __init__(self, config: Cluster):
-        self._config, self._stack = config, ExitStack()
+    def __init__(self, config: Cluster, run_id: str = ""):
+        self._config, self._stack, self._run_id = config, ExitStack(), run_id
+        self._metrics: Observer | None = None
+        self._flow: Flow | None = None
 
     def __enter__(self) -> "Workers":
         return self
@@ -41,6 +44,17 @@ class Workers:
         from tokenmill.pipeline.flow.on_ray import cluster  # its import takes a second
 
         self._stack.enter_context(cluster(self._config))
+
+    def observe(self, progress: Progress) -> None:
+        """Show it to whoever scrapes Ray, where it is up."""
+        if self._metrics is None:
+            ray = sys.modules.get("ray")
+            if ray is None or not ray.is_initialized():
+                return
+            from tokenmill.pipeline.flow.metrics import Metrics
+
+            self._metrics = Metrics(self._run_id)
+        self._metrics(progress)
 
     def resources(self) -> dict[str, float]:
         """CPUs and GPUs that pools may take: of the cluster, where one is up."""
@@ -69,13 +83,25 @@ class Workers:
         have = local.resources(self._config.num_cpus) if is_little else self.resources()
         every_s = min(commit_every_s or self._config.commit_every_s, self._config.commit_every_s)
         config = self._config.model_copy(update={"commit_every_s": every_s})
-        flow = Flow(groups(phase, have), todo, key, sink, config, meter, reject, containers)
-        if is_little:
-            self._stack.enter_context(local.local_workers()).run(flow)
-            return
-        from tokenmill.pipeline.flow import on_ray
+        flow = self._flow = Flow(groups(phase, have), todo, key, sink, config, meter, reject, containers)
+        try:
+            if is_little:
+                self._stack.enter_context(local.local_workers()).run(flow)
+                return
+            from tokenmill.pipeline.flow import on_ray
 
-        on_ray.run(flow)
+            on_ray.run(flow)
+        finally:
+            self._flow = None
+
+    def waits(self) -> str:
+        """What the work at hand waits for, in words."""
+        ray = sys.modules.get("ray")
+        if ray is None or not ray.is_initialized():
+            return "processes of this machine are at work" if self._flow else "nothing is at work yet"
+        from tokenmill.pipeline.flow.waits import waits_of
+
+        return waits_of(self._flow.groups if self._flow else [])
 
     def is_little(self, phase: PhaseStages, todo: pa.Table) -> bool:
         """Whether processes of this machine do it, without Ray."""

@@ -31,7 +31,7 @@ from tokenmill.stages.table import limits
 from tokenmill.stages.table.rows import RowError, words
 
 _AHEAD = 16  # requests that wait, encoded, for room at a server
-_FIRST_OF_VLLM = 64  # in flight: it is known to batch, and to queue the rest
+_FIRST_OF_VLLM = 128  # in flight: it is known to batch, and to queue the rest
 _JPEG_QUALITY = 90
 _CONNECT_S = 10.0
 _PROBE_S = 60.0

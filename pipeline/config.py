@@ -74,6 +74,9 @@ class Cluster(Resources):
         ge=0,
     )
     commit_every_s: float = Field(30.0, description="Small makes many files, large loses more work at a crash.", gt=0)
+    root_wait_s: float = Field(
+        0.0, description="For another run at work on the root. 0 stops at once; large waits as long.", ge=0
+    )
     stall_s: float = Field(
         300.0, description="Without a result, then the run says what it waits for. Small tires; large hides.", gt=0
     )

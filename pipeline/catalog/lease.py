@@ -52,15 +52,22 @@ def at_work(root: str) -> dict[str, Any] | None:
 
 
 @contextmanager
-def held(catalog: Catalog, run_id: str, command: str, progress: Telling = lambda: None) -> Iterator[None]:
+def held(
+    catalog: Catalog,
+    run_id: str,
+    command: str,
+    progress: Telling = lambda: None,
+    wait_s: float = 0.0,
+    on_wait: Callable[[str], None] = lambda who: None,
+) -> Iterator[None]:
     """The lease of the catalog's root for the length of a run; the tables refuse to commit once it is lost. Each
-    renewal holds what `progress` says.
+    renewal holds what `progress` says. Another run at work is waited for up to `wait_s`; `on_wait` gets its name.
 
     Raises CatalogError before any work, naming the other run when one is at work, or saying why the root cannot be
     written.
     """
     lease = _Lease(catalog.root, run_id, command, progress)
-    lease.take()
+    lease.take(wait_s, on_wait)
     for table in catalog:
         table.guard = lease.check
     renewal = threading.Thread(target=lease.renew, name="lease", daemon=True)
@@ -73,6 +80,17 @@ def held(catalog: Catalog, run_id: str, command: str, progress: Telling = lambda
         lease.ended.set()
         renewal.join()
         lease.give_back()
+
+
+class _RefusedError(CatalogError):
+    """Another run, `who`, has the lease."""
+
+    def __init__(self, root: str, who: str):
+        super().__init__(
+            f"{root}: {who} is at work here; wait for it or end it, then run the same command again; "
+            "cluster.root_wait_s waits for it by itself"
+        )
+        self.who = who
 
 
 class _Lease:
@@ -91,17 +109,17 @@ class _Lease:
         }
         self._written = b""
 
-    def take(self) -> None:
+    def take(self, wait_s: float = 0.0, on_wait: Callable[[str], None] = lambda who: None) -> None:
         """Write the lease where it is free or its owner is dead. Raises CatalogError, also when nothing can be written
         under the root.
         """
+        deadline = time.monotonic() + wait_s
         try:
             if storage.is_remote(self._root):
                 object_store.check(self._root)
             found: bytes | None = None
             while not self._write(found):
-                if found := self._read():
-                    self._wait_for_death(found)
+                found = self._free(deadline, on_wait)
         except StoreError as error:
             raise CatalogError(f"root: {error}") from None
         except OSError as error:
@@ -143,6 +161,22 @@ class _Lease:
             self._written = data
         return is_ours
 
+    def _free(self, deadline: float, on_wait: Callable[[str], None]) -> bytes | None:
+        """What stands where the lease may be taken. Waits until `deadline` for a run at work, then raises _RefusedError."""
+        told = ""
+        while True:
+            found = self._read()
+            try:
+                self._wait_for_death(found or b"")
+                return found
+            except _RefusedError as refused:
+                if time.monotonic() >= deadline:
+                    raise
+                if told != refused.who:
+                    told = refused.who
+                    on_wait(told)
+                time.sleep(_LOOK_S)
+
     def _wait_for_death(self, found: bytes) -> None:
         owner = _owner_in(found)
         if not owner:
@@ -159,11 +193,11 @@ class _Lease:
                     raise self._refused(owner)
                 return
 
-    def _refused(self, owner: dict[str, Any]) -> CatalogError:
-        return CatalogError(
-            f"{self._root}: run {owner['run_id']} (`tokenmill {owner['command']}`, host {owner['host']}, "
-            f"pid {owner['pid']}, since {owner['since']}) is at work here; wait for it or end it, "
-            "then run the same command again"
+    def _refused(self, owner: dict[str, Any]) -> "_RefusedError":
+        return _RefusedError(
+            self._root,
+            f"run {owner['run_id']} (`tokenmill {owner['command']}`, host {owner['host']}, pid {owner['pid']}, since "
+            f"{owner['since']})",
         )
 
 

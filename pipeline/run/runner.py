@@ -42,7 +42,8 @@ def run_phases(
         tell.print_plan(run)
         run.check_listing()
         return run
-    with held(run.catalog, run.run_id, command, run.progress):
+    wait_s = config.cluster.root_wait_s
+    with held(run.catalog, run.run_id, command, run.progress, wait_s, lambda who: _tell_wait(run, who)):
         if config.version is None:
             run.catalog.create()
             drop_forgotten(run.catalog, Forgotten.load(run.catalog.root), run.run_id)
@@ -64,6 +65,10 @@ def run_phases(
     closing(run.reports, run.catalog, console)
     run.check_listing()
     return run
+
+
+def _tell_wait(run: Run, who: str) -> None:
+    run.console.print(f"  waits for {who}, at work on {run.catalog.root}", style="yellow", highlight=False)
 
 
 def _needs_ray(run: Run) -> bool:

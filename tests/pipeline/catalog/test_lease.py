@@ -69,6 +69,22 @@ def test_the_second_is_refused_by_name_and_kill_9_frees_the_root_at_once(root, f
         assert document(root)["run_id"] == "third"
 
 
+def test_the_second_waits_by_choice(root, first, monkeypatch):
+    monkeypatch.setattr(lease, "_LOOK_S", 0.1)
+    told: list[str] = []
+
+    def on_wait(who: str) -> None:
+        told.append(who)
+        first.kill()
+
+    refused = pytest.raises(CatalogError, match="run first .*cluster.root_wait_s")
+    with refused, lease.held(Catalog(root), "second", "run", wait_s=0.3):
+        pass
+    with lease.held(Catalog(root), "third", "run", wait_s=60, on_wait=on_wait):
+        assert document(root)["run_id"] == "third"
+    assert len(told) == 1 and f"pid {first.pid}" in told[0]
+
+
 def test_who_is_at_work_is_seen_from_elsewhere(root, first):
     seen = lease.at_work(root)
     assert seen is not None and (seen["run_id"], seen["command"], seen["pid"]) == ("first", "run", first.pid)

@@ -162,7 +162,7 @@ class _Lease:
         return is_ours
 
     def _free(self, deadline: float, on_wait: Callable[[str], None]) -> bytes | None:
-        """What stands where the lease may be taken. Waits until `deadline` for a run at work, then raises _RefusedError."""
+        """What stands where the lease may be taken; a run at work is waited for until `deadline`. Raises _RefusedError."""
         told = ""
         while True:
             found = self._read()

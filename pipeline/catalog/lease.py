@@ -162,7 +162,9 @@ class _Lease:
         return is_ours
 
     def _free(self, deadline: float, on_wait: Callable[[str], None]) -> bytes | None:
-        """What stands where the lease may be taken; a run at work is waited for until `deadline`. Raises _RefusedError."""
+        """What stands where the lease may be taken. Waits for a run at work until `deadline`, then raises
+        _RefusedError.
+        """
         told = ""
         while True:
             found = self._read()

@@ -106,6 +106,7 @@ def _print(jobs: "list[Known]", as_json: bool) -> None:
     from tokenmill.storage.failure_log import redacted
 
     made = table("Jobs", "job", "state", "phases", "root", "scheduler's word")
+    made.columns[0].no_wrap = True  # a name is copied into --job
     for job in jobs:
         made.add_row(*(redacted(part) for part in (job.name, job.state, job.phases, job.root, job.detail)))
     console.print(made if jobs else "No jobs", highlight=False)

@@ -37,13 +37,12 @@ class KubeRayJobs:
         with self._said():
             made = self._custom("create", resource["kind"], body=resource)
             config_map["metadata"] = dict(config_map["metadata"]) | {"ownerReferences": [_owner(resource, made)]}
-            core = self._api.CoreV1Api()
             try:
-                core.create_namespaced_config_map(self._config.namespace, config_map)
-            except self._api.ApiException as error:
+                self._core.create_namespaced_config_map(self._config.namespace, config_map)
+            except _api().client.ApiException as error:
                 if error.status != _CONFLICT:
                     raise
-                core.replace_namespaced_config_map(name, self._config.namespace, config_map)
+                self._core.replace_namespaced_config_map(name, self._config.namespace, config_map)
         return f"{resource['kind']} {self._config.namespace}/{name}"
 
     def known(self) -> list[Known]:
@@ -58,13 +57,12 @@ class KubeRayJobs:
 
     def logs(self, name: str, follow: bool) -> Iterator[str]:
         """Of the pod that submits to the cluster's head, which repeats what the driver says."""
-        core = self._api.CoreV1Api()
         with self._said():
-            pods = core.list_namespaced_pod(self._config.namespace, label_selector=f"job-name={name}").items
+            pods = self._core.list_namespaced_pod(self._config.namespace, label_selector=f"job-name={name}").items
             if not pods:
                 raise JobError(f"{name}: no pod submits it yet, or it is gone; `tokenmill jobs status` tells its state")
             newest = max(pods, key=lambda pod: str(pod.metadata.creation_timestamp))
-            response = core.read_namespaced_pod_log(
+            response = self._core.read_namespaced_pod_log(
                 newest.metadata.name, self._config.namespace, follow=follow, _preload_content=False
             )
             for chunk in response.stream(decode_content=True):
@@ -78,36 +76,39 @@ class KubeRayJobs:
                 self._custom("delete", kind, name=name)
 
     def _custom(self, verb: str, kind: str, **arguments: Any) -> Any:
-        api = self._api.CustomObjectsApi()
+        api = _api().client.CustomObjectsApi(self._client)
         call = getattr(api, f"{verb}_namespaced_custom_object")
         return call(_GROUP, _VERSION, self._config.namespace, _PLURALS[kind], **arguments)
 
     @property
-    def _api(self) -> Any:
+    def _client(self) -> Any:
+        """Of the cluster that the kubeconfig or the pod says."""
         if self._made is None:
-            try:
-                from kubernetes import client, config
-            except ImportError:
-                raise JobError("kubernetes is not installed: install tokenmill[cluster]") from None
+            api = _api()
             try:
                 if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
-                    config.load_incluster_config()
+                    settings = api.client.Configuration()
+                    api.config.load_incluster_config(client_configuration=settings)
+                    self._made = api.client.ApiClient(settings)
                 else:
-                    config.load_kube_config()
-            except config.ConfigException as error:
+                    self._made = api.config.new_client_from_config(config_file=os.environ.get("KUBECONFIG"))
+            except api.config.ConfigException as error:
                 raise JobError(f"no Kubernetes cluster is configured: {error}; set KUBECONFIG") from None
-            self._made = client
         return self._made
+
+    @property
+    def _core(self) -> Any:
+        return _api().client.CoreV1Api(self._client)
 
     @contextmanager
     def _said(self) -> Iterator[None]:
         """What the client raises -> JobError."""
         from urllib3.exceptions import HTTPError
 
-        api = self._api
+        client = _api().client
         try:
             yield
-        except api.ApiException as error:
+        except client.ApiException as error:
             missing = (
                 f"{error.reason}: is KubeRay's operator installed, and the namespace {self._config.namespace} there?"
             )
@@ -115,6 +116,15 @@ class KubeRayJobs:
             raise JobError(f"Kubernetes refuses ({error.status}): {what}") from error
         except HTTPError as error:
             raise JobError(f"no Kubernetes API server answers: {error}; check KUBECONFIG and the network") from error
+
+
+def _api() -> Any:
+    """The package `kubernetes`, whose import takes a second."""
+    try:
+        import kubernetes
+    except ImportError:
+        raise JobError("kubernetes is not installed: install tokenmill[cluster]") from None
+    return kubernetes
 
 
 def _owner(resource: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:

@@ -115,7 +115,9 @@ class RayJobs:
         if self._made is None:
             from ray.job_submission import JobSubmissionClient
 
-            logging.getLogger("ray.dashboard").setLevel(logging.ERROR)
+            for module in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+                logging.getLogger(module).setLevel(logging.ERROR)
+            logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.ERROR)
             before = os.environ.get(_ADDRESS)
             os.environ[_ADDRESS] = self._address()
             try:

@@ -49,8 +49,8 @@ done
 
 "${run[@]}" --set "cluster.address=$head:$port" --set "cluster.min_nodes=$SLURM_JOB_NUM_NODES" &
 driver=$! again=
-trap 'again=yes; echo "the time limit is near; to be continued in the queue"; kill -TERM "$driver"' USR1
-trap 'again=; kill -TERM "$driver"' TERM
+trap 'again=yes; echo "the time limit is near; to be continued in the queue"; kill -TERM "$driver" 2> /dev/null' USR1
+trap 'again=; kill -TERM "$driver" 2> /dev/null' TERM
 wait "$driver"; code=$?
 while [ "$code" -gt 128 ] && kill -0 "$driver" 2> /dev/null; do wait "$driver"; code=$?; done  # a trap ends a wait
 kill "$nodes" 2> /dev/null; wait "$nodes"

@@ -47,7 +47,7 @@ class Shape(Resources):
     partition: str | None = Field(None, description="Of Slurm; null: its default.", pattern=_ONE_LINE)
     constraint: str | None = Field(None, description="Features of Slurm's nodes, such as a100|h100.", pattern=_ONE_LINE)
     node_selector: dict[str, str] = Field({}, description="Labels of Kubernetes' nodes.")
-    tolerations: list[Toleration] = []
+    tolerations: list[Toleration] = Field([], description="Taints of Kubernetes' nodes that are no hindrance.")
 
     @model_validator(mode="after")
     def _min_is_no_max(self) -> "Shape":
@@ -156,7 +156,9 @@ class Jobs(Resources):
     """Where `tokenmill submit` runs phases, and on which machines."""
 
     on: Scheduler | None = Field(None, description="ray, kuberay or slurm where --on is left out.")
-    shapes: dict[Phase | Literal["default"], Shape] = {}
+    shapes: dict[Phase | Literal["default"], Shape] = Field(
+        {}, description="By phase; `default` is that of phases without their own."
+    )
     env: dict[Variable, str] = Field(
         {}, description="Variables that are no secret, such as AWS_ENDPOINT_URL; everybody can read them."
     )

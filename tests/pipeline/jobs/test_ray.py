@@ -105,7 +105,7 @@ def run_of_another_release(folder: Path, config: Path, gcs: str) -> subprocess.C
         file.write("\n")
     call = "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module('tokenmill', run_name='__main__')"
     run = [sys.executable, "-c", call, hidden, "run", config, "--phase=curate", f"--set=cluster.address={gcs}"]
-    words = shlex.join([*map(str, run), "--set=cluster.secrets=[]"])
+    words = shlex.join([*map(str, run), "--set=cluster.secrets=[]", f"--set=root={folder / 'unused'}"])
     script = f"mount -t tmpfs none {hidden} && cp -a {other}/. {hidden} && exec {words}"
     command = ["unshare", "--mount", "bash", "-c", script]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder)

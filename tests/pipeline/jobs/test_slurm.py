@@ -2,7 +2,6 @@
 those of an undisturbed run.
 """
 
-import os
 import subprocess
 import sys
 import time
@@ -60,8 +59,17 @@ def log(config: RunConfig) -> str:
     return "\n".join(path.read_text() for path in sorted(folder.glob(f"{name}*.log")))
 
 
+def is_over(config: RunConfig) -> bool:
+    return state(config).state not in ("queued", "running")
+
+
+def queue(column: str) -> str:
+    command = ["squeue", "--noheader", f"--format={column}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def end(config: RunConfig) -> None:
-    wait_for(lambda: state(config).state not in ("queued", "running"), WAIT_S)
+    wait_for(lambda: is_over(config), WAIT_S)
     assert state(config).state == "succeeded", f"{state(config)}\n{log(config)[-6000:]}"
 
 
@@ -87,22 +95,29 @@ def test_a_run_on_two_nodes_is_submitted_once_and_is_that_of_one_machine(cluster
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("node", [1, 2], ids=["first", "other"])
-def test_a_node_dies_in_each_phase_and_the_tables_are_those_of_an_undisturbed_run(cluster, node, undisturbed_run):
-    """The other node's end leaves the job running on what is left; the first one's starts it again."""
+def test_nodes_die_in_each_phase_and_the_tables_are_those_of_an_undisturbed_run(cluster, undisturbed_run):
+    """The end of the second node leaves the job at work on the first, whose end starts it again."""
     source, expected = undisturbed_run
     corpus = cluster.folder / "corpus"
     subprocess.run(["cp", "-a", source, corpus], check=True)
     _, config = given(cluster, corpus)
-    submitted(config)
-    for table in ("media", "captions", "tokens"):
-        wait_for(lambda table=table: num_commits(config.root, table) > 2 or state(config).state == "failed", WAIT_S)
-        assert state(config).state in ("running", "queued"), log(config)[-6000:]
+    name, _ = submitted(config)
+    for table, node in (("media", 2), ("captions", 1), ("tokens", 2)):
+        wait_for(lambda table=table: num_commits(config.root, table) > 2 or is_over(config), WAIT_S)
+        assert not is_over(config), log(config)[-6000:]
         cluster.kill(node)
         time.sleep(3)
         cluster.boot(node)
+        if node == 1:
+            wait_for(lambda: "BeginTime" in queue("%r"), WAIT_S)
+            cluster.begin_now("1")
     end(config)
     assert contents(config.root, str(corpus)) == expected
+    assert [line.split(",")[-2] for line in log(config).splitlines() if " job 1 on " in line] == [
+        " start 0",
+        " start 1",
+    ]
+    assert submitted(config)[0] == name
 
 
 @pytest.mark.slow
@@ -119,4 +134,21 @@ def test_a_stopped_job_has_a_successor_that_goes_on(cluster, undisturbed_run):
     assert (second, said) == (f"{first}-2", f"submitted as Slurm job 2, for {first} was stopped")
     end(config)
     assert contents(config.root, str(corpus)) == expected
-    assert not subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, env=os.environ).stdout
+    assert queue("%i") == ""
+
+
+@pytest.mark.slow
+def test_the_time_limit_puts_a_run_into_the_queue_again(cluster, undisturbed_run):
+    """Slurm warns the script, the run commits and ends, and goes on at its next start."""
+    source, expected = undisturbed_run
+    corpus = cluster.folder / "corpus"
+    subprocess.run(["cp", "-a", source, corpus], check=True)
+    _, config = given(cluster, corpus)
+    submitted(config)
+    wait_for(lambda: num_commits(config.root, "media") > 2, WAIT_S)
+    subprocess.run(["scancel", "--batch", "--signal=USR1", "1"], check=True)  # as Slurm does before the limit
+    wait_for(lambda: "BeginTime" in queue("%r"), 120)
+    assert "the time limit is near; to be continued in the queue" in log(config)
+    cluster.begin_now("1")
+    end(config)
+    assert contents(config.root, str(corpus)) == expected

@@ -55,7 +55,8 @@ wait "$driver"; code=$?
 while [ "$code" -gt 128 ] && kill -0 "$driver" 2> /dev/null; do wait "$driver"; code=$?; done  # a trap ends a wait
 kill "$nodes" 2> /dev/null; wait "$nodes"
 if [ -n "$again" ] && [ "$code" != 0 ]; then
-    scontrol requeue "$SLURM_JOB_ID" && sleep 600  # which ends this script
+    trap '' TERM # which comes next, and then the end of this script
+    scontrol requeue "$SLURM_JOB_ID" && sleep 600
 fi
 end "$code"
 """
@@ -71,7 +72,8 @@ def script(job: Job, name: str, folder: str) -> str:
     settings = [
         f"export job={shlex.quote(f'{folder}/{name}')}",
         f'export PATH={shlex.quote(environment)}/bin:"$PATH"',
-        "export RAY_AUTH_MODE=disabled RAY_USAGE_STATS_ENABLED=0 RAY_TRAIN_V2_ENABLED=1",
+        "export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_TRAIN_V2_ENABLED=1",
+        "RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n') && export RAY_AUTH_TOKEN",  # of each start another
         f"export cpus={cpus} gpus={shape.gpus}",
         *(f"export {variable}={shlex.quote(value)}" for variable, value in sorted(job.jobs.env.items())),
         f"run=(tokenmill {shlex.join(job.command(f'{folder}/{name}.yaml'))})",

@@ -81,12 +81,12 @@ class SlurmJobs:
         number, word, comment = queued or ("", "", "")
         phases, root = _parts(comment or self._comment(name))
         ended = self._folder / f"{name}.ended"
+        if word in _RUNNING | _QUEUED and not (ended.exists() and word == "COMPLETING"):
+            return Known(name, "running" if word in _RUNNING else "queued", root, phases, f"{number} {word}")
         if ended.exists():
             number, code = (ended.read_text().split() + ["", ""])[:2]
             state: State = "succeeded" if code == "0" else "stopped" if code in _SIGNALLED else "failed"
             return Known(name, state, root, phases, f"{number} exit code {code}".strip())
-        if word in _RUNNING or word in _QUEUED:
-            return Known(name, "running" if word in _RUNNING else "queued", root, phases, f"{number} {word}")
         is_failure = word and not word.startswith("CANCELLED")
         said = f"{number} {word}" if word else "it left Slurm's queue without an end of its own"
         return Known(name, "failed" if is_failure else "stopped", root, phases, said)

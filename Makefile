@@ -1,5 +1,5 @@
 # Two commands on a fresh machine: `make demo`, `make test`. Only python3 (3.11 or newer) and make are needed.
-.PHONY: demo test test-slow check lint types setup clean
+.PHONY: demo test test-slow check lint types setup image clean
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
@@ -33,6 +33,15 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	.venv/bin/mypy
+
+# The image of a cluster's nodes, by whichever of these is installed: podman, buildah, docker.
+IMAGE := tokenmill
+IMAGE_VARIANT := cpu
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+image:
+	builder=$$(command -v podman || command -v buildah || command -v docker) || \
+		{ echo "no podman, buildah or docker here: install one"; exit 1; }; \
+	"$$builder" build --build-arg VARIANT=$(IMAGE_VARIANT) --tag $(IMAGE):$(VERSION)-$(IMAGE_VARIANT) --file deploy/Dockerfile .
 
 clean:
 	rm -rf .venv runs build *.egg-info

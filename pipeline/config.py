@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from tokenmill import storage
+from tokenmill.pipeline.jobs_config import Jobs, Variable
 from tokenmill.pipeline.phases import Caption, Curate, Sample, Tokenize, Tokenizer, Train
 from tokenmill.storage.errors import UserError
 from tokenmill.storage.identity import Config, Resources
@@ -73,6 +74,15 @@ class Cluster(Resources):
         "started. Small: short runs wait for Ray; large: results fill the driver's memory. 0: always Ray.",
         ge=0,
     )
+    min_nodes: int = Field(
+        1, description="Of a cluster at `address`, to wait for before anything is planned. Large waits in vain.", gt=0
+    )
+    wait_s: float = Field(120.0, description="For min_nodes; then the run goes on with those there are.", ge=0)
+    secrets: list[Variable] = Field(
+        [],
+        description="Names of environment variables that every node must have (keys of S3, hubs, servers); a run says "
+        "which lacks one. Their values stand in no config.",
+    )
     commit_every_s: float = Field(30.0, description="Small makes many files, large loses more work at a crash.", gt=0)
     root_wait_s: float = Field(
         0.0, description="For another run at work on the root. 0 stops at once; large waits as long.", ge=0
@@ -120,6 +130,7 @@ class RunConfig(Config):
     tokenizer: Tokenizer = Tokenizer()
     captioner: Captioner = Captioner()
     cluster: Cluster = Cluster()
+    jobs: Jobs = Jobs()
 
     @property
     def fetched(self) -> str:

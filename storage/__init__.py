@@ -14,6 +14,7 @@ tokens.
     stopping.py      Ctrl-C and SIGTERM
     run_log.py       log.jsonl of a training
     scratch.py       temporary files, which go also after a kill -9
+    version.py       which code this is
     cpu.py           what this CPU is, and the dtype it multiplies quickly in
 """
 

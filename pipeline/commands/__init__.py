@@ -7,6 +7,7 @@ In: arguments. Out: the calls of the rooms above, errors as one line.
     interrupted.py  what is said when a signal ends it
     options.py      what several commands take
     phases.py       run, curate, caption, tokenize, train, redecide
+    jobs.py         submit, jobs list, status, logs, stop
     look.py         status, show, log, diff, rules, sheet, sample
     export.py       export images, clips, webdataset; convert-head
     tokenizer.py    tokenizer train, eval, convert

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from tokenmill.pipeline.commands import captioner, ending, export, look, phases, takedown, tokenizer
+from tokenmill.pipeline.commands import captioner, ending, export, jobs, look, phases, takedown, tokenizer
 from tokenmill.pipeline.commands.options import Sets, console
 
 
@@ -36,11 +36,18 @@ command: Callable[..., None]
 app = _group("From raw images and video to a trained, sampling next-token transformer.")
 for command in (phases.run, phases.curate, phases.caption, phases.tokenize, phases.train, phases.redecide):
     app.command()(command)
+app.command()(jobs.submit)
 for command in (look.status, look.show, look.log, look.diff, look.rules, look.sheet, look.sample):
     app.command()(command)
 for command in (takedown.forget, takedown.vacuum, takedown.verify, demo):
     app.command()(command)
 app.command("convert-head")(export.convert_head)
+jobs_app = _group("Jobs that submit made.")
+jobs_app.command("list")(jobs.jobs_list)
+jobs_app.command("status")(jobs.jobs_status)
+jobs_app.command("logs")(jobs.jobs_logs)
+jobs_app.command("stop")(jobs.jobs_stop)
+app.add_typer(jobs_app, name="jobs")
 export_app = _group("Kept media as files.")
 export_app.command("images")(export.export_images)
 export_app.command("clips")(export.export_clips)

@@ -6,6 +6,7 @@ import typer
 
 from tokenmill import PHASES
 from tokenmill.pipeline.commands.options import ConfigPath, Sets, Version, console, load
+from tokenmill.storage.errors import UserError
 
 if TYPE_CHECKING:
     from tokenmill.pipeline.config import RunConfig
@@ -21,9 +22,19 @@ def _run(config: "RunConfig", phases: tuple[str, ...], command: str, plan_only: 
     run_phases(config, phases, command, console, plan_only)
 
 
-def run(config: ConfigPath, sets: Sets = None, plan: PlanOnly = False) -> None:
+def run(
+    config: ConfigPath,
+    sets: Sets = None,
+    phases: Annotated[
+        list[str] | None, typer.Option("--phase", help="Only this one, or these; repeatable. Default: all four.")
+    ] = None,
+    plan: PlanOnly = False,
+) -> None:
     """All phases: curate, caption, tokenize, train. Run it again to refresh: only what is new or changed is done."""
-    _run(load(config, sets), PHASES, "run", plan)
+    if unknown := sorted({*(phases or ())} - {*PHASES}):
+        raise UserError(f"--phase {unknown[0]}: no such phase; {', '.join(PHASES)}")
+    chosen = tuple(phase for phase in PHASES if phase in (phases or PHASES))
+    _run(load(config, sets), chosen, "run", plan)
 
 
 def curate(

@@ -5,6 +5,7 @@ In: tables of rows to do, chains of stages. Out: Parquet shards, commits, reject
     flow.py      what any flow is: blocks, shards, commits, lost workers
     local.py     a flow in worker processes of this machine
     loopback.py  Ray on this machine alone
+    nodes.py     the machines of a cluster: awaited, and asked for code and secrets
     on_ray.py    a flow on Ray
     training.py  a training on Ray, begun by a command of its own
     writer.py    blocks to shards

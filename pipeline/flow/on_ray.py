@@ -23,7 +23,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from tokenmill.pipeline.catalog.shard_files import Shard
 from tokenmill.pipeline.config import Cluster, ConfigError
-from tokenmill.pipeline.flow import writer
+from tokenmill.pipeline.flow import nodes, writer
 from tokenmill.pipeline.flow.flow import Collector, Flow, Sink
 from tokenmill.pipeline.flow.metrics import ReadBytes
 from tokenmill.pipeline.flow.pool_use import pools_used
@@ -102,6 +102,7 @@ def cluster(config: Cluster) -> Iterator[None]:
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if ray.is_initialized():
+        _check_nodes(config)
         yield
         return
     _check(config.address)
@@ -121,10 +122,19 @@ def cluster(config: Cluster) -> Iterator[None]:
     context.max_errored_blocks = -1
     name = _scratch_name()
     try:
+        if config.address:
+            nodes.await_nodes(config)
+        _check_nodes(config)
         yield
     finally:
         ray.shutdown()
         scratch.sweep(name)
+
+
+def _check_nodes(config: Cluster) -> None:
+    """Of a cluster whose machines others set up; those that came since the last time. Raises NodeError."""
+    if config.address:
+        nodes.check_nodes(config.secrets)
 
 
 def _check(address: str | None) -> None:
@@ -163,6 +173,7 @@ def _worker_options() -> dict[str, Any]:
 
 def run(flow: Flow) -> None:
     """Send what is to do through the pools into the sink. Ray must be up. Raises what a stage raised."""
+    _check_nodes(flow.config)
     if flow.num_containers and len(flow.groups) == 1:
         DataContext.get_current().target_max_block_size = _CONTAINER_BLOCK_BYTES
     blocks = flow.blocks()

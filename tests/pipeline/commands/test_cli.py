@@ -14,7 +14,7 @@ from tokenmill.storage.errors import TrainingError
 
 PROJECT = Path(__file__).resolve().parents[3]
 COMMANDS = {
-    "run": ["CONFIG", "--set", "--plan"],
+    "run": ["CONFIG", "--set", "--phase", "--plan"],
     "curate": ["CONFIG", "--set", "--all-scores", "--plan"],
     "redecide": ["CONFIG", "--set"],
     "rules": ["CONFIG", "--set", "--out", "--version"],
@@ -34,6 +34,11 @@ COMMANDS = {
     "verify": ["CONFIG", "--repair", "--deep", "--set", "--json"],
     "show": ["CONFIG", "MEDIA_ID", "--set", "--version"],
     "sample": ["CONFIG", "--prompt", "--out", "--seed", "--set"],
+    "submit": ["CONFIG", "--on", "--phase", "--dry-run", "--again", "--set"],
+    "jobs list": ["CONFIG", "--on", "--set", "--json"],
+    "jobs status": ["CONFIG", "--on", "--job", "--set", "--json"],
+    "jobs logs": ["CONFIG", "--on", "--job", "--follow", "--set"],
+    "jobs stop": ["CONFIG", "--on", "--job", "--set"],
     "demo": ["--config", "--images", "--set"],
     "captioner train": ["CONFIG", "--set"],
     "captioner try": ["CONFIG", "--captioner", "--n", "--kind", "--seed", "--out", "--set"],

@@ -1,0 +1,112 @@
+"""A job -> the script that `sbatch` takes: a Ray cluster over the allocation, and the run on its first node.
+
+Each node runs `ray start --block` as a task of one step, so that Slurm ends what it began, and nothing else; `ray
+symmetric-run` would do with `ray stop`, which ends every Ray process of the user on a node, those of other jobs too.
+The run is a child of the script: a warning before the time limit goes to it as SIGTERM, upon which it commits what is
+finished and ends; then the job is put into the queue again and goes on. A lost node leaves the allocation smaller
+(--no-kill); the loss of the first one starts the job again (--requeue).
+"""
+
+import shlex
+import sys
+
+from tokenmill.pipeline.jobs.job import Job
+from tokenmill.pipeline.jobs.states import JobError
+from tokenmill.pipeline.jobs_config import OnSlurm, Shape
+
+ALWAYS_EXPORTED = ("HOME", "USER", "LOGNAME", "LANG", "PATH")
+COMMENT = "tokenmill"
+_BODY = r"""
+set -u
+rm -f "$job.ended"
+end() { echo "$SLURM_JOB_ID $1" > "$job.ended"; exit "$1"; }
+trap 'end 143' TERM
+address_of() { # of a node, from the names that Slurm knows it by
+    local name ip
+    name=$(scontrol show node "$1" | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p')
+    ip=$(getent ahostsv4 "$name" | awk '{print $1; exit}')
+    case $ip in '' | 127.*) ip=$(hostname -I | awk '{print $1}') ;; esac
+    echo "$ip"
+}
+export -f address_of
+head=$(address_of "$SLURMD_NODENAME") port=$((20000 + SLURM_JOB_ID % 10000))
+export head port
+is_up() { (exec 3<> "/dev/tcp/$head/$port") 2> /dev/null; }
+export -f is_up
+echo "$(date -u +%FT%TZ) job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, start ${SLURM_RESTART_COUNT:-0}, Ray at $head:$port"
+
+# One Ray process tree on each node, for as long as this step lives.
+srun --export=ALL --no-kill --kill-on-bad-exit=0 --ntasks-per-node=1 --cpu-bind=none bash -c '
+    how="--block --node-ip-address=$(address_of "$SLURMD_NODENAME") --num-cpus=$cpus --num-gpus=$gpus"
+    [ "$SLURM_NODEID" = 0 ] && exec ray start --head --port="$port" --include-dashboard=false $how
+    until is_up; do sleep 0.2; done
+    exec ray start --address="$head:$port" $how' > "$job.ray.log" 2>&1 &
+nodes=$!
+until is_up; do
+    kill -0 "$nodes" 2> /dev/null || { echo "Ray did not start; see $job.ray.log"; end 1; }
+    sleep 0.2
+done
+
+"${run[@]}" --set "cluster.address=$head:$port" --set "cluster.min_nodes=$SLURM_JOB_NUM_NODES" &
+driver=$! again=
+trap 'again=yes; echo "the time limit is near; to be continued in the queue"; kill -TERM "$driver" 2> /dev/null' USR1
+trap 'again=; kill -TERM "$driver" 2> /dev/null' TERM
+wait "$driver"; code=$?
+while [ "$code" -gt 128 ] && kill -0 "$driver" 2> /dev/null; do wait "$driver"; code=$?; done  # a trap ends a wait
+kill "$nodes" 2> /dev/null; wait "$nodes"
+if [ -n "$again" ] && [ "$code" != 0 ]; then
+    trap '' TERM # which comes next, and then the end of this script
+    scontrol requeue "$SLURM_JOB_ID" && sleep 600
+fi
+end "$code"
+"""
+
+
+def script(job: Job, name: str, folder: str) -> str:
+    """The text. `folder` is where its config, log and end are. Raises JobError for names that Slurm cannot take."""
+    config, shape = job.jobs.slurm, job.shapes[job.phases]
+    lines = [f"#SBATCH {option}" for option in _options(job, name, folder, config, shape)]
+    environment = config.environment or sys.prefix
+    # Of all nodes; the step's own variables tell of one task.
+    cpus = f"{shape.cpus}" if shape.cpus else '"${SLURM_CPUS_ON_NODE%%(*}"'
+    settings = [
+        f"export job={shlex.quote(f'{folder}/{name}')}",
+        f'export PATH={shlex.quote(environment)}/bin:"$PATH"',
+        "export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_TRAIN_V2_ENABLED=1",
+        "RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n') && export RAY_AUTH_TOKEN",  # of each start another
+        f"export cpus={cpus} gpus={shape.gpus}",
+        *(f"export {variable}={shlex.quote(value)}" for variable, value in sorted(job.jobs.env.items())),
+        f"run=(tokenmill {shlex.join(job.command(f'{folder}/{name}.yaml'))})",
+    ]
+    return "\n".join(["#!/bin/bash", *lines, "", *settings, _BODY.strip()]) + "\n"
+
+
+def _options(job: Job, name: str, folder: str, config: OnSlurm, shape: Shape) -> list[str]:
+    for text in (folder, job.root):
+        if set(text) & set("\"'\\%\n\r"):
+            raise JobError(f"{text}: Slurm takes no quotes, backslashes or % there: choose another jobs.slurm.folder")
+    at_least = shape.nodes if shape.min_nodes is None else max(1, shape.min_nodes)
+    nodes = f"{shape.nodes}" if at_least == shape.nodes else f"{at_least}-{shape.nodes}"
+    memory = f"{shape.memory_gb}G" if shape.memory_gb else "0" if config.exclusive else None
+    asked = {
+        "job-name": name,
+        "comment": f'"{COMMENT} {" ".join(job.phases)} {job.root}"',
+        "output": f'"{folder}/{name}.log"',
+        "open-mode": "append",
+        "account": config.account,
+        "qos": config.qos,
+        "partition": shape.partition,
+        "constraint": f'"{shape.constraint}"' if shape.constraint else None,
+        "nodes": nodes,
+        "ntasks-per-node": "1",
+        "cpus-per-task": shape.cpus,
+        "mem": memory,
+        "gpus-per-node": shape.gpus or None,
+        "time": config.time_limit,
+        "signal": f"B:USR1@{config.warn_s}",
+        "dependency": "singleton",
+        "kill-on-invalid-dep": "yes",
+        "export": ",".join([*ALWAYS_EXPORTED, *job.secrets]),
+    }
+    flags = ["requeue", "no-kill", *(["exclusive"] if config.exclusive else [])]
+    return [f"--{key}={value}" for key, value in asked.items() if value is not None] + [f"--{flag}" for flag in flags]

@@ -1,0 +1,154 @@
+"""A real Slurm: the same work is submitted once; nodes die, the time limit comes, jobs are stopped, and the tables are
+those of an undisturbed run.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from rich.console import Console
+from slurm_cluster import Slurm, slurm, wait_for
+from small_run import contents, num_commits, write_config
+
+from tokenmill.pipeline.config import RunConfig, load
+from tokenmill.pipeline.demo.scenes import write_corpus
+from tokenmill.pipeline.jobs.states import JobError, Known
+from tokenmill.pipeline.jobs.submit import find, scheduler_of, submit
+from tokenmill.pipeline.run.runner import run_phases
+
+ROWS = ("curate", "caption", "tokenize")
+WAIT_S = 400  # a busy machine of two cores starts Ray on two nodes
+
+
+@pytest.fixture
+def cluster() -> Iterator[Slurm]:
+    with slurm(2) as found:
+        yield found
+
+
+def small_corpus(folder: Path) -> Path:
+    write_corpus(folder, num_images=24, num_videos=1)
+    return folder
+
+
+def given(cluster: Slurm, corpus: Path, **jobs: object) -> tuple[Path, RunConfig]:
+    path = write_config(cluster.folder, str(corpus), str(cluster.folder / "root"))
+    document = yaml.safe_load(path.read_text())
+    del document["cluster"]["num_cpus"]
+    document["jobs"] = {"on": "slurm", "shapes": {"default": {"nodes": 2}}, **jobs}
+    path.write_text(yaml.safe_dump(document))
+    return path, load(path)
+
+
+def submitted(config: RunConfig, phases: tuple[str, ...] = ROWS) -> tuple[str, str]:
+    ((one),) = submit(config, phases, None, again=False)
+    return one.name, one.said
+
+
+def state(config: RunConfig) -> Known:
+    return find(config, scheduler_of(config, None), None)
+
+
+def log(config: RunConfig) -> str:
+    name = state(config).name
+    folder = Path(config.root) / "runs" / "jobs"
+    return "\n".join(path.read_text() for path in sorted(folder.glob(f"{name}*.log")))
+
+
+def is_over(config: RunConfig) -> bool:
+    return state(config).state not in ("queued", "running")
+
+
+def queue(column: str) -> str:
+    command = ["squeue", "--noheader", f"--format={column}"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def end(config: RunConfig) -> None:
+    wait_for(lambda: is_over(config), WAIT_S)
+    assert state(config).state == "succeeded", f"{state(config)}\n{log(config)[-6000:]}"
+
+
+@pytest.mark.service
+def test_a_run_on_two_nodes_is_submitted_once_and_is_that_of_one_machine(cluster):
+    corpus = small_corpus(cluster.folder / "corpus")
+    path, config = given(cluster, corpus)
+    with pytest.raises(JobError, match="no job of root"):
+        state(config)
+    name, said = submitted(config)
+    assert said == "submitted as Slurm job 1"
+    assert submitted(config)[1].startswith(f"is {state(config).state} already (1 ")
+    command = [sys.executable, "-m", "tokenmill", "jobs", "logs", str(path), "-f"]
+    followed = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S).stdout
+    end(config)
+    assert followed in log(config)
+    assert "files = " in followed
+    assert submitted(config) == (name, "has succeeded: nothing was submitted; --again runs it again, as a refresh")
+    here = load(path, [f"root={cluster.folder / 'here'}", "cluster.local_rows=1000"])
+    run_phases(here, ROWS, "run", Console(quiet=True))
+    assert contents(config.root, str(corpus)) == contents(here.root, str(corpus))
+    assert not any(step.num_read for step in run_phases(config, ROWS, "run", Console(quiet=True), plan_only=True).steps)
+
+
+@pytest.mark.slow
+def test_nodes_die_in_each_phase_and_the_tables_are_those_of_an_undisturbed_run(cluster, undisturbed_run):
+    """The end of the second node leaves the job at work on the first, whose end starts it again."""
+    source, expected = undisturbed_run
+    corpus = cluster.folder / "corpus"
+    subprocess.run(["cp", "-a", source, corpus], check=True)
+    _, config = given(cluster, corpus)
+    name, _ = submitted(config)
+    for table, node in (("media", 2), ("captions", 1), ("tokens", 2)):
+        wait_for(lambda table=table: num_commits(config.root, table) > 2 or is_over(config), WAIT_S)
+        assert not is_over(config), log(config)[-6000:]
+        cluster.kill(node)
+        time.sleep(3)
+        cluster.boot(node)
+        if node == 1:
+            wait_for(lambda: "BeginTime" in queue("%r"), WAIT_S)
+            cluster.begin_now("1")
+    end(config)
+    assert contents(config.root, str(corpus)) == expected
+    assert [line.split(",")[-2] for line in log(config).splitlines() if " job 1 on " in line] == [
+        " start 0",
+        " start 1",
+    ]
+    assert submitted(config)[0] == name
+
+
+@pytest.mark.slow
+def test_a_stopped_job_has_a_successor_that_goes_on(cluster, undisturbed_run):
+    source, expected = undisturbed_run
+    corpus = cluster.folder / "corpus"
+    subprocess.run(["cp", "-a", source, corpus], check=True)
+    _, config = given(cluster, corpus)
+    first, _ = submitted(config)
+    wait_for(lambda: num_commits(config.root, "media") > 2, WAIT_S)
+    scheduler_of(config, None).stop(first)
+    wait_for(lambda: state(config).state == "stopped", 60)
+    second, said = submitted(config)
+    assert (second, said) == (f"{first}-2", f"submitted as Slurm job 2, for {first} was stopped")
+    end(config)
+    assert contents(config.root, str(corpus)) == expected
+    assert queue("%i") == ""
+
+
+@pytest.mark.slow
+def test_the_time_limit_puts_a_run_into_the_queue_again(cluster, undisturbed_run):
+    """Slurm warns the script, the run commits and ends, and goes on at its next start."""
+    source, expected = undisturbed_run
+    corpus = cluster.folder / "corpus"
+    subprocess.run(["cp", "-a", source, corpus], check=True)
+    _, config = given(cluster, corpus)
+    submitted(config)
+    wait_for(lambda: num_commits(config.root, "media") > 2, WAIT_S)
+    subprocess.run(["scancel", "--batch", "--signal=USR1", "1"], check=True)  # as Slurm does before the limit
+    wait_for(lambda: "BeginTime" in queue("%r"), 120)
+    assert "the time limit is near; to be continued in the queue" in log(config)
+    cluster.begin_now("1")
+    end(config)
+    assert contents(config.root, str(corpus)) == expected

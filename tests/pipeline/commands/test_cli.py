@@ -26,7 +26,7 @@ COMMANDS = {
     "caption": ["CONFIG", "--set", "--plan"],
     "tokenize": ["CONFIG", "--set", "--plan"],
     "train": ["CONFIG", "--set", "--version", "--plan"],
-    "status": ["CONFIG", "--set", "--json", "--version"],
+    "status": ["CONFIG", "--set", "--json", "--version", "--watch"],
     "log": ["CONFIG", "--set", "--json"],
     "diff": ["CONFIG", "V1", "V2", "--set", "--json"],
     "forget": ["CONFIG", "--id", "--uri", "--file", "--set"],

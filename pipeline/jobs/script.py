@@ -67,13 +67,13 @@ def script(job: Job, name: str, folder: str) -> str:
     config, shape = job.jobs.slurm, job.shapes[job.phases]
     lines = [f"#SBATCH {option}" for option in _options(job, name, folder, config, shape)]
     environment = config.environment or sys.prefix
-    # Of all nodes; the step's own variables tell of one task.
+    # Slurm's variable is set before the step, whose own one tells of its one task.
     cpus = f"{shape.cpus}" if shape.cpus else '"${SLURM_CPUS_ON_NODE%%(*}"'
     settings = [
         f"export job={shlex.quote(f'{folder}/{name}')}",
         f'export PATH={shlex.quote(environment)}/bin:"$PATH"',
         "export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_TRAIN_V2_ENABLED=1",
-        "RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n') && export RAY_AUTH_TOKEN",  # of each start another
+        "RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \\n') && export RAY_AUTH_TOKEN",
         f"export cpus={cpus} gpus={shape.gpus}",
         *(f"export {variable}={shlex.quote(value)}" for variable, value in sorted(job.jobs.env.items())),
         f"run=(tokenmill {shlex.join(job.command(f'{folder}/{name}.yaml'))})",

@@ -26,7 +26,7 @@ from tokenmill.training.data.loader import Loader, Pack
 from tokenmill.training.job import DONE, TrainJob, TrainResult
 from tokenmill.training.model.model import PackLoss, build_model
 from tokenmill.training.model.optimizer import make_optimizers, schedule, set_learning_rate
-from tokenmill.training.run import checkpoint
+from tokenmill.training.run.checkpoint import Checkpoints, latest, whole_weights
 from tokenmill.training.run.parallel import Workers
 from tokenmill.training.run.prepare import Prepared, load_prepared, prepare
 
@@ -52,7 +52,7 @@ def train_worker(
         return
     trainer = _Trainer(job, resources, load_prepared(job), rank, world, device)
     trainer.run()
-    weights = checkpoint.whole_weights(trainer.model)
+    weights = whole_weights(trainer.model)
     if rank == 0:
         _finish(job, trainer, weights)
 
@@ -71,14 +71,23 @@ class _Trainer:
         self.workers = Workers(self.model, rank, world, device, resources.spread_model)
         dtype = getattr(torch, config.dtype)
         self.optimizers = make_optimizers(self.model, config.optimizer, dtype, rank, world)
-        self.start = checkpoint.latest(job.run_uri, ready.summary["plan"])
+        meta = {"plan": ready.summary["plan"], "tokens_version": job.tokens_version}
+        keep = resources.keep_checkpoints
+        self.checkpoints = Checkpoints(job.run_uri, self.model, self.optimizers, meta, keep, world)
+        self.start = latest(job.run_uri, ready.summary["plan"])
         if self.start:
-            checkpoint.load(job.run_uri, self.start, self.model, self.optimizers)
+            self.checkpoints.load(self.start)
         self.loader = Loader(
             ready.plan, ready.index, job.shard_uris, ready.layout, config.data.pack_tokens, resources.cache_mb << 20
         )
 
     def run(self) -> None:
+        try:
+            self._run()
+        finally:  # also before an error: what is written is nearly there
+            self.checkpoints.wait()
+
+    def _run(self) -> None:
         rank, world, device = self.workers.rank, self.workers.world, self.workers.device
         log = TrainLog(self.job.run_uri, self.start) if rank == 0 else None
         before = read_log(self.job.run_uri, "seconds") if rank == 0 else []
@@ -97,9 +106,7 @@ class _Trainer:
             if is_saved:
                 if log is not None:
                     log.flush()
-                meta = {"plan": self.ready.summary["plan"], "tokens_version": self.job.tokens_version}
-                keep = self.resources.keep_checkpoints
-                checkpoint.save(self.job.run_uri, done, self.model, self.optimizers, meta, keep, rank)
+                self.checkpoints.begin(done)
 
     def step(self, step: int, packs: list[Pack]) -> torch.Tensor:
         """One optimizer step. Returns this worker's sums: loss and count per kind, weighted loss, weight, tokens."""

@@ -21,6 +21,7 @@ from tokenmill.training.run import checkpoint, worker
 from tokenmill.training.run.prepare import prepare
 from tokenmill.training.run.worker import train_worker
 
+SHARD = "shard-00001-model-00001-of-00001.safetensors"
 EVERY_3 = TrainResources(checkpoint_every_steps=3)
 
 
@@ -83,7 +84,7 @@ def test_remains_of_crashes_are_completed(make_job, monkeypatch):
             train_worker(broken, EVERY_3)
     newest = Path(checkpoint.folder_uri(broken.run_uri, 8))
     newest.joinpath("meta.json").unlink()  # died before its last write
-    newest.joinpath("model.safetensors").write_bytes(b"half")
+    newest.joinpath(SHARD).write_bytes(b"half")
     with open(broken.at("log.jsonl"), "a") as log:
         log.write('{"step": 9, "lo')
     train_worker(broken, EVERY_3)

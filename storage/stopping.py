@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM, which Slurm and Kubernetes send -> KeyboardInterrupt in the main thread, and what is said then.
+"""Ctrl-C, and SIGTERM and SIGUSR1, which Slurm and Kubernetes send -> KeyboardInterrupt in the main thread, and what is
+said then.
 
 The first signal lets a command end in order; a second one, a moment later, ends it at once. What is said does not wait
 for the end: workers on other machines may take seconds. Libraries take signals over (Ray both, at its start), so
@@ -15,9 +16,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _SAY_AFTER_S = 1.0
 _SAME_WITHIN_S = 1.0  # timeout(1) and others send one to the process and one to its group
+
+
+class Stopped(KeyboardInterrupt):
+    """The command was sent a signal."""
+
+    def __init__(self, which: signal.Signals):
+        super().__init__()
+        self.which = which
+
+    @property
+    def is_notice(self) -> bool:
+        """Whether the sender gives time to end in order: all but Ctrl-C, behind which somebody waits."""
+        return self.which != signal.SIGINT
 
 
 class Stop:
@@ -59,7 +73,7 @@ class Stop:
             late = threading.Timer(_SAY_AFTER_S, self.tell)
             late.daemon = True
             late.start()
-            raise KeyboardInterrupt
+            raise Stopped(self.received)
         if time.monotonic() - self._at > _SAME_WITHIN_S:
             os._exit(128 + number)
 

@@ -2,9 +2,9 @@
 
     run/checkpoints/step_000123/    files of training/run/shard_files.py, and meta.json
 
-Each worker copies what it holds to memory, which is all that a step waits for, and writes it while the next steps go on.
-`meta.json` is written last, when all files are there, and deleted first: a folder without it is the remains of a crash
-and is never read. The state of the data is the step alone (training/data/plan.py), dropout is seeded by pack, and
+Each worker copies what it holds to memory, which is all that a step waits for, and writes it while the next steps go
+on. `meta.json` is written last, when all files are there, and deleted first: a folder without it is the remains of a
+crash and is never read. The state of the data is the step alone (training/data/plan.py), dropout is seeded by pack, and
 learning rates follow from the step, so nothing else needs saving.
 """
 
@@ -22,20 +22,19 @@ from torch import nn
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 from torch.optim import Optimizer
 
 from tokenmill import storage
 from tokenmill.storage.checksums import damaged_file
-from tokenmill.storage.errors import DamagedError, TrainingError
+from tokenmill.storage.errors import DamagedError
 from tokenmill.storage.failures import as_damaged
+from tokenmill.training.run.folders import META, all_folders, complete_steps, folder_uri, latest
 from tokenmill.training.run.shard_files import Reader, Writer
 
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # of a worker alone, in whichever thread
 
-META = "meta.json"
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-_FOLDER = "checkpoints"
 _OLD_WEIGHTS = "model.safetensors"  # of releases that wrote the whole model
 
 
@@ -54,9 +53,17 @@ class Checkpoints:
         self._run_uri, self._model, self._optimizers = run_uri, model, optimizers
         self._meta, self._keep, self._world = meta, keep, world
         # of its own, because these workers talk while those train
-        self._group = dist.new_group(backend="gloo") if world > 1 else None
+        self._group: Any = dist.new_group(backend="gloo") if world > 1 else None
         self._stager = BlockingAsyncStager()
         self._writing: Future[Any] | None = None
+
+    def resume(self) -> int:
+        """Restore the newest complete one; the steps that it has done, 0 without one. Raises TrainingError for one of
+        another plan, DamagedError.
+        """
+        if step := latest(self._run_uri, self._meta["plan"]):
+            self.load(step)
+        return step
 
     def begin(self, step: int) -> None:
         """Write the checkpoint after `step` steps, and delete all but the newest; returns when the state is copied. One
@@ -91,7 +98,9 @@ class Checkpoints:
             reader = Reader(uri)
             self._make_room(reader.tensors)
             with _plainly():
-                dcp.load(_nested(self._state()), storage_reader=reader, process_group=self._group, no_dist=self._world == 1)
+                dcp.load(
+                    _nested(self._state()), storage_reader=reader, process_group=self._group, no_dist=self._world == 1
+                )
 
     def _state(self) -> dict[str, torch.Tensor]:
         """All that is saved, by name; what is written into these tensors changes the model and its optimizers."""
@@ -131,64 +140,25 @@ class Checkpoints:
                 raise DamagedError(storage.join(uri, broken.rsplit("/", 1)[1]))
             weights: dict[str, Any] = dict(load_file(folder / _OLD_WEIGHTS))
             state = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
-        set_state_dict(
-            self._model, self._optimizers, model_state_dict=weights, optim_state_dict=state, options=_WHOLE
-        )
+        set_state_dict(self._model, self._optimizers, model_state_dict=weights, optim_state_dict=state, options=_WHOLE)
 
     def _complete(self, step: int) -> None:
         """All files of a checkpoint are there: say so, and let older ones go."""
         storage.write_json(storage.join(folder_uri(self._run_uri, step), META), {"step": step} | self._meta)
-        newest = [folder_uri(self._run_uri, each).rsplit("/", 1)[1] for each in complete_steps(self._run_uri)]
-        folder = storage.join(self._run_uri, _FOLDER)
-        for name in set(storage.list_names(folder)) - set(newest[-self._keep :]):
-            if storage.exists(mark := storage.join(folder, name, META)):
+        kept = {folder_uri(self._run_uri, each) for each in complete_steps(self._run_uri)[-self._keep :]}
+        for uri in set(all_folders(self._run_uri)) - kept:
+            if storage.exists(mark := storage.join(uri, META)):
                 storage.delete_file(mark)
-            storage.delete_folder(storage.join(folder, name))
+            storage.delete_folder(uri)
 
 
 def _nested(state: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """For DCP, which gives a tensor that stands in a dict the same name and takes a millisecond for one that does not."""
+    """The same for DCP, which gives a tensor in a dict this name, and logs each one that stands in none."""
     parts: dict[str, Any] = {"model": {}, "optimizer": {}}
     for name, tensor in state.items():
         part, _, rest = name.partition(".")
         parts[part][rest] = tensor
     return parts
-
-
-def folder_uri(run_uri: str, step: int) -> str:
-    """Where the checkpoint after `step` steps stands."""
-    return storage.join(run_uri, _FOLDER, f"step_{step:06d}")
-
-
-def complete_steps(run_uri: str) -> list[int]:
-    """Steps of which there is a complete checkpoint, in ascending order."""
-    folder = storage.join(run_uri, _FOLDER)
-    names = [name for name in storage.list_names(folder) if name.startswith("step_")]
-    return sorted(
-        int(name.removeprefix("step_")) for name in names if storage.exists(storage.join(folder, name, META))
-    )
-
-
-def latest(run_uri: str, plan_hash: str) -> int:
-    """Steps done by the newest complete checkpoint; 0 without one.
-
-    Raises TrainingError when it belongs to another plan.
-    """
-    steps = complete_steps(run_uri)
-    if not steps:
-        return 0
-    meta = storage.read_json(storage.join(folder_uri(run_uri, steps[-1]), META), "plan")
-    if meta["plan"] != plan_hash:
-        raise TrainingError(
-            f"{folder_uri(run_uri, steps[-1])}: made with plan {meta['plan']}, this run's is {plan_hash}; "
-            "train into another folder, or delete the checkpoints"
-        )
-    return steps[-1]
-
-
-def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """All weights by name, on the CPU; empty but on rank 0. Every worker must call it."""
-    return {name: value.contiguous() for name, value in get_model_state_dict(model, options=_WHOLE).items()}
 
 
 @contextmanager

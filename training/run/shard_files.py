@@ -5,8 +5,8 @@
     checksums.json    of all of these files
 
 A tensor that FSDP2 spread is written by each worker in part, one that all hold by one of them, so each writes an equal
-share and nobody holds the whole. Any number of workers reads it: each takes the parts that it needs, from files that are
-checked first. DCP's own `.metadata` is a pickle, which whoever reads it executes; tensors.json takes its place.
+share and nobody holds the whole. Any number of workers reads it: each takes the parts that it needs, from files that
+are checked first. DCP's own `.metadata` is a pickle, which whoever reads it executes; tensors.json takes its place.
 """
 
 import math

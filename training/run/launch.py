@@ -26,7 +26,7 @@ _TAIL_EVERY_S = 0.5
 _SAVED_WITHIN_S = 30.0  # Slurm and Kubernetes kill after as many seconds
 _LOOK_FOR_ROOM_EVERY_S = 15.0
 # Room that was counted may have gone with a machine whose death was not known yet; then it is counted again.
-_WAITS = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20"}
+_WAITS = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "12"}
 # Threads that spin while they wait take the CPU from those they wait for. Measured with two threads on two cores that
 # other processes used too: 324 tokens/s spinning, 7,489 sleeping.
 _THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}

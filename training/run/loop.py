@@ -23,7 +23,7 @@ from tokenmill.training.run.notices import Reader, open_board
 
 OnReport = Callable[[int, int, dict[str, float], float], None]
 
-_NOT_LOSSES = {"step", "lr", "tokens", "tokens_per_s", "seconds"}
+_NOT_LOSSES = {"step", "lr", "tokens", "tokens_per_s", "workers", "seconds"}
 
 
 def fit(job: TrainJob, resources: TrainResources | None = None, on_report: OnReport | None = None) -> TrainResult:

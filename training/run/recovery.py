@@ -10,6 +10,7 @@ nothing is computed twice.
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ray
 from ray.train.v2._internal.execution.controller.state import PreemptingState
 from ray.train.v2._internal.execution.failure_handling.default import DefaultFailurePolicy
 from ray.train.v2._internal.execution.failure_handling.failure_policy import FailureDecision
@@ -29,6 +30,7 @@ from tokenmill.training.job import Asked
 
 Newest = Callable[[], int]
 
+_ANSWER_S = 5.0
 _GO_BY = {"lost_node", "network", "gpu"}  # of storage/failures.py: another machine, or a minute later, may not have it
 
 
@@ -96,6 +98,14 @@ class Scaling(ElasticScalingPolicy):
         is_news = isinstance(current_state, PreemptingState) and not isinstance(previous_state, PreemptingState)
         if is_news and self._board is not None:
             self._board.ask.remote(Asked.SAVE)
+
+    def _get_reserved_resources(self) -> Any:
+        """Without machines that died since it was last looked, which is every 20 s."""
+        room = self._autoscaling_coordinator.get_reserved_resources.remote(self._requester_id, recompute=True)
+        try:
+            return ray.get(room, timeout=_ANSWER_S)
+        except ray.exceptions.RayError:  # busy; asked again in two seconds
+            return None
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
         possible = super()._count_possible_workers(reserved_resources)

@@ -154,7 +154,7 @@ class _Trainer:
         record |= {kind.name.lower(): sums[kind] / counts[kind] for kind in Kind if counts[kind]}
         optimizer = self.job.config.optimizer
         record["lr"] = optimizer.lr * schedule(optimizer, done - 1, self.ready.plan.num_steps)
-        return record | {"tokens": int(num_tokens)} | clock.lap(num_tokens)
+        return record | {"tokens": int(num_tokens), "workers": self.workers.world} | clock.lap(num_tokens)
 
 
 class _Clock:

@@ -19,19 +19,12 @@ from typing import Any, NoReturn
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _SAY_AFTER_S = 1.0
 _SAME_WITHIN_S = 1.0  # timeout(1) and others send one to the process and one to its group
+_received: list[signal.Signals] = []  # by this process; libraries raise KeyboardInterrupt anew, without a word of it
 
 
-class Stopped(KeyboardInterrupt):
-    """The command was sent a signal."""
-
-    def __init__(self, which: signal.Signals):
-        super().__init__()
-        self.which = which
-
-    @property
-    def is_notice(self) -> bool:
-        """Whether the sender gives time to end in order: all but Ctrl-C, behind which somebody waits."""
-        return self.which != signal.SIGINT
+def is_given_time() -> bool:
+    """Whether the signal that this process was sent leaves it time: all but Ctrl-C, behind which somebody waits."""
+    return bool(_received) and _received[-1] != signal.SIGINT
 
 
 class Stop:
@@ -73,7 +66,8 @@ class Stop:
             late = threading.Timer(_SAY_AFTER_S, self.tell)
             late.daemon = True
             late.start()
-            raise Stopped(self.received)
+            _received.append(self.received)
+            raise KeyboardInterrupt
         if time.monotonic() - self._at > _SAME_WITHIN_S:
             os._exit(128 + number)
 

@@ -147,9 +147,6 @@ class WorkerResources(Resources):
         "in between: few end at a bad hour, many repeat what always kills. Other errors end it at once.",
         ge=0,
     )
-    placement: Literal["spread", "pack"] = Field(
-        "spread", description="Workers over all machines, or on as few as hold them: gradients then cross less network."
-    )
 
 
 class TrainResources(WorkerResources):

@@ -24,6 +24,7 @@ from tokenmill.training.job import Asked
 
 _TAIL_EVERY_S = 0.5
 _SAVED_WITHIN_S = 30.0  # Slurm and Kubernetes kill after as many seconds
+_FREED_WITHIN_S = 10.0
 _LOOK_FOR_ROOM_EVERY_S = 15.0
 # Room that was counted may have gone with a machine whose death was not known yet; then it is counted again.
 _WAITS = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "12"}
@@ -91,7 +92,8 @@ def _fit(
         num_workers=(min(going.sizes), max(going.sizes)),
         use_gpu=resources.use_gpu,
         resources_per_worker={"CPU": resources.cpus_per_worker} | ({"GPU": 1} if resources.use_gpu else {}),
-        placement_strategy=resources.placement.upper(),
+        # CPU workers share a machine's memory bandwidth; GPUs of one machine exchange gradients without a network
+        placement_strategy="PACK" if resources.use_gpu else "SPREAD",
         elastic_resize_monitor_interval_s=_LOOK_FOR_ROOM_EVERY_S,
     )
 
@@ -127,10 +129,11 @@ def _fit(
     )
     try:
         trainer.fit()
-    except (KeyboardInterrupt, SystemExit) as stop:
+    except (KeyboardInterrupt, SystemExit):
         if trainer.controller is not None:
-            if isinstance(stop, stopping.Stopped) and stop.is_notice:
+            if stopping.is_given_time():
                 going.save_and_stop()
+                ray.wait([trainer.controller.abort.remote()], timeout=_FREED_WITHIN_S)  # what it has reserved
             ray.kill(trainer.controller)  # and with it its workers
         raise
 

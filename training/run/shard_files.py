@@ -114,7 +114,9 @@ class Reader(FileSystemReader):
     def __init__(self, uri: str):
         super().__init__(uri)
         self._uri = uri
-        self._known: dict[str, Any] = storage.read_json(storage.join(uri, NAME), TENSORS)
+        if not storage.exists(known := storage.join(uri, NAME)):
+            raise DamagedError(known)
+        self._known: dict[str, Any] = storage.read_json(known, TENSORS)
         with self._checked(TENSORS) as path:
             self.tensors: dict[str, Any] = storage.read_json(path)
 

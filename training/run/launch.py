@@ -7,6 +7,7 @@ error is raised as it was.
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from tokenmill.training.job import Asked
 
 _TAIL_EVERY_S = 0.5
 _SAVED_WITHIN_S = 30.0  # Slurm and Kubernetes kill after as many seconds
-_FREED_WITHIN_S = 10.0
+_FREED_WITHIN_S = 15.0
 _LOOK_FOR_ROOM_EVERY_S = 15.0
 # Room that was counted may have gone with a machine whose death was not known yet; then it is counted again.
 _WAITS = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "12"}
@@ -133,9 +134,22 @@ def _fit(
         if trainer.controller is not None:
             if stopping.is_given_time():
                 going.save_and_stop()
-                ray.wait([trainer.controller.abort.remote()], timeout=_FREED_WITHIN_S)  # what it has reserved
+                _await_end(trainer.controller)
             ray.kill(trainer.controller)  # and with it its workers
         raise
+
+
+def _await_end(controller: Any) -> None:
+    """Until Ray Train has seen its workers end, and given back what it reserved for them; or for long enough."""
+    until_s = time.monotonic() + _FREED_WITHIN_S
+    while time.monotonic() < until_s:
+        try:
+            ray.get(controller.get_result.remote(), timeout=_FREED_WITHIN_S)
+            return
+        except ray.exceptions.RayTaskError:  # it is not over
+            time.sleep(_TAIL_EVERY_S)
+        except ray.exceptions.RayError:
+            return
 
 
 def _logged_steps(run_uri: str) -> int:

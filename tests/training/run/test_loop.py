@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from safetensors.torch import load_file
 
@@ -149,6 +150,7 @@ def test_before_it_ends_by_a_signal_that_gives_time_a_checkpoint_is_written(make
     with Stop(said.append).listening(), pytest.raises(KeyboardInterrupt):
         fit(job, resources)
     sender.join()
+    assert ray.available_resources()["CPU"] == 2, "what it had reserved is free again"
     step = newest_step(job.run_uri)
     assert 30 <= step < 400 and len(read_log(job.run_uri)) == step
     assert fit(job, resources).resumed_from == step

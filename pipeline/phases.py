@@ -2,7 +2,7 @@
 
 from typing import Literal, TypeVar, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tokenmill import stages
 from tokenmill.storage.cpu import quick_dtype
@@ -134,6 +134,11 @@ class Train(TrainConfig):
         min_length=1,
     )
     resources: TrainResources = TrainResources()
+
+    @model_validator(mode="after")
+    def _workers_suit_the_batch(self) -> "Train":
+        self.resources.sizes(self.data.batch_packs)
+        return self
 
     @property
     def what(self) -> TrainConfig:

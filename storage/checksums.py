@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,14 +17,20 @@ _DIGEST = "digest"
 def write_checksums(folder: Path) -> None:
     """Write that document for the files that stand in a local folder now."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != NAME]
-    found = {
-        str(path.relative_to(folder)): {
-            "size_bytes": path.stat().st_size,
-            "blake2b": content_id(uris.read_chunks(str(path))),
-        }
-        for path in files
-    }
+    found = {str(path.relative_to(folder)): checksum(str(path)) for path in files}
     (folder / NAME).write_text(json.dumps(found, indent=1, sort_keys=True))
+
+
+def checksum(uri: str) -> dict[str, Any]:
+    """Size and digest of one file, as that document has them. Every byte is read."""
+    sizes: list[int] = []
+
+    def counted() -> Iterator[bytes]:
+        for chunk in uris.read_chunks(uri):
+            sizes.append(len(chunk))
+            yield chunk
+
+    return {"blake2b": content_id(counted()), "size_bytes": sum(sizes)}
 
 
 def damaged_file(uri: str) -> str | None:

@@ -201,7 +201,7 @@ FAILURES = {
         "WorkerHealthCheckFailedError WorkerHealthCheckTimeoutError WorkerGroupStartupFailedError "
         "WorkerGroupStartupTimeoutError ControllerError PreemptionError WorkerGroupError DistBackendError "
         "DistNetworkError ProcessGroupAbortedError",
-        phrases=r"Connection closed by peer|NCCL error|node was (lost|marked dead)|Broken pipe",
+        phrases=r"Connection closed by peer|gloo/transport|NCCL error|node was (lost|marked dead)|Broken pipe",
     ),
     "network": Failure(
         "the network fails: {detail}",

@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM, which Slurm and Kubernetes send -> KeyboardInterrupt in the main thread, and what is said then.
+"""Ctrl-C, and SIGTERM and SIGUSR1, which Slurm and Kubernetes send -> KeyboardInterrupt in the main thread, and what is
+said then.
 
 The first signal lets a command end in order; a second one, a moment later, ends it at once. What is said does not wait
 for the end: workers on other machines may take seconds. Libraries take signals over (Ray both, at its start), so
@@ -15,9 +16,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _SAY_AFTER_S = 1.0
 _SAME_WITHIN_S = 1.0  # timeout(1) and others send one to the process and one to its group
+_received: list[signal.Signals] = []  # by this process; libraries raise KeyboardInterrupt anew, without a word of it
+
+
+def is_given_time() -> bool:
+    """Whether the signal that this process was sent leaves it time: all but Ctrl-C, behind which somebody waits."""
+    return bool(_received) and _received[-1] != signal.SIGINT
 
 
 class Stop:
@@ -59,6 +66,7 @@ class Stop:
             late = threading.Timer(_SAY_AFTER_S, self.tell)
             late.daemon = True
             late.start()
+            _received.append(self.received)
             raise KeyboardInterrupt
         if time.monotonic() - self._at > _SAME_WITHIN_S:
             os._exit(128 + number)

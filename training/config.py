@@ -141,12 +141,23 @@ class WorkerResources(Resources):
     threads: int | None = Field(
         None, description="CPU threads per worker; more than there are CPUs is slow. Null: cpus_per_worker.", gt=0
     )
-    max_failures: int = Field(0, description="Crashes after which workers restart from the newest checkpoint.", ge=0)
+    max_failures: int = Field(
+        3,
+        description="Losses of workers or machines that are gone on from, one after the other without a new checkpoint "
+        "in between: few end at a bad hour, many repeat what always kills. Other errors end it at once.",
+        ge=0,
+    )
 
 
 class TrainResources(WorkerResources):
     """How a run is spread over machines. Never changes what is computed."""
 
+    min_workers: int | None = Field(
+        None,
+        description="With no room for num_workers it runs with fewer, down to these, and grows when there is. Both "
+        "must divide data.batch_packs, and numbers that do are used. Few are slow; null: it waits.",
+        gt=0,
+    )
     spread_model: bool = Field(
         False, description="False: every worker holds the whole model. True: weights are spread over workers (FSDP2)."
     )
@@ -155,3 +166,20 @@ class TrainResources(WorkerResources):
     log_every_steps: int = Field(1, description="Often writes many lines, rarely shows nothing for long.", gt=0)
     checkpoint_every_steps: int = Field(500, description="Often costs time, rarely loses more at a crash.", gt=0)
     keep_checkpoints: int = Field(2, description="Newest checkpoints that stay; each is three times the model.", gt=0)
+
+    def sizes(self, batch_packs: int) -> list[int]:
+        """The numbers of workers that a run may have. Raises ValueError when the two ends do not suit the batch."""
+        if self.min_workers is None:
+            return [self.num_workers]
+        if self.min_workers > self.num_workers:
+            raise ValueError(
+                f"resources.min_workers {self.min_workers} is more than resources.num_workers {self.num_workers}"
+            )
+        for name in ("min_workers", "num_workers"):
+            if batch_packs % (number := getattr(self, name)):
+                fitting = ", ".join(str(size) for size in range(1, batch_packs + 1) if batch_packs % size == 0)
+                raise ValueError(
+                    f"resources.{name} {number} must divide data.batch_packs {batch_packs}, so that all workers have "
+                    f"as much to do: {fitting} do"
+                )
+        return [size for size in range(self.min_workers, self.num_workers + 1) if batch_packs % size == 0]

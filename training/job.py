@@ -1,6 +1,7 @@
 """A training as it is asked for and as it ends: `TrainJob` in, `TrainResult` out. No model is imported for either."""
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,14 @@ from tokenmill.training.config import TrainConfig
 
 PLAN = "plan.json"  # written when all is prepared: a folder with it has begun
 DONE = "done.json"  # the result, written last: a folder with it is finished
+
+
+class Asked(IntEnum):
+    """What a training is asked while it runs."""
+
+    NOTHING = 0
+    SAVE = 1  # a checkpoint now
+    STOP = 2  # after a checkpoint
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,10 @@ def test_a_misspelt_key_names_its_neighbour(path, tmp_path):
         ({"cluster": {"shard_rows": "many"}}, r"cluster.shard_rows: .*integer.*'many'"),
         ({"cluster": {"shard_rows": 0}}, r"cluster.shard_rows: .*greater than 0"),
         ({"root": "gs://bucket"}, r"root: use a local path or s3://"),
+        (
+            {"train": {"optimizer": {"epochs": 1}, "data": {"batch_packs": 4}, "resources": {"min_workers": 3}}},
+            r"train: .*resources.min_workers 3 is more than resources.num_workers 1",
+        ),
         ({"curate": {"decide": {"image_rules": {"big": "widht_px > 3"}}}}, r"widht_px.*width_px"),
     ],
 )

@@ -30,6 +30,27 @@ def test_impossible_values(config, values, words):
         config(**values)
 
 
+@pytest.mark.parametrize(
+    ("num_workers", "min_workers", "batch_packs", "expected"),
+    [
+        (3, None, 2, [3]),  # workers may have unequal shares, where their number is fixed
+        (4, 1, 4, [1, 2, 4]),
+        (8, 2, 24, [2, 3, 4, 6, 8]),
+        (2, 2, 2, [2]),
+        (4, 3, 4, "resources.min_workers 3 must divide data.batch_packs 4, .*: 1, 2, 4 do"),
+        (3, 1, 4, "resources.num_workers 3 must divide data.batch_packs 4"),
+        (2, 4, 4, "min_workers 4 is more than resources.num_workers 2"),
+    ],
+)
+def test_numbers_of_workers_that_suit_the_batch(num_workers, min_workers, batch_packs, expected):
+    resources = TrainResources(num_workers=num_workers, min_workers=min_workers)
+    if isinstance(expected, list):
+        assert resources.sizes(batch_packs) == expected
+    else:
+        with pytest.raises(ValueError, match=expected):
+            resources.sizes(batch_packs)
+
+
 def test_defaults_are_possible_and_have_a_fingerprint():
     assert fingerprint_of(TrainConfig()) != fingerprint_of(TrainConfig(seed=1))
 

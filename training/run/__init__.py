@@ -2,11 +2,16 @@
 
 In: a `TrainJob`. Out: its folder with plan, log, checkpoints, curves and model, whatever was killed on the way.
 
-    loop.py        a job to a trained model
-    launch.py      Ray Train around a worker's function, its log watched
-    prepare.py     text tokenizer, index and plan, made once
-    worker.py      one worker: steps, checkpoints, export
-    parallel.py    one model on several workers: copies or shards
-    checkpoint.py  complete or not there
-    curves.py      loss curves
+    loop.py         a job to a trained model
+    launch.py       Ray Train around a worker's function, its log watched
+    recovery.py     whether a training goes on that lost workers, and with how many
+    notices.py      what it is asked while it runs: save, stop
+    prepare.py      text tokenizer, index and plan, made once
+    worker.py       one worker: steps, checkpoints
+    finish.py       the model in its folder
+    parallel.py     one model on several workers: copies or shards
+    checkpoint.py   weights and states, written while training goes on
+    folders.py      which checkpoints are complete
+    shard_files.py  their files: parts by all workers at once
+    curves.py       loss curves
 """

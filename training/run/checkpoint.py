@@ -1,123 +1,170 @@
 """Weights and optimizer state -> a folder per checkpoint, and back: exact, and free of the number of workers.
 
-    run/checkpoints/step_000123/model.safetensors, optimizer.pt, meta.json
+    run/checkpoints/step_000123/    files of training/run/shard_files.py, and meta.json
 
-`meta.json` is written last and deleted first: a folder without it is the remains of a crash and is never read. The
-state of the data is the step alone (training/data/plan.py), dropout is seeded by pack, so nothing else needs saving.
+Each worker copies what it holds to memory, which is all that a step waits for, and writes it while the next steps go
+on. `meta.json` is written last, when all files are there, and deleted first: a folder without it is the remains of a
+crash and is never read. The state of the data is the step alone (training/data/plan.py), dropout is seeded by pack, and
+learning rates follow from the step, so nothing else needs saving.
 """
 
-import shutil
-import tempfile
+import warnings
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+import torch.distributed as dist
+from safetensors.torch import load_file
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_state_dict,
-    set_state_dict,
-)
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
+from torch.optim import Optimizer
 
 from tokenmill import storage
-from tokenmill.storage.checksums import damaged_file, write_checksums
-from tokenmill.storage.errors import DamagedError, TrainingError
+from tokenmill.storage.checksums import damaged_file
+from tokenmill.storage.errors import DamagedError
 from tokenmill.storage.failures import as_damaged
+from tokenmill.training.run.folders import META, all_folders, complete_steps, folder_uri, latest
+from tokenmill.training.run.shard_files import Reader, Writer
+
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # of a worker alone, in whichever thread
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+_OLD_WEIGHTS = "model.safetensors"  # of releases that wrote the whole model
+
+
+class Checkpoints:
+    """The checkpoints of a run, as one of its workers writes and reads them. Every worker must make the same calls."""
+
+    def __init__(
+        self,
+        run_uri: str,
+        model: nn.Module,
+        optimizers: list[Optimizer],
+        meta: dict[str, Any],
+        keep: int,
+        world: int = 1,
+    ):
+        self._run_uri, self._model, self._optimizers = run_uri, model, optimizers
+        self._meta, self._keep, self._world = meta, keep, world
+        # of its own, because these workers talk while those train
+        self._group: Any = dist.new_group(backend="gloo") if world > 1 else None
+        self._stager = BlockingAsyncStager()
+        self._writing: Future[Any] | None = None
+
+    def resume(self) -> int:
+        """Restore the newest complete one; the steps that it has done, 0 without one. Raises TrainingError for one of
+        another plan, DamagedError.
+        """
+        if step := latest(self._run_uri, self._meta["plan"]):
+            self.load(step)
+        return step
+
+    def begin(self, step: int) -> None:
+        """Write the checkpoint after `step` steps, and delete all but the newest; returns when the state is copied. One
+        that is still being written is waited for.
+        """
+        self.wait()
+        state = self._state()
+        uri = folder_uri(self._run_uri, step)
+        with _plainly():
+            self._writing = dcp.async_save(  # type: ignore[assignment]
+                _nested(state),
+                storage_writer=Writer(uri, state, self._world, partial(self._complete, step)),
+                async_stager=self._stager,
+                process_group=self._group,
+                no_dist=self._world == 1,
+            )
+
+    def wait(self) -> None:
+        """Until all that was begun is complete. Raises what kept it from being written."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            with _plainly():
+                writing.result()
+
+    def load(self, step: int) -> None:
+        """Restore what was written after `step` steps, by whatever number of workers. Raises DamagedError."""
+        uri = folder_uri(self._run_uri, step)
+        with as_damaged(uri):
+            if storage.exists(storage.join(uri, _OLD_WEIGHTS)):
+                self._load_old(uri)
+                return
+            reader = Reader(uri)
+            self._make_room(reader.tensors)
+            with _plainly():
+                dcp.load(
+                    _nested(self._state()), storage_reader=reader, process_group=self._group, no_dist=self._world == 1
+                )
+
+    def _state(self) -> dict[str, torch.Tensor]:
+        """All that is saved, by name; what is written into these tensors changes the model and its optimizers."""
+        state = {f"model.{name}": tensor.detach() for name, tensor in self._model.state_dict().items()}
+        for name, kept in self._kept():
+            state |= {f"optimizer.{name}.{kind}": kept[kind].view(kept[kind].shape or 1) for kind in sorted(kept)}
+        return state
+
+    def _kept(self) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+        """What the optimizers keep, by the name of the parameter."""
+        by_parameter = {
+            id(parameter): optimizer.state[parameter]
+            for optimizer in self._optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        }
+        for name, parameter in self._model.named_parameters():
+            yield name, by_parameter[id(parameter)]
+
+    def _make_room(self, tensors: dict[str, Any]) -> None:
+        """Give the optimizers, which keep nothing before their first step, what is in the checkpoint."""
+        kinds: dict[str, list[str]] = {}
+        for place in tensors:
+            name, _, kind = place.removeprefix("optimizer.").rpartition(".")
+            if place.startswith("optimizer."):
+                kinds.setdefault(name, []).append(kind)
+        for (name, kept), parameter in zip(self._kept(), self._model.parameters(), strict=True):
+            for kind in kinds.get(name, []):
+                is_alike = tensors[f"optimizer.{name}.{kind}"]["shape"] == list(parameter.shape)
+                made = torch.zeros_like(parameter) if is_alike else torch.zeros((), device=parameter.device)
+                kept[kind] = made.detach()
+
+    def _load_old(self, uri: str) -> None:
+        """What a release before sharded checkpoints wrote: the whole model, and all states by torch.save."""
+        with storage.local_folder(uri) as folder:
+            if (broken := damaged_file(str(folder))) is not None:
+                raise DamagedError(storage.join(uri, broken.rsplit("/", 1)[1]))
+            weights: dict[str, Any] = dict(load_file(folder / _OLD_WEIGHTS))
+            state = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
+        set_state_dict(self._model, self._optimizers, model_state_dict=weights, optim_state_dict=state, options=_WHOLE)
+
+    def _complete(self, step: int) -> None:
+        """All files of a checkpoint are there: say so, and let older ones go."""
+        storage.write_json(storage.join(folder_uri(self._run_uri, step), META), {"step": step} | self._meta)
+        kept = {folder_uri(self._run_uri, each) for each in complete_steps(self._run_uri)[-self._keep :]}
+        for uri in set(all_folders(self._run_uri)) - kept:
+            if storage.exists(mark := storage.join(uri, META)):
+                storage.delete_file(mark)
+            storage.delete_folder(uri)
+
+
+def _nested(state: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The same for DCP, which gives a tensor in a dict this name, and logs each one that stands in none."""
+    parts: dict[str, Any] = {"model": {}, "optimizer": {}}
+    for name, tensor in state.items():
+        part, _, rest = name.partition(".")
+        parts[part][rest] = tensor
+    return parts
 
 
 @contextmanager
-def _written_to(uri: str) -> Iterator[Path]:
-    """A local folder whose files end up at `uri`: that folder itself when it is local."""
-    if not storage.is_remote(uri):
-        folder = Path(storage.absolute(uri))
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        yield folder
-        return
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)
-        storage.upload_folder(Path(name), uri)
-
-
-def folder_uri(run_uri: str, step: int) -> str:
-    """Where the checkpoint after `step` steps stands."""
-    return storage.join(run_uri, "checkpoints", f"step_{step:06d}")
-
-
-def save(
-    run_uri: str,
-    step: int,
-    model: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
-    meta: dict[str, Any],
-    keep: int,
-    rank: int = 0,
-) -> None:
-    """Write the checkpoint after `step` steps and delete all but the newest `keep`.
-
-    Every worker must call it; rank 0 writes.
-    """
-    weights, state = get_state_dict(model, optimizers, options=_WHOLE)
-    if rank != 0:
-        return
-    uri = folder_uri(run_uri, step)
-    with _written_to(uri) as folder:
-        save_file(_tensors(weights), folder / "model.safetensors")
-        torch.save(state, folder / "optimizer.pt")
-        write_checksums(folder)
-    storage.write_json(storage.join(uri, "meta.json"), {"step": step} | meta)
-    for old in _complete_steps(run_uri)[:-keep]:
-        filesystem, path = storage.filesystem(storage.join(folder_uri(run_uri, old), "meta.json"))
-        filesystem.delete_file(path)
-        storage.delete_folder(folder_uri(run_uri, old))
-
-
-def latest(run_uri: str, plan_hash: str) -> int:
-    """Steps done by the newest complete checkpoint; 0 without one.
-
-    Raises TrainingError when it belongs to another plan.
-    """
-    steps = _complete_steps(run_uri)
-    if not steps:
-        return 0
-    meta = storage.read_json(storage.join(folder_uri(run_uri, steps[-1]), "meta.json"), "plan")
-    if meta["plan"] != plan_hash:
-        raise TrainingError(
-            f"{folder_uri(run_uri, steps[-1])}: made with plan {meta['plan']}, this run's is {plan_hash}; "
-            "train into another folder, or delete the checkpoints"
-        )
-    return steps[-1]
-
-
-def load(run_uri: str, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
-    """Restore what `save` wrote after `step` steps. Every worker must call it. Raises DamagedError."""
-    with as_damaged(folder_uri(run_uri, step)):
-        with storage.local_folder(folder_uri(run_uri, step)) as folder:
-            if (broken := damaged_file(str(folder))) is not None:
-                raise DamagedError(storage.join(folder_uri(run_uri, step), Path(broken).name))
-            weights: dict[str, Any] = dict(load_file(folder / "model.safetensors"))
-            state = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
-        set_state_dict(model, optimizers, model_state_dict=weights, optim_state_dict=state, options=_WHOLE)
-
-
-def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """All weights by name, on the CPU; empty but on rank 0. Every worker must call it."""
-    return _tensors(get_model_state_dict(model, options=_WHOLE))
-
-
-def _tensors(weights: dict[str, Any]) -> dict[str, torch.Tensor]:
-    return {name: value.contiguous() for name, value in weights.items()}
-
-
-def _complete_steps(run_uri: str) -> list[int]:
-    folder = storage.join(run_uri, "checkpoints")
-    names = [name for name in storage.list_names(folder) if name.startswith("step_")]
-    return sorted(
-        int(name.removeprefix("step_")) for name in names if storage.exists(storage.join(folder, name, "meta.json"))
-    )
+def _plainly() -> Iterator[None]:
+    """What a worker raises, as it was: DCP wraps it."""
+    try:
+        yield
+    except CheckpointException as error:
+        raise next(iter(error.failures.values()))[0] from error

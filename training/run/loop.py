@@ -8,6 +8,7 @@ Torch and transformers are imported in the workers, or while they prepare: toget
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ray
@@ -16,20 +17,24 @@ from tokenmill import storage
 from tokenmill.storage.run_log import Record
 from tokenmill.training.config import TrainResources
 from tokenmill.training.job import DONE, TrainJob, TrainResult, read_result
-from tokenmill.training.run.launch import run_on_workers, unwrapped
+from tokenmill.training.run.folders import newest_step
+from tokenmill.training.run.launch import Going, run_on_workers, unwrapped
+from tokenmill.training.run.notices import Reader, open_board
 
 OnReport = Callable[[int, int, dict[str, float], float], None]
 
-_NOT_LOSSES = {"step", "lr", "tokens", "tokens_per_s", "seconds"}
+_NOT_LOSSES = {"step", "lr", "tokens", "tokens_per_s", "workers", "seconds"}
 
 
 def fit(job: TrainJob, resources: TrainResources | None = None, on_report: OnReport | None = None) -> TrainResult:
     """Train, from the newest checkpoint if there is one; a finished run only returns its result. Ray must be up.
 
     `on_report` is called here, on the driver, for every logged step: (steps done, steps in all, losses by name,
-    tokens per second). Raises TrainingError for a job that cannot be trained, KeyboardInterrupt when stopped.
+    tokens per second). Raises TrainingError for a job that cannot be trained, ValueError for numbers of workers that do
+    not suit its batch, KeyboardInterrupt when stopped; at SIGTERM and SIGUSR1 a checkpoint is written first.
     """
     resources = resources or TrainResources()
+    sizes = resources.sizes(job.config.data.batch_packs)
     if (summary := job.read_summary()) is None or not storage.exists(job.at(DONE)):
         preparing = ray.remote(num_cpus=1)(_prepare).remote(job)
         from ray.train import torch as _  # noqa: F401
@@ -41,7 +46,9 @@ def fit(job: TrainJob, resources: TrainResources | None = None, on_report: OnRep
             if on_report:
                 on_report(record["step"], summary["num_steps"], losses, record["tokens_per_s"])
 
-        run_on_workers(_worker, {"job": job, "resources": resources}, resources, job.run_uri, report)
+        going = Going(sizes, partial(newest_step, job.run_uri), open_board())
+        arguments = {"job": job, "resources": resources, "board": going.board}
+        run_on_workers(_worker, arguments, resources, job.run_uri, report, going)
         if not storage.exists(job.at(DONE)):
             raise KeyboardInterrupt(
                 f"{job.run_uri}: training stopped; run it again to go on from the newest checkpoint"
@@ -62,10 +69,12 @@ def _worker(arguments: dict[str, Any]) -> None:
     from tokenmill.training.run.worker import train_worker
 
     context = get_context()
+    notices = Reader(arguments["board"]) if context.get_world_rank() == 0 else None
     train_worker(
         arguments["job"],
         arguments["resources"],
         context.get_world_rank(),
         context.get_world_size(),
         get_device() if arguments["resources"].use_gpu else None,
+        notices,
     )

@@ -5,6 +5,7 @@ gradients and AdamW state are 136 GB in float32: spread over eight GPUs that is 
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -13,14 +14,34 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from tokenmill.training.job import Asked
 from tokenmill.training.model.model import PackLoss
+
+
+class Notices(Protocol):
+    """What one of the workers is asked from outside (training/run/notices.py)."""
+
+    def take(self) -> Asked:
+        """What was asked since the last call."""
+
+    def say_stopped(self) -> None:
+        """It stopped, and its checkpoint is complete."""
 
 
 class Workers:
     """This worker's place among `world`, and the model as it stands there."""
 
-    def __init__(self, model: PackLoss, rank: int, world: int, device: torch.device, is_spread: bool):
+    def __init__(
+        self,
+        model: PackLoss,
+        rank: int,
+        world: int,
+        device: torch.device,
+        is_spread: bool,
+        notices: Notices | None = None,
+    ):
         self.rank, self.world, self.device = rank, world, device
+        self.notices, self.asked = notices, Asked.NOTHING  # the latter of all workers, at the newest step
         self.forward: nn.Module = model
         if world == 1:
             return
@@ -46,3 +67,11 @@ class Workers:
         if self.world > 1:
             dist.all_reduce(value)
         return value
+
+    def agree(self, weight: float) -> torch.Tensor:
+        """`weight` summed over all workers; the same message tells them what one of them was asked."""
+        asked = self.notices.take() if self.notices is not None else Asked.NOTHING
+        values = [weight, asked == Asked.SAVE, asked == Asked.STOP]
+        total, save, stop = self.sum(torch.tensor(values, dtype=torch.float64, device=self.device))
+        self.asked = Asked.STOP if stop else Asked.SAVE if save else Asked.NOTHING
+        return total

@@ -7,30 +7,24 @@ the uninterrupted one bit for bit (tests/training/run/test_worker.py).
 
 import hashlib
 import math
-import tempfile
 import time
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from tokenmill import storage
-from tokenmill.storage.checksums import write_checksums
 from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.run_log import Record, TrainLog, read_log
 from tokenmill.tokenizer.sequence import Kind
 from tokenmill.training.config import TrainResources
 from tokenmill.training.data.loader import Loader, Pack
-from tokenmill.training.job import DONE, TrainJob, TrainResult
+from tokenmill.training.job import DONE, Asked, TrainJob
 from tokenmill.training.model.model import PackLoss, build_model
 from tokenmill.training.model.optimizer import make_optimizers, schedule, set_learning_rate
-from tokenmill.training.run import checkpoint
-from tokenmill.training.run.parallel import Workers
+from tokenmill.training.run.checkpoint import Checkpoints
+from tokenmill.training.run.finish import finish
+from tokenmill.training.run.parallel import Notices, Workers
 from tokenmill.training.run.prepare import Prepared, load_prepared, prepare
-
-_REPORTED_LINES = 20  # of the log: the final losses are their mean
 
 
 def train_worker(
@@ -39,8 +33,10 @@ def train_worker(
     rank: int = 0,
     world: int = 1,
     device: torch.device | None = None,
+    notices: Notices | None = None,
 ) -> None:
-    """Train from the newest checkpoint to the end. With `world` > 1 a process group must be up.
+    """Train from the newest checkpoint to the end, or until `notices`, which one worker reads, ask to stop; then a
+    checkpoint is written first. With `world` > 1 a process group must be up.
 
     Raises TrainingError for a folder of another job, and when the loss is no longer finite.
     """
@@ -50,35 +46,51 @@ def train_worker(
     prepare(job)
     if storage.exists(job.at(DONE)):
         return
-    trainer = _Trainer(job, resources, load_prepared(job), rank, world, device)
+    trainer = _Trainer(job, resources, load_prepared(job), rank, world, device, notices)
     trainer.run()
-    weights = checkpoint.whole_weights(trainer.model)
-    if rank == 0:
-        _finish(job, trainer, weights)
+    if trainer.workers.asked == Asked.STOP:
+        if notices is not None:
+            notices.say_stopped()
+        return
+    finish(job, trainer.ready, trainer.model, trainer.start, rank)
 
 
 class _Trainer:
     def __init__(
-        self, job: TrainJob, resources: TrainResources, ready: Prepared, rank: int, world: int, device: torch.device
+        self,
+        job: TrainJob,
+        resources: TrainResources,
+        ready: Prepared,
+        rank: int,
+        world: int,
+        device: torch.device,
+        notices: Notices | None = None,
     ):
         config = job.config
         self.job, self.resources, self.ready = job, resources, ready
         model_config = config.model.model_copy(update={"init_from": job.init_from})
-        self.lm = build_model(model_config, ready.layout.vocabulary, config.data.context_tokens, config.seed)
+        lm = build_model(model_config, ready.layout.vocabulary, config.data.context_tokens, config.seed)
         if resources.recompute:
-            self.lm.activation_checkpointing_enable({"use_reentrant": False})
-        self.model = PackLoss(self.lm, config.optimizer.vision_weight).to(device).train()
-        self.workers = Workers(self.model, rank, world, device, resources.spread_model)
+            lm.activation_checkpointing_enable({"use_reentrant": False})
+        self.model = PackLoss(lm, config.optimizer.vision_weight).to(device).train()
+        self.workers = Workers(self.model, rank, world, device, resources.spread_model, notices)
         dtype = getattr(torch, config.dtype)
         self.optimizers = make_optimizers(self.model, config.optimizer, dtype, rank, world)
-        self.start = checkpoint.latest(job.run_uri, ready.summary["plan"])
-        if self.start:
-            checkpoint.load(job.run_uri, self.start, self.model, self.optimizers)
+        meta = {"plan": ready.summary["plan"], "tokens_version": job.tokens_version}
+        keep = resources.keep_checkpoints
+        self.checkpoints = Checkpoints(job.run_uri, self.model, self.optimizers, meta, keep, world)
+        self.start = self.checkpoints.resume()
         self.loader = Loader(
             ready.plan, ready.index, job.shard_uris, ready.layout, config.data.pack_tokens, resources.cache_mb << 20
         )
 
     def run(self) -> None:
+        try:
+            self._run()
+        finally:  # also before an error: what is written is nearly there
+            self.checkpoints.wait()
+
+    def _run(self) -> None:
         rank, world, device = self.workers.rank, self.workers.world, self.workers.device
         log = TrainLog(self.job.run_uri, self.start) if rank == 0 else None
         before = read_log(self.job.run_uri, "seconds") if rank == 0 else []
@@ -88,7 +100,7 @@ class _Trainer:
         for step, packs in self.loader.steps(self.start, rank, world):
             window += self.step(step, packs)
             done = step + 1
-            is_saved = done % every == 0 or done == num_steps
+            is_saved = done % every == 0 or done == num_steps or self.workers.asked
             if done % self.resources.log_every_steps == 0 or is_saved:
                 record = self.record(done, window, clock)
                 window.zero_()
@@ -97,15 +109,15 @@ class _Trainer:
             if is_saved:
                 if log is not None:
                     log.flush()
-                meta = {"plan": self.ready.summary["plan"], "tokens_version": self.job.tokens_version}
-                keep = self.resources.keep_checkpoints
-                checkpoint.save(self.job.run_uri, done, self.model, self.optimizers, meta, keep, rank)
+                self.checkpoints.begin(done)
+            if self.workers.asked == Asked.STOP:
+                break
 
     def step(self, step: int, packs: list[Pack]) -> torch.Tensor:
         """One optimizer step. Returns this worker's sums: loss and count per kind, weighted loss, weight, tokens."""
         config, workers, device = self.job.config, self.workers, self.workers.device
         weight = sum(pack.loss_weight(self.model.vision_weight) for pack in packs)
-        total_weight = workers.sum(torch.tensor(weight, dtype=torch.float64, device=device))
+        total_weight = workers.agree(weight)
         numbers = self.ready.plan.step_packs(step, workers.rank, workers.world)
         figures = torch.zeros(2 * len(Kind) + 3, dtype=torch.float64, device=device)
         num_passes = -(-config.data.batch_packs // workers.world)  # the same on all workers; some may be empty
@@ -142,7 +154,7 @@ class _Trainer:
         record |= {kind.name.lower(): sums[kind] / counts[kind] for kind in Kind if counts[kind]}
         optimizer = self.job.config.optimizer
         record["lr"] = optimizer.lr * schedule(optimizer, done - 1, self.ready.plan.num_steps)
-        return record | {"tokens": int(num_tokens)} | clock.lap(num_tokens)
+        return record | {"tokens": int(num_tokens), "workers": self.workers.world} | clock.lap(num_tokens)
 
 
 class _Clock:
@@ -165,39 +177,3 @@ def _tensors(pack: Pack, device: torch.device) -> list[torch.Tensor]:
     used = len(pack.ids) if device.type == "cuda" else max(1, pack.num_tokens)
     arrays = (pack.ids, pack.kinds, pack.positions, pack.documents)
     return [torch.from_numpy(array[:used])[None].to(device, non_blocking=True) for array in arrays]
-
-
-def _finish(job: TrainJob, trainer: _Trainer, weights: dict[str, torch.Tensor]) -> None:
-    """Export the model, then say that the run is done."""
-    with tempfile.TemporaryDirectory() as name:
-        lm_weights = {key.removeprefix("lm."): tensor for key, tensor in weights.items()}
-        trainer.lm.save_pretrained(name, state_dict=lm_weights)
-        trainer.ready.layout.tokenizer.save_pretrained(name)
-        trainer.ready.layout.vocabulary.save(Path(name))
-        write_checksums(Path(name))
-        storage.upload_folder(Path(name), job.at("model"))
-    summary = trainer.ready.summary
-    log = read_log(job.run_uri)
-    result = TrainResult(
-        run_uri=job.run_uri,
-        model_uri=job.at("model"),
-        plan=summary["plan"],
-        tokens_version=job.tokens_version,
-        num_steps=summary["num_steps"],
-        num_documents=summary["num_documents"],
-        num_tokens=summary["num_tokens"],
-        excluded=summary["excluded"],
-        fill=summary["fill"],
-        dtype=job.config.dtype,
-        losses=_mean_losses(log[-_REPORTED_LINES:]),
-        seconds=log[-1]["seconds"],
-        resumed_from=trainer.start,
-        **{name: summary[name] for name in ("num_texts", "num_text_pieces", "num_text_tokens") if name in summary},
-    )
-    storage.write_json(job.at(DONE), asdict(result))
-
-
-def _mean_losses(records: list[Record]) -> dict[str, float]:
-    names = ("loss", *(kind.name.lower() for kind in Kind if kind is not Kind.STRUCTURE))
-    found: dict[str, Any] = {name: [record[name] for record in records if name in record] for name in names}
-    return {name: sum(values) / len(values) for name, values in found.items() if values}

@@ -12,7 +12,7 @@ from tokenmill.training.config import TrainConfig, TrainResources
 from tokenmill.training.data.index import usable_rows
 from tokenmill.training.data.loader import RowGroups
 from tokenmill.training.job import TrainJob, read_result
-from tokenmill.training.run import checkpoint
+from tokenmill.training.run import folders
 from tokenmill.training.run.prepare import load_prepared
 from tokenmill.training.run.worker import _Trainer, train_worker
 from tokenmill.training.sample import Sampler
@@ -65,9 +65,10 @@ READERS: dict[str, tuple[Callable[[TrainJob], object], int]] = {
     "run/text/tokenizer_config.json": (load_prepared, 500),
     "run/done.json": (read_result, 20_000),
     "run/log.jsonl": (lambda job: read_log(job.run_uri, "seconds"), 20_000),
-    f"{STEP}/meta.json": (lambda job: checkpoint.latest(job.run_uri, "x" * 16), 20_000),
-    f"{STEP}/model.safetensors": (resume, 200),
-    f"{STEP}/optimizer.pt": (resume, 200),
+    f"{STEP}/meta.json": (lambda job: folders.latest(job.run_uri, "x" * 16), 20_000),
+    f"{STEP}/shard-00001-model-00001-of-00001.safetensors": (resume, 200),
+    f"{STEP}/tensors.json": (resume, 200),
+    f"{STEP}/checksums.json": (resume, 200),
     "run/model/vocabulary.json": (lambda job: Sampler.load(job.run_uri), 200),
     "run/model/config.json": (lambda job: Sampler.load(job.run_uri), 200),
     "run/model/model.safetensors": (lambda job: Sampler.load(job.run_uri), 200),

@@ -7,13 +7,16 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 from safetensors.torch import load_file
 
 from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.run_log import read_log
+from tokenmill.storage.stopping import Stop
 from tokenmill.training.config import TrainResources
 from tokenmill.training.job import DONE
+from tokenmill.training.run.folders import newest_step
 from tokenmill.training.run.loop import fit
 from tokenmill.training.run.worker import train_worker
 
@@ -120,6 +123,7 @@ def test_a_lost_worker_is_one_line_with_the_folder_and_how_to_go_on(make_job, sm
     said = str(lost.value)
     assert said.startswith(f"{job.run_uri}: a worker or its machine was lost: ") and "\n" not in said, said
     assert "run the same command again to continue; a training goes on from its newest checkpoint" in said
+    assert "until resources.max_failures (now 0) were in vain" in said
     assert fit(job, resources).resumed_from >= 20
 
 
@@ -134,6 +138,24 @@ def test_an_interrupt_ends_the_workers_at_once(make_job, small_config):
     num_logged = len(read_log(job.run_uri))
     time.sleep(2)
     assert len(read_log(job.run_uri)) == num_logged, "a worker goes on"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGUSR1])
+def test_before_it_ends_by_a_signal_that_gives_time_a_checkpoint_is_written(make_job, small_config, which):
+    job, quiet = (make_job(name, config=small_config(steps=300, lr=1e-4)) for name in ("job", "quiet"))
+    resources = TrainResources(num_workers=2, cpus_per_worker=0.5, threads=1, checkpoint_every_steps=10_000)
+    said = []
+    sender = when_steps_are_logged(job, 30, lambda: os.kill(os.getpid(), which))
+    with Stop(said.append).listening(), pytest.raises(KeyboardInterrupt):
+        fit(job, resources)
+    sender.join()
+    assert ray.available_resources()["CPU"] == 2, "what it had reserved is free again"
+    step = newest_step(job.run_uri)
+    assert 30 <= step < 300 and len(read_log(job.run_uri)) == step
+    assert fit(job, resources).resumed_from == step
+    train_worker(quiet)
+    assert losses(job) == pytest.approx(losses(quiet), rel=1e-3)
 
 
 def test_errors_arrive_as_they_were_raised(make_job):

@@ -17,10 +17,11 @@ from tokenmill.storage.run_log import read_log
 from tokenmill.training.config import OptimizerConfig, TrainResources
 from tokenmill.training.job import DONE, TrainJob, TrainResult
 from tokenmill.training.model.optimizer import schedule
-from tokenmill.training.run import checkpoint, worker
+from tokenmill.training.run import folders, worker
 from tokenmill.training.run.prepare import prepare
 from tokenmill.training.run.worker import train_worker
 
+SHARD = "shard-00001-model-00001-of-00001.safetensors"
 EVERY_3 = TrainResources(checkpoint_every_steps=3)
 
 
@@ -78,12 +79,12 @@ def test_remains_of_crashes_are_completed(make_job, monkeypatch):
     prepare(broken)
     Path(broken.run_uri, "plan.json").unlink()  # died before its last write
     with monkeypatch.context() as patch:
-        patch.setattr(worker, "_finish", lambda *_: (_ for _ in ()).throw(Killed()))
+        patch.setattr(worker, "finish", lambda *_: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             train_worker(broken, EVERY_3)
-    newest = Path(checkpoint.folder_uri(broken.run_uri, 8))
+    newest = Path(folders.folder_uri(broken.run_uri, 8))
     newest.joinpath("meta.json").unlink()  # died before its last write
-    newest.joinpath("model.safetensors").write_bytes(b"half")
+    newest.joinpath(SHARD).write_bytes(b"half")
     with open(broken.at("log.jsonl"), "a") as log:
         log.write('{"step": 9, "lo')
     train_worker(broken, EVERY_3)
@@ -125,7 +126,7 @@ def test_only_the_newest_checkpoints_stay(make_job):
     job = make_job()
     train_worker(job, TrainResources(checkpoint_every_steps=2, keep_checkpoints=2))
     assert storage.list_names(job.at("checkpoints")) == ["step_000006", "step_000008"]
-    meta = storage.read_json(storage.join(checkpoint.folder_uri(job.run_uri, 8), "meta.json"))
+    meta = storage.read_json(storage.join(folders.folder_uri(job.run_uri, 8), "meta.json"))
     assert (meta["step"], meta["plan"]) == (8, result(job).plan)
 
 
@@ -139,7 +140,7 @@ def test_a_folder_of_another_job_is_an_error(make_job, small_config):
 def test_a_checkpoint_of_another_plan_is_an_error(make_job):
     job = make_job()
     train_worker(job)
-    uri = storage.join(checkpoint.folder_uri(job.run_uri, 8), "meta.json")
+    uri = storage.join(folders.folder_uri(job.run_uri, 8), "meta.json")
     storage.write_json(uri, storage.read_json(uri) | {"plan": "0" * 16})
     Path(job.run_uri, DONE).unlink()
     with pytest.raises(ValueError, match=r"step_000008.*plan 0{16}"):

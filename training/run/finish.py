@@ -1,0 +1,59 @@
+"""A trained model -> its folder, as transformers loads it, and done.json, which says that the run is over."""
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+from tokenmill import storage
+from tokenmill.storage.checksums import write_checksums
+from tokenmill.storage.run_log import Record, read_log
+from tokenmill.tokenizer.sequence import Kind
+from tokenmill.training.job import DONE, TrainJob, TrainResult
+from tokenmill.training.model.model import PackLoss
+from tokenmill.training.run.prepare import Prepared
+
+_REPORTED_LINES = 20  # of the log: the final losses are their mean
+
+
+def finish(job: TrainJob, ready: Prepared, model: PackLoss, start: int, rank: int = 0) -> None:
+    """Export the model, then say that the run is done; `start` is the step that this start of it began with. Every
+    worker must call it; rank 0 writes, and holds the whole model in memory meanwhile.
+    """
+    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    if rank != 0:
+        return
+    with tempfile.TemporaryDirectory() as name:
+        lm_weights: dict[str, Any] = {key.removeprefix("lm."): tensor for key, tensor in weights.items()}
+        model.lm.save_pretrained(name, state_dict=lm_weights)
+        ready.layout.tokenizer.save_pretrained(name)
+        ready.layout.vocabulary.save(Path(name))
+        write_checksums(Path(name))
+        storage.upload_folder(Path(name), job.at("model"))
+    summary = ready.summary
+    log = read_log(job.run_uri)
+    result = TrainResult(
+        run_uri=job.run_uri,
+        model_uri=job.at("model"),
+        plan=summary["plan"],
+        tokens_version=job.tokens_version,
+        num_steps=summary["num_steps"],
+        num_documents=summary["num_documents"],
+        num_tokens=summary["num_tokens"],
+        excluded=summary["excluded"],
+        fill=summary["fill"],
+        dtype=job.config.dtype,
+        losses=_mean_losses(log[-_REPORTED_LINES:]),
+        seconds=log[-1]["seconds"],
+        resumed_from=start,
+        **{name: summary[name] for name in ("num_texts", "num_text_pieces", "num_text_tokens") if name in summary},
+    )
+    storage.write_json(job.at(DONE), asdict(result))
+
+
+def _mean_losses(records: list[Record]) -> dict[str, float]:
+    names = ("loss", *(kind.name.lower() for kind in Kind if kind is not Kind.STRUCTURE))
+    found: dict[str, Any] = {name: [record[name] for record in records if name in record] for name in names}
+    return {name: sum(values) / len(values) for name, values in found.items() if values}

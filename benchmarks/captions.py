@@ -60,7 +60,7 @@ def bare(url: str, model: str, shown: list[np.ndarray], at_once: int) -> float:
 
     async def run() -> None:
         room = asyncio.Semaphore(at_once)
-        connector = aiohttp.TCPConnector(limit=0)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=2.0)  # uvicorn closes idle ones after five seconds
 
         async def one(session: aiohttp.ClientSession, pixels: np.ndarray) -> None:
             async with room:

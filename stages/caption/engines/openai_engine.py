@@ -34,6 +34,7 @@ _AHEAD = 16  # requests that wait, encoded, for room at a server
 _FIRST_OF_VLLM = 128  # in flight: it is known to batch, and to queue the rest
 _JPEG_QUALITY = 90
 _CONNECT_S = 10.0
+_KEPT_S = 2.0  # idle connections; uvicorn, below vLLM and others, closes them after five, maybe just as one is used
 _PROBE_S = 60.0
 _REFUSED_AT_FIRST = 16  # media, and none answered: then the request is wrong, and not they
 _MAX_BODY_BYTES = 8 << 20
@@ -124,7 +125,7 @@ class OpenAiEngine:
         if self._secret:
             headers["Authorization"] = f"Bearer {self._secret}"
         timeout = aiohttp.ClientTimeout(total=self._how.timeout_s, sock_connect=min(_CONNECT_S, self._how.timeout_s))
-        connector = aiohttp.TCPConnector(limit=0)
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT_S)
         session = aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector)
         known = {"first": _FIRST_OF_VLLM} if self._config.engine == "vllm" else {}
         servers = Servers(self._how.urls, self._how.most_at_once, **known)

@@ -24,7 +24,7 @@ def train(run: Run) -> None:
         def show(step: int, total: int, losses: dict[str, float], tokens_per_s: float) -> None:
             meter.total = total
             shown = "  ".join(f"{name} {value:.3f}" for name, value in losses.items() if name != "structure")
-            meter.at(step, f"{shown}  {tokens_per_s:,.0f} tokens/s")
+            meter.at(step, f"{shown}  {tokens_per_s:,.0f} tokens/s", losses | {"tokens_per_s": tokens_per_s})
 
         if not job.shard_uris:
             raise CatalogError(

@@ -122,7 +122,7 @@ def test_clips_are_frames(path, tmp_path):
     means = [frame.mean() for frame in clip.pictures]
     assert len(means) == 3 and means == sorted(means) and "frames of one video" in clip.prompt
     images = load(path, ["captioner.train.ask.serves=images"])
-    assert job_of(images).media.num_rows == 20
+    assert job_of(images).rows.num_rows == 20
 
 
 class OfTruth:
@@ -147,7 +147,7 @@ def test_likeness_by_the_clip_model_of_the_config(path, tmp_path, monkeypatch):
     true = set(job.held_out.rows["answer"].to_pylist())
     monkeypatch.setattr(judge, "ClipModel", lambda name, device: OfTruth(true))
     model = loop.train(job.config, config.captioner.resources, job.train, job.held_out, str(tmp_path / "o"), key="k")
-    found = judge.judge(job.config, config.captioner.resources, job.held_out, model, "some/clip")
+    found = judge.judge(job, config.captioner.resources, job.held_out, model, "some/clip")
     assert found.figures["clip_true"] == 1 and found.figures["clip_written"] == 0  # one step teaches nothing
     assert found.figures["judged"] == len(found.written) == len(job.held_out)
 

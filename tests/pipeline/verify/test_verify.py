@@ -38,7 +38,8 @@ from tokenmill.storage.errors import DamagedError
 from tokenmill.storage.identity import content_id
 from tokenmill.tokenizer.shards import TOKENS, write_parquet
 from tokenmill.training.data.index import usable_rows
-from tokenmill.training.run import checkpoint
+from tokenmill.training.run.checkpoint import Checkpoints
+from tokenmill.training.run.folders import folder_uri, latest
 
 DAMAGES = {
     "delete": lambda path: path.unlink(),
@@ -366,23 +367,25 @@ def test_exports_are_written_again(config, exported, pattern, how):
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "meta.json"])
+@pytest.mark.parametrize("name", ["shard-*.safetensors", "tensors.json", "meta.json"])
 def test_a_checkpoint_of_a_training(config, root, how, name):
     uri = f"{root}/training/v000001-12345678"
     model = torch.nn.Linear(64, 64)
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.ones(1, 64)).sum().backward()
     optimizer.step()
+    checkpoints = Checkpoints(uri, model, [optimizer], {"plan": "p"}, keep=2)
     for step in (2, 4):
-        checkpoint.save(uri, step, model, [optimizer], {"plan": "p"}, keep=2)
+        checkpoints.begin(step)
+    checkpoints.wait()
     assert found(config) == []
-    path = Path(checkpoint.folder_uri(uri, 4)) / name
+    (path,) = Path(folder_uri(uri, 4)).glob(name)
     if (how, name) == ("delete", "meta.json"):
         return  # the remains of a crash, which nobody reads
     DAMAGES[how](path) if name != "meta.json" else path.write_bytes(b"{")
     assert [each[0] for each in found(config)] == ["training"]
     verify(config, repair=True)
-    assert found(config) == [] and checkpoint.latest(uri, "p") == 2
+    assert found(config) == [] and latest(uri, "p") == 2
 
 
 def test_a_model_whose_weights_are_damaged_is_not_done(config, root, tmp_path):

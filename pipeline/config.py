@@ -63,6 +63,18 @@ class Source(Config):
         return self
 
 
+class Nodes(Resources):
+    """What is asked of the machines of a cluster at `address` before anything is planned."""
+
+    min_nodes: int = Field(1, description="To wait for. Large waits in vain.", gt=0)
+    wait_s: float = Field(120.0, description="For min_nodes; then the run goes on with those there are.", ge=0)
+    secrets: list[Variable] = Field(
+        [],
+        description="Names of environment variables that every node must have (keys of S3, hubs, servers); a run says "
+        "which lacks one. Their values stand in no config.",
+    )
+
+
 class Cluster(Resources):
     """Where Ray runs."""
 
@@ -74,15 +86,7 @@ class Cluster(Resources):
         "started. Small: short runs wait for Ray; large: results fill the driver's memory. 0: always Ray.",
         ge=0,
     )
-    min_nodes: int = Field(
-        1, description="Of a cluster at `address`, to wait for before anything is planned. Large waits in vain.", gt=0
-    )
-    wait_s: float = Field(120.0, description="For min_nodes; then the run goes on with those there are.", ge=0)
-    secrets: list[Variable] = Field(
-        [],
-        description="Names of environment variables that every node must have (keys of S3, hubs, servers); a run says "
-        "which lacks one. Their values stand in no config.",
-    )
+    nodes: Nodes = Nodes()
     commit_every_s: float = Field(30.0, description="Small makes many files, large loses more work at a crash.", gt=0)
     root_wait_s: float = Field(
         0.0, description="For another run at work on the root. 0 stops at once; large waits as long.", ge=0

@@ -81,7 +81,7 @@ class OnKubeRay(Resources):
     image: str | None = Field(
         None, description="With tokenmill and its packages (deploy/Dockerfile); needed.", pattern=_ONE_LINE
     )
-    secret: Label | None = Field(None, description="The Secret whose keys are the names in cluster.secrets.")
+    secret: Label | None = Field(None, description="The Secret whose keys are the names in cluster.nodes.secrets.")
     queue: Label | None = Field(None, description="Kueue's local queue, which then starts the job. Null: at once.")
     schedule: str | None = Field(
         None,
@@ -106,7 +106,7 @@ class OnKubeRay(Resources):
     redis: str | None = Field(
         None,
         description="HOST:PORT of a Redis, by which a cluster survives the death of its head; its password is "
-        "REDIS_PASSWORD in cluster.secrets. Null: a lost head is a retry.",
+        "REDIS_PASSWORD in cluster.nodes.secrets. Null: a lost head is a retry.",
         pattern=_ONE_LINE,
     )
     volumes: dict[Label, str] = Field(
@@ -171,7 +171,9 @@ class Jobs(Resources):
     def _env_is_no_secret(cls, env: dict[str, str]) -> dict[str, str]:
         for name in env:
             if re.search(r"SECRET|TOKEN(?!IZERS)|PASSW|CREDENTIAL|KEY", name, re.IGNORECASE):
-                raise ValueError(f"{name} sounds like a secret: put its name into cluster.secrets, its value nowhere")
+                raise ValueError(
+                    f"{name} sounds like a secret: put its name into cluster.nodes.secrets, its value nowhere"
+                )
         return env
 
     def shape(self, phase: str) -> Shape:

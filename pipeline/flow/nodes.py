@@ -31,9 +31,9 @@ class NodeError(UserError):
 
 
 def await_nodes(config: Cluster) -> None:
-    """Wait for `cluster.min_nodes`, at most `cluster.wait_s`. Ray must be up."""
-    deadline = time.monotonic() + config.wait_s
-    while len(_alive()) < config.min_nodes and time.monotonic() < deadline:
+    """Wait for `cluster.nodes.min_nodes`, at most `cluster.nodes.wait_s`. Ray must be up."""
+    deadline = time.monotonic() + config.nodes.wait_s
+    while len(_alive()) < config.nodes.min_nodes and time.monotonic() < deadline:
         time.sleep(_LOOK_S)
 
 
@@ -48,12 +48,8 @@ def check_nodes(secrets: list[str]) -> None:
             there, missing = ray.get(answer, timeout=_ANSWER_S)
         except ray.exceptions.RayTaskError as error:
             there, missing = f"none that can be used ({str(error).strip().splitlines()[-1]})", []
-        except (
-            ray.exceptions.RaySystemError,
-            ray.exceptions.TaskUnschedulableError,
-            ray.exceptions.WorkerCrashedError,
-        ):
-            continue  # it has died since
+        except _DIED:
+            continue
         if there != code_version():
             raise NodeError(
                 f"node {new[name]} has tokenmill {there}, this process {code_version()}: put the same version on both, "
@@ -61,8 +57,8 @@ def check_nodes(secrets: list[str]) -> None:
             )
         if missing:
             raise NodeError(
-                f"node {new[name]} lacks {', '.join(missing)} of cluster.secrets: set it in the environment that Ray "
-                "was started in there"
+                f"node {new[name]} lacks {', '.join(missing)} of cluster.nodes.secrets: set it in the environment that "
+                "Ray was started in there"
             )
         _asked.add(name)
 

@@ -134,7 +134,7 @@ def cluster(config: Cluster) -> Iterator[None]:
 def _check_nodes(config: Cluster) -> None:
     """Of a cluster whose machines others set up; those that came since the last time. Raises NodeError."""
     if config.address:
-        nodes.check_nodes(config.secrets)
+        nodes.check_nodes(config.nodes.secrets)
 
 
 def _check(address: str | None) -> None:

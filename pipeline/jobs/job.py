@@ -69,7 +69,7 @@ def job_of(config: RunConfig, phases: Sequence[str], makes_absolute: bool = True
     ordered = tuple(phase for phase in PHASES if phase in phases)
     identity = fingerprint_of(config.root, list(ordered), what(config))
     name = f"{PREFIX}{_short(ordered)}-{identity}"
-    return Job(name, config.root, ordered, _without_secrets(text), config.jobs, tuple(config.cluster.secrets))
+    return Job(name, config.root, ordered, _without_secrets(text), config.jobs, tuple(config.cluster.nodes.secrets))
 
 
 def what(value: Any) -> Any:
@@ -115,5 +115,5 @@ def _without_secrets(text: str) -> str:
     line = next((clean for dirty, clean in pairs if dirty != clean), "")
     raise ConfigError(
         f"the config holds a secret, which a job would show to everybody: `{line.strip()[:200]}`: take it out, and put "
-        "the name of an environment variable into cluster.secrets"
+        "the name of an environment variable into cluster.nodes.secrets"
     )

@@ -29,7 +29,7 @@ def manifests(job: Job, name: str) -> list[Manifest]:
     if config.image is None:
         raise ConfigError("jobs.kuberay.image: missing; add an image with tokenmill, such as deploy/Dockerfile makes")
     if job.secrets and config.secret is None:
-        raise ConfigError("jobs.kuberay.secret: missing; name the Secret that holds the keys in cluster.secrets")
+        raise ConfigError("jobs.kuberay.secret: missing; name the Secret that holds the keys in cluster.nodes.secrets")
     about = {
         "name": name,
         "namespace": config.namespace,

@@ -47,7 +47,7 @@ until is_up; do
     sleep 0.2
 done
 
-"${run[@]}" --set "cluster.address=$head:$port" --set "cluster.min_nodes=$SLURM_JOB_NUM_NODES" &
+"${run[@]}" --set "cluster.address=$head:$port" --set "cluster.nodes.min_nodes=$SLURM_JOB_NUM_NODES" &
 driver=$! again=
 trap 'again=yes; echo "the time limit is near; to be continued in the queue"; kill -TERM "$driver" 2> /dev/null' USR1
 trap 'again=; kill -TERM "$driver" 2> /dev/null' TERM

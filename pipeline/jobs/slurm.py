@@ -38,7 +38,9 @@ class SlurmJobs:
     def submit(self, job: Job, name: str, after: Known | None = None) -> str:
         """Write config and script into the folder, put the job into the queue; it waits for the end of `after`."""
         if missing := [each for each in job.secrets if each not in os.environ]:
-            raise JobError(f"cluster.secrets: {', '.join(missing)}: not set here, so the job would lack it: set it")
+            raise JobError(
+                f"cluster.nodes.secrets: {', '.join(missing)}: not set here, so the job would lack it: set it"
+            )
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{name}.sbatch"
         path.with_suffix(".yaml").write_text(job.config)

@@ -40,7 +40,7 @@ def source_changes(listing: Listing, catalog: Catalog, fingerprint: str) -> Sour
     rows = listing.rows
     old = present.take(pc.index_in(rows["uri"], value_set=present["uri"].combine_chunks()))  # nulls where not known
     is_new = pc.is_null(old["uri"])
-    is_changed = pc.or_(pc.fill_null(pc.not_equal(rows["etag"], old["etag"]), False), _is_other(rows, old, catalog))
+    is_changed = pc.or_(pc.fill_null(pc.not_equal(rows["etag"], old["etag"]), False), _is_opened(rows, old, catalog))
     is_todo = pc.or_(is_new, pc.or_(is_changed, is_in(rows["uri"], distinct(stale["uri"]))))
     only_caption = pc.and_(pc.invert(is_todo), differ(rows["caption_etag"], old["caption_etag"]))
     todo = rows.filter(is_todo)
@@ -57,15 +57,13 @@ def source_changes(listing: Listing, catalog: Catalog, fingerprint: str) -> Sour
     )
 
 
-def _is_other(rows: pa.Table, old: pa.Table, catalog: Catalog) -> pa.Array:
-    """Which objects are a container now and were read as a medium, or the reverse: another source lists them."""
-    is_container, was_read = pc.is_valid(rows["container"]), pc.is_valid(old["file_id"])
-    was_container = pc.and_(pc.is_valid(old["uri"]), pc.invert(was_read))
-    opened = pc.and_(is_container, was_read)
+def _is_opened(rows: pa.Table, old: pa.Table, catalog: Catalog) -> pa.Array:
+    """Which objects were read as a medium and are a container now: another source lists them."""
+    opened = pc.and_(pc.is_valid(rows["container"]), pc.is_valid(old["file_id"]))
     if pc.any(opened).as_py():  # or it is a container that could not be read: no medium says `unknown_format` of that
         where = pc.field("uri").isin(rows["uri"].filter(opened)) & (pc.field("reject_reason") == "unknown_format")
         opened = pc.and_(opened, is_in(rows["uri"], distinct(catalog.media.scan(["uri"], where)["uri"])))
-    return pc.or_(opened, pc.and_(was_container, pc.invert(is_container)))
+    return opened
 
 
 def _seen(uris: pa.Array, unseen: list[str]) -> pa.Array:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenmill.pipeline.config import Cluster
+from tokenmill.pipeline.config import Cluster, Nodes
 from tokenmill.pipeline.flow import nodes
 from tokenmill.storage.version import code_version
 
@@ -35,16 +35,18 @@ def test_both_versions_are_said(unasked, monkeypatch):
 
 
 def test_a_secret_that_a_node_lacks_is_named(unasked):
-    with pytest.raises(nodes.NodeError, match="lacks NOT_SET_ANYWHERE of cluster.secrets: set it in the environment"):
+    with pytest.raises(
+        nodes.NodeError, match="lacks NOT_SET_ANYWHERE of cluster.nodes.secrets: set it in the environment"
+    ):
         nodes.check_nodes(["PATH", "NOT_SET_ANYWHERE"])
 
 
 def test_nodes_are_awaited_for_so_long(unasked):
     start = time.monotonic()
-    nodes.await_nodes(Cluster(min_nodes=1, wait_s=60.0))
+    nodes.await_nodes(Cluster(nodes=Nodes(min_nodes=1, wait_s=60.0)))
     assert time.monotonic() - start < 30
     start = time.monotonic()
-    nodes.await_nodes(Cluster(min_nodes=99, wait_s=1.0))
+    nodes.await_nodes(Cluster(nodes=Nodes(min_nodes=99, wait_s=1.0)))
     assert 1 <= time.monotonic() - start < 30
 
 

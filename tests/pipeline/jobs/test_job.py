@@ -12,7 +12,7 @@ from tokenmill.pipeline.jobs.submit import jobs_of
 CONFIGS = sorted((PROJECT / "configs").glob("*.yaml"))
 HOW = [
     "cluster.num_cpus=3",
-    "cluster.secrets=[HF_TOKEN]",
+    "cluster.nodes.secrets=[HF_TOKEN]",
     "curate.resources.workers=2",
     "train.resources.num_workers=4",
     "jobs.on=slurm",

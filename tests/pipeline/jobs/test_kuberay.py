@@ -18,7 +18,7 @@ CHOICES = [
     ["jobs.kuberay.schedule=0 3 * * *"],
     ["jobs.kuberay.queue=gpus"],
     ["jobs.kuberay.redis=redis:6379"],
-    ["cluster.secrets=[AWS_SECRET_ACCESS_KEY, REDIS_PASSWORD]", "jobs.kuberay.secret=keys"],
+    ["cluster.nodes.secrets=[AWS_SECRET_ACCESS_KEY, REDIS_PASSWORD]", "jobs.kuberay.secret=keys"],
     ["jobs.env={AWS_REGION: eu-central-1}"],
     ["jobs.shapes={default: {nodes: 9, min_nodes: 0, cpus: 32, memory_gb: 64}}"],
     ["jobs.shapes={train: {nodes: 4, gpus: 8}, caption: {gpus: 1, node_selector: {gpu: l4}}}"],
@@ -93,6 +93,6 @@ def test_what_is_missing_is_said(tmp_path):
     without = job_of(config(tmp_path, KUBERAY[:2]), PHASES, makes_absolute=False)
     with pytest.raises(ConfigError, match=r"jobs.kuberay.image: missing"):
         manifests(without, without.name)
-    secret = job_of(config(tmp_path, [*KUBERAY, "cluster.secrets=[HF_TOKEN]"]), PHASES, makes_absolute=False)
+    secret = job_of(config(tmp_path, [*KUBERAY, "cluster.nodes.secrets=[HF_TOKEN]"]), PHASES, makes_absolute=False)
     with pytest.raises(ConfigError, match=r"jobs.kuberay.secret: missing"):
         manifests(secret, secret.name)

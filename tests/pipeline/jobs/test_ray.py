@@ -53,7 +53,7 @@ def test_a_run_is_shipped_to_a_cluster_once_and_shows_no_secret(tmp_path, undist
     path = write_config(tmp_path, str(corpus), str(tmp_path / "root"))
     document = yaml.safe_load(path.read_text())
     del document["cluster"]["num_cpus"]
-    document["cluster"]["secrets"] = list(PLANTED)
+    document["cluster"]["nodes"] = {"secrets": list(PLANTED)}
     with ray_cluster(PLANTED) as (dashboard, gcs, folder):
         document["jobs"] = {"on": "ray", "ray": {"address": dashboard}}
         path.write_text(yaml.safe_dump(document))
@@ -80,9 +80,9 @@ def test_a_run_is_shipped_to_a_cluster_once_and_shows_no_secret(tmp_path, undist
         assert found_under(Path(given.root)) == found_under(folder) == []
 
         # What a node lacks, and code that is another's, are said before any work.
-        lacking = load(path, ["cluster.secrets=[NOT_SET_ANYWHERE]", "root=" + str(tmp_path / "other")])
+        lacking = load(path, ["cluster.nodes.secrets=[NOT_SET_ANYWHERE]", "root=" + str(tmp_path / "other")])
         ((four),) = submit(lacking, ROWS, None, again=False)
-        assert "lacks NOT_SET_ANYWHERE of cluster.secrets" in "".join(scheduler.logs(four.name, follow=True))
+        assert "lacks NOT_SET_ANYWHERE of cluster.nodes.secrets" in "".join(scheduler.logs(four.name, follow=True))
         assert find(lacking, scheduler, four.name).state == "failed"
         ((five),) = submit(lacking, ROWS, None, again=False)
         assert five.name == f"{four.name}-2"
@@ -105,7 +105,7 @@ def run_of_another_release(folder: Path, config: Path, gcs: str) -> subprocess.C
         file.write("\n")
     call = "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); runpy.run_module('tokenmill', run_name='__main__')"
     run = [sys.executable, "-c", call, hidden, "run", config, "--phase=curate", f"--set=cluster.address={gcs}"]
-    words = shlex.join([*map(str, run), "--set=cluster.secrets=[]", f"--set=root={folder / 'unused'}"])
+    words = shlex.join([*map(str, run), "--set=cluster.nodes.secrets=[]", f"--set=root={folder / 'unused'}"])
     script = f"mount -t tmpfs none {hidden} && cp -a {other}/. {hidden} && exec {words}"
     command = ["unshare", "--mount", "bash", "-c", script]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder)

@@ -53,7 +53,7 @@ def test_what_the_config_leaves_open_is_the_whole_node(tmp_path):
 
 
 def test_secrets_are_names_that_slurm_hands_on(tmp_path):
-    (text,) = made(config(tmp_path, ["cluster.secrets=[HF_TOKEN]"]))
+    (text,) = made(config(tmp_path, ["cluster.nodes.secrets=[HF_TOKEN]"]))
     assert "export=HOME,USER,LOGNAME,LANG,PATH,HF_TOKEN" in options(text)
 
 

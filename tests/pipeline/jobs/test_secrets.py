@@ -14,7 +14,7 @@ from tokenmill.pipeline.jobs import slurm as slurm_module
 from tokenmill.pipeline.jobs.states import JobError
 from tokenmill.pipeline.jobs.submit import dry_run, submit
 
-NAMED = [f"cluster.secrets=[{', '.join(PLANTED)}]", "jobs.kuberay.secret=keys", "jobs.kuberay.redis=redis:6379"]
+NAMED = [f"cluster.nodes.secrets=[{', '.join(PLANTED)}]", "jobs.kuberay.secret=keys", "jobs.kuberay.redis=redis:6379"]
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def test_files_for_slurm_hold_names_and_what_is_not_set_is_said(tmp_path, monkey
     assert files == [".sbatch", ".yaml"]
     assert found_under(tmp_path) == found_in_text(str(called)) == []
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(JobError, match="cluster.secrets: HF_TOKEN: not set here"):
+    with pytest.raises(JobError, match="cluster.nodes.secrets: HF_TOKEN: not set here"):
         list(submit(given, ("train",), "slurm", again=False))
 
 

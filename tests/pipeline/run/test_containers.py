@@ -157,23 +157,16 @@ def test_damage_is_a_row_and_costs_no_neighbour(tmp_path):
     assert {row[3] for row in state(mended) if row[0].endswith("cut.tar")} == {None}
 
 
-def test_another_kind_of_source_reads_a_tar_anew(tmp_path):
-    """As a file of a folder it is no medium; opened it is what is in it; and so each way, once."""
+def test_a_tar_that_another_source_opens_now_is_read_anew(tmp_path):
+    """As a file of a folder it is no medium; opened it is what is in it, once."""
     folder = tmp_path / "tars"
     write_tar(folder / "whole.tar", {"a": (photo(1), "one"), "b": (photo(2), "two")})
     (folder / "empty.tar").write_bytes(b"")
-    closed, opened = [{"uri": str(folder)}], [{"uri": str(folder), "kind": "webdataset"}]
-    for sources in (closed, opened, closed, opened):
+    for kind, members in (("files", {"": "unknown_format"}), ("webdataset", {"a.jpg": None, "b.jpg": None})):
+        sources = [{"uri": str(folder), "kind": kind}]
         fresh = run(tmp_path, sources, ("curate",))
-        found = {(row[0].rsplit("/", 1)[1], row[1]): row[3] for row in state(fresh) if "whole.tar" in row[0]}
-        is_open = sources is opened
-        assert found == (
-            {("whole.tar", "a.jpg"): None, ("whole.tar", "b.jpg"): None}
-            if is_open
-            else {("whole.tar", ""): "unknown_format"}
-        )
-        assert fresh.reports[0].num_read
-        assert run(tmp_path, sources, ("curate",)).reports[0].num_read == 0
+        assert {row[1]: row[3] for row in state(fresh) if "whole.tar" in row[0]} == members
+        assert fresh.reports[0].num_read and run(tmp_path, sources, ("curate",)).reports[0].num_read == 0
 
 
 class Deadly(Read):

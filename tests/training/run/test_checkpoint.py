@@ -81,7 +81,7 @@ def test_any_number_of_workers_goes_on_from_the_checkpoint_of_any_other(tmp_path
         assert folders.complete_steps(job.run_uri) == [8, 9]
         of_four = list(Path(folders.folder_uri(job.run_uri, 8)).glob("*.safetensors"))
         sizes = sorted(file.stat().st_size for file in of_four)
-        assert len(sizes) == 4 and sizes[-1] < 1.4 * sizes[0], "each worker writes as much"
+        assert len(sizes) == 4 and sizes[-1] < 1.4 * sum(sizes) / 4, "no worker writes the whole"
         train_worker(job)  # exports
         weights, others = (load_file(Path(each.run_uri, "model", "model.safetensors")) for each in (alone, job))
         for name, tensor in weights.items():

@@ -94,6 +94,9 @@ class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 512
 
+    def handle_error(self, request, client_address) -> None:
+        """A client that is gone is no news; a traceback would push what matters out of the log's last lines."""
+
 
 print(f"serving {given.model}; GPUs {os.environ.get('CUDA_VISIBLE_DEVICES', '-')}", flush=True)
 if given.fake_child:

@@ -1,5 +1,5 @@
 # Two commands on a fresh machine: `make demo`, `make test`. Only python3 (3.11 or newer) and make are needed.
-.PHONY: demo test test-slow check lint types setup image clean
+.PHONY: demo test test-slow test-cluster check lint types setup image clean
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
@@ -22,7 +22,10 @@ test: $(STAMP)
 	$(PYTEST)
 
 test-slow: $(STAMP)
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not cluster"
+
+test-cluster: $(STAMP)
+	$(PYTEST) -m cluster
 
 check: lint types
 	$(PYTEST) -m "not slow and not service and not hostile"

@@ -95,6 +95,7 @@ def test_a_run_on_two_nodes_is_submitted_once_and_is_that_of_one_machine(cluster
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 def test_nodes_die_in_each_phase_and_the_tables_are_those_of_an_undisturbed_run(cluster, undisturbed_run):
     """The end of the second node leaves the job at work on the first, whose end starts it again."""
     source, expected = undisturbed_run
@@ -121,6 +122,7 @@ def test_nodes_die_in_each_phase_and_the_tables_are_those_of_an_undisturbed_run(
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 def test_a_stopped_job_has_a_successor_that_goes_on(cluster, undisturbed_run):
     source, expected = undisturbed_run
     corpus = cluster.folder / "corpus"
@@ -138,6 +140,7 @@ def test_a_stopped_job_has_a_successor_that_goes_on(cluster, undisturbed_run):
 
 
 @pytest.mark.slow
+@pytest.mark.cluster
 def test_the_time_limit_puts_a_run_into_the_queue_again(cluster, undisturbed_run):
     """Slurm warns the script, the run commits and ends, and goes on at its next start."""
     source, expected = undisturbed_run

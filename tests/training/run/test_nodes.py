@@ -16,7 +16,7 @@ from tokenmill.training.run import folders
 from tokenmill.training.run.prepare import load_prepared
 from tokenmill.training.run.worker import train_worker
 
-pytestmark = [pytest.mark.slow, pytest.mark.service]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.service]
 
 EVERY = 50
 TWO = TrainResources(num_workers=2, threads=1, checkpoint_every_steps=EVERY)

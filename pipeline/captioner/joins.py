@@ -35,8 +35,9 @@ class Joins:
 
     def texts(self) -> Iterator[str]:
         """All prompts, then all captions in order."""
-        for name in ("prompt", CAPTION):
-            yield from (self._asked(row) if name == "prompt" else row[name] for row in self.rows.to_pylist())
+        rows = self.rows.to_pylist()
+        yield from map(self._asked, rows)
+        yield from (row[CAPTION] for row in rows)
 
     def load(self, number: int) -> Example:
         """The pair."""

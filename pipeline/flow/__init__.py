@@ -11,5 +11,6 @@ In: tables of rows to do, chains of stages. Out: Parquet shards, commits, reject
     writer.py    blocks to shards
     pool_use.py  how busy the workers of each pool were
     metrics.py   progress as metrics of Ray, for Prometheus
+    stalled.py   a phase without a result says so
     waits.py     what a flow waits for where no result comes
 """

@@ -11,7 +11,6 @@ In: a config and the names of phases. Out: tables, a model, a record and a repor
     captioning.py  caption: captioners in their order
     served.py      servers that a run starts for its captioners
     tokenizing.py  tokenize
-    stalled.py     a phase without a result says what it waits for
     fill.py        what these two share: media into rows of a table
     redecide.py    the rules on stored scores, without workers
     train.py       a transformer on one version of `tokens`

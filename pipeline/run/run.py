@@ -16,7 +16,6 @@ from tokenmill.pipeline.plan.plan import PhasePlan
 from tokenmill.pipeline.reports.events import EventConsole
 from tokenmill.pipeline.reports.terminal import Meter, PhaseReport
 from tokenmill.pipeline.run.planning import Planning
-from tokenmill.pipeline.run.stalled import watched
 from tokenmill.pipeline.run.workers import Workers
 
 
@@ -57,7 +56,7 @@ class Run(Planning):
         self.reports.append(report)
         with (
             Meter(self.console, report, total, unit, [self.workers.observe]) as meter,
-            watched(meter, self.config.cluster.stall_s, self.workers.waits),
+            self.workers.watching(meter),
         ):
             self._meter = meter
             yield meter

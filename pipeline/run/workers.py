@@ -5,7 +5,7 @@ them its start.
 """
 
 import sys
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from types import TracebackType
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ from tokenmill.pipeline.config import Cluster
 from tokenmill.pipeline.flow import local
 from tokenmill.pipeline.flow.flow import Containers, Flow, Reject, Sink
 from tokenmill.pipeline.flow.loopback import keep_to_loopback
+from tokenmill.pipeline.flow.stalled import watched
 from tokenmill.pipeline.reports.progress import Observer, Progress
 from tokenmill.pipeline.reports.terminal import Meter
 from tokenmill.pipeline.run.pools import PhaseStages, groups
@@ -94,7 +95,11 @@ class Workers:
         finally:
             self._flow = None
 
-    def waits(self) -> str:
+    def watching(self, meter: Meter) -> AbstractContextManager[None]:
+        """While inside, a phase without a result says what it waits for."""
+        return watched(meter, self._config.stall_s, self._waits)
+
+    def _waits(self) -> str:
         """What the work at hand waits for, in words."""
         ray = sys.modules.get("ray")
         if ray is None or not ray.is_initialized():

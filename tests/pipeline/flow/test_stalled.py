@@ -5,8 +5,8 @@ import time
 
 from rich.console import Console
 
+from tokenmill.pipeline.flow.stalled import watched
 from tokenmill.pipeline.reports.terminal import Meter, PhaseReport
-from tokenmill.pipeline.run.stalled import watched
 
 
 def test_silence_is_told_and_a_result_ends_it():

@@ -28,6 +28,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 _SHOWN_LINES, _SHOWN_CHARS = 5, 300
 _LOG_TAIL_BYTES = 1 << 16
 _ERROR = re.compile(r"\b[A-Z]\w*(Error|Exception): .+")
+_DEFAULTS = {"VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "60"}  # seconds; after 5, busy, it closes connections just as one is used
 _CONTROL = re.compile(r"\x1b\[[0-9;]*m|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -122,10 +123,11 @@ class ModelServer:
 
     def _begun(self) -> "subprocess.Popen[bytes]":
         command = [*self._spec.command, "--host", self._host, "--port", str(self._port)]
-        environment = os.environ | {name: value for name, value in self._spec.environment.items() if value is not None}
+        given = {name: value for name, value in self._spec.environment.items() if value is not None}
+        environment = _DEFAULTS | os.environ | given
+        taken_away = {name for name, value in self._spec.environment.items() if value is None}
         for name in list(environment):  # of this environment, or of Ray's worker: not the server's
-            given = self._spec.environment.get(name, "")
-            if given is None or name.startswith("RAY_") or name in ("PYTHONPATH", "PYTHONHOME"):
+            if name in taken_away | {"PYTHONPATH", "PYTHONHOME"} or name.startswith("RAY_"):
                 del environment[name]
         return subprocess.Popen(
             [sys.executable, "-I", "-S", keeper.__file__, self.log, *command],

@@ -30,7 +30,7 @@ from tokenmill.stages.caption.engines.servers import Server, Servers
 from tokenmill.stages.table import limits
 from tokenmill.stages.table.rows import RowError, words
 
-_AHEAD = 16  # requests that wait, encoded, for room at a server
+_LEAST_AHEAD, _MOST_AHEAD = 16, 256  # requests that wait, encoded, for room at a server
 _FIRST_OF_VLLM = 128  # in flight: it is known to batch, and to queue the rest
 _JPEG_QUALITY = 90
 _CONNECT_S = 10.0
@@ -93,7 +93,8 @@ class OpenAiEngine:
             self._hand_over(i, body, probe)
             num_open += 1
             limit = self._servers.limit
-            ahead = max(_AHEAD, limit // 4)
+            # A server that batches answers many at once, and has room for as many at once.
+            ahead = min(max(_LEAST_AHEAD, limit), _MOST_AHEAD)
             # Down by half of it at once: each change of threads costs as much as a request.
             least = limit + ahead // 2 if num_open >= limit + ahead else num_open
             while num_open and (num_open > least or not self._done.empty()):

@@ -5,7 +5,8 @@
 Listing: a synthetic listing of that many objects. Unchanged: a synthetic catalog of that many media, on the local disk;
 every phase but training looks for work and finds none. One per cent more: as many small JPEGs again as one per cent, on
 disk, are curated into it, beside the same files curated into an empty root; goal: no more than 1.5 times one per cent
-of the whole (as the empty root's rate gives it) plus what an unchanged refresh costs. Requests: an unchanged refresh of
+of the whole (as the empty root's rate gives it) plus what an unchanged refresh costs. Captioned by a server: unchanged,
+but the captions are a model's, whose server is not there: to ask it would fail. Requests: an unchanged refresh of
 `--requests` media with the tables on a moto server, counted by method.
 """
 
@@ -51,11 +52,16 @@ GRID = 8
 METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE")
 
 
-def configured(root: str, folder: str) -> RunConfig:
+SERVER = {"engine": "openai", "model": "m", "resources": {"urls": ["http://127.0.0.1:9/v1"], "patience_s": 1}}
+
+
+def configured(root: str, folder: str, captioner: str = "source") -> RunConfig:
+    written = {"captioners": {captioner: SERVER}, "use": [captioner]} if captioner != "source" else {}
     return RunConfig.model_validate(
         {
             "root": root,
             "sources": [{"uri": folder}],
+            "caption": written,
             "curate": {"decide": {"image_rules": {"large_enough": "width_px >= 32"}}},
             "tokenize": {"frames": {"area_px": 64 * 64}},
         }
@@ -86,7 +92,8 @@ def fill(config: RunConfig, num_media: int) -> None:
     catalog = Catalog(config.root)
     catalog.create()
     rng = np.random.default_rng(0)
-    curated, captioned = fingerprints.of_curate(config), fingerprints.of_captions(config)["source"][0]
+    curated, (captioner,) = fingerprints.of_curate(config), config.caption.order
+    captioned = fingerprints.of_captioner(config, captioner)[0]
     for start in range(0, num_media, SHARD_ROWS):
         stop = min(num_media, start + SHARD_ROWS)
         count, ids = stop - start, [f"{number:032x}" for number in rng.integers(1 << 62, size=stop - start)]
@@ -107,7 +114,8 @@ def fill(config: RunConfig, num_media: int) -> None:
         catalog.sources.append(rows_of(SOURCES, count, same | files), {})
         catalog.media.append(rows_of(MEDIA, count, same | scores | {"phash": hashes, "format": "jpeg"}), {})
         texts = [f"a photo of number {number}" for number in range(start, stop)]
-        told = {"caption": texts, "captioner": "source", "fingerprint": captioned}
+        told = {"caption": texts, "captioner": captioner, "fingerprint": captioned, "words": 5, "truncated": False}
+        told |= {"refused": False, "leaked": False, "repeated": 0.0}
         catalog.captions.append(rows_of(CAPTIONS, count, same | told), {})
         codes = pa.FixedSizeListArray.from_arrays(
             pa.array(rng.integers(0, 4096, count * GRID * GRID), pa.uint16()), GRID * GRID
@@ -208,6 +216,10 @@ def main() -> None:
         with cluster(new.cluster):
             unchanged_s, read = refreshed(new, lambda: objects(0, options.media))
             made.add_row("unchanged refresh", f"{unchanged_s:.1f}", f"{peak_mb():.0f}", str(read))
+            written = configured(str(folder / "written"), str(folder / "new"), "api")
+            fill(written, options.media)
+            written_s, read = refreshed(written, lambda: objects(0, options.media))
+            made.add_row("the same, captioned by a server", f"{written_s:.1f}", f"{peak_mb():.0f}", str(read))
             fresh = list(walk.walk(storage.absolute(str(folder / "new")), False))
             other = configured(str(folder / "other"), str(folder / "new"))
             first_s, read = refreshed(other, lambda: fresh)

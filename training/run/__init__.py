@@ -9,6 +9,7 @@ In: a `TrainJob`. Out: its folder with plan, log, checkpoints, curves and model,
     prepare.py      text tokenizer, index and plan, made once
     worker.py       one worker: steps, checkpoints
     finish.py       the model in its folder
+    model_files.py  its weights there, a file at a time
     parallel.py     one model on several workers: copies or shards
     checkpoint.py   weights and states, written while training goes on
     folders.py      which checkpoints are complete

@@ -5,14 +5,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
 from tokenmill import storage
-from tokenmill.storage.checksums import write_checksums
+from tokenmill.storage import scratch
+from tokenmill.storage.checksums import NAME, checksum
 from tokenmill.storage.run_log import Record, read_log
 from tokenmill.tokenizer.sequence import Kind
 from tokenmill.training.job import DONE, TrainJob, TrainResult
 from tokenmill.training.model.model import PackLoss
+from tokenmill.training.run.model_files import write_weights
 from tokenmill.training.run.prepare import Prepared
 
 _REPORTED_LINES = 20  # of the log: the final losses are their mean
@@ -20,18 +20,23 @@ _REPORTED_LINES = 20  # of the log: the final losses are their mean
 
 def finish(job: TrainJob, ready: Prepared, model: PackLoss, start: int, rank: int = 0) -> None:
     """Export the model, then say that the run is done; `start` is the step that this start of it began with. Every
-    worker must call it; rank 0 writes, and holds the whole model in memory meanwhile.
+    worker must call it; rank 0 writes.
     """
-    weights = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    uri = job.at("model")
+    if rank == 0 and storage.exists(uri):
+        storage.delete_folder(uri)  # of an export that was interrupted
+    known = write_weights(model.lm, uri, rank)
     if rank != 0:
         return
-    with tempfile.TemporaryDirectory() as name:
-        lm_weights: dict[str, Any] = {key.removeprefix("lm."): tensor for key, tensor in weights.items()}
-        model.lm.save_pretrained(name, state_dict=lm_weights)
+    with tempfile.TemporaryDirectory(prefix="tokenmill-", dir=scratch.folder()) as name:
+        model.lm.config.architectures = [type(model.lm).__name__]
+        model.lm.config.save_pretrained(name)
+        model.lm.generation_config.save_pretrained(name)
         ready.layout.tokenizer.save_pretrained(name)
         ready.layout.vocabulary.save(Path(name))
-        write_checksums(Path(name))
-        storage.upload_folder(Path(name), job.at("model"))
+        known |= {path.name: checksum(str(path)) for path in Path(name).iterdir()}
+        storage.upload_folder(Path(name), uri)
+    storage.write_json(storage.join(uri, NAME), known)
     summary = ready.summary
     log = read_log(job.run_uri)
     result = TrainResult(

@@ -47,6 +47,10 @@ def own_train_workers():
     return found
 
 
+def exported(job):
+    return load_file(Path(job.run_uri, "model", "model.safetensors"))
+
+
 def test_two_workers_train_like_one_and_report(make_job, small_config):
     """Three packs a step: one worker has two, the other one and must not stall."""
     config = small_config(muon_lr=0.02)
@@ -72,11 +76,13 @@ def test_spread_weights_train_like_whole_ones(make_job, small_config):
     train_worker(alone)
     fit(spread, TrainResources(num_workers=2, cpus_per_worker=0.5, threads=1, spread_model=True))
     assert losses(spread) == pytest.approx(losses(alone), rel=1e-4)
+    of_two = exported(spread)
     Path(spread.run_uri, DONE).unlink()
     train_worker(spread)
-    one, other = (load_file(Path(job.run_uri, "model", "model.safetensors")) for job in (alone, spread))
-    for name, tensor in one.items():
-        torch.testing.assert_close(tensor, other[name], rtol=1e-3, atol=1e-4)
+    of_one = exported(spread)
+    for name, tensor in exported(alone).items():
+        torch.testing.assert_close(tensor, of_two[name], rtol=1e-3, atol=1e-4)
+        assert torch.equal(of_two[name], of_one[name]), name
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from tokenmill.storage.errors import UserError
 from tokenmill.storage.failures import find
 
 FEW, MANY = 300, 20_000
-_ASKED = os.environ.get("TOKENMILL_FUZZ_EXAMPLES")
+_TIMES = float(os.environ.get("TOKENMILL_FUZZ_TIMES", "1"))
 _MAX_EDITS = 4
 _HEAD_BYTES = 512  # where headers stand
 ODD = [
@@ -53,12 +53,10 @@ _VALUES: list[Any] = [
 
 
 def count(many: int = MANY, few: int = FEW) -> list[Any]:
-    """Parameters of a test: few inputs, and many as a slow test. TOKENMILL_FUZZ_EXAMPLES is the most of the few, and
-    the number of the many.
-    """
+    """Parameters of a test: few inputs, and many, TOKENMILL_FUZZ_TIMES as many as said, as a slow test."""
     return [
-        pytest.param(min(few, int(_ASKED or few)), id="few"),
-        pytest.param(int(_ASKED or many), id="many", marks=pytest.mark.slow),
+        pytest.param(few, id="few"),
+        pytest.param(max(few, int(many * _TIMES)), id="many", marks=pytest.mark.slow),
     ]
 
 

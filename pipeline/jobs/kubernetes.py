@@ -35,14 +35,19 @@ class KubeRayJobs:
         """Create ConfigMap and job. The ConfigMap is the job's, and goes with it."""
         config_map, resource = manifests(job, name)
         with self._said():
-            made = self._custom("create", resource["kind"], body=resource)
-            config_map["metadata"] = dict(config_map["metadata"]) | {"ownerReferences": [_owner(resource, made)]}
-            try:
-                self._core.create_namespaced_config_map(self._config.namespace, config_map)
-            except _api().client.ApiException as error:
-                if error.status != _CONFLICT:
-                    raise
-                self._core.replace_namespaced_config_map(name, self._config.namespace, config_map)
+            self._put_config(config_map, resource, self._custom("create", resource["kind"], body=resource))
+        return f"{resource['kind']} {self._config.namespace}/{name}"
+
+    def renew(self, job: Job, name: str) -> str:
+        """Give a RayCronJob that stands what the config says now of its schedule, machines and image; its next job has
+        them.
+        """
+        config_map, resource = manifests(job, name)
+        with self._said():
+            stands = self._custom("get", resource["kind"], name=name)
+            version = stands["metadata"].get("resourceVersion")  # refused, should another change it meanwhile
+            resource["metadata"] = dict(resource["metadata"]) | {"resourceVersion": version}
+            self._put_config(config_map, resource, self._custom("replace", resource["kind"], name=name, body=resource))
         return f"{resource['kind']} {self._config.namespace}/{name}"
 
     def known(self) -> list[Known]:
@@ -74,6 +79,16 @@ class KubeRayJobs:
             kinds = [each.detail.split()[0] for each in self.known() if each.name == name]
             for kind in kinds:
                 self._custom("delete", kind, name=name)
+
+    def _put_config(self, config_map: dict[str, Any], resource: dict[str, Any], made: dict[str, Any]) -> None:
+        about = dict(config_map["metadata"]) | {"ownerReferences": [_owner(resource, made)]}
+        config_map = config_map | {"metadata": about}
+        try:
+            self._core.create_namespaced_config_map(self._config.namespace, config_map)
+        except _api().client.ApiException as error:
+            if error.status != _CONFLICT:
+                raise
+            self._core.replace_namespaced_config_map(about["name"], self._config.namespace, config_map)
 
     def _custom(self, verb: str, kind: str, **arguments: Any) -> Any:
         api = _api().client.CustomObjectsApi(self._client)

@@ -67,6 +67,9 @@ def submit(config: RunConfig, phases: Sequence[str], on: str | None, again: bool
     for job in jobs_of(config, phases, on):
         tried = _attempts(scheduler.known(), job.name)
         newest = tried[-1] if tried else None
+        if isinstance(scheduler, KubeRayJobs) and job.jobs.kuberay.schedule is not None:
+            yield _scheduled(scheduler, job, newest)
+            continue
         if newest and newest.state in ALIVE:
             yield Submitted(newest.name, f"is {newest.state} already ({newest.detail}): nothing was submitted")
             before = newest
@@ -84,6 +87,21 @@ def submit(config: RunConfig, phases: Sequence[str], on: str | None, again: bool
         else:
             said = scheduler.submit(job, name)
         yield Submitted(name, f"submitted as {said}{why}")
+
+
+def _scheduled(scheduler: KubeRayJobs, job: Job, newest: Known | None) -> Submitted:
+    """A job that begins again and again: it stands until it is stopped, one for each root. Raises JobError."""
+    for each in scheduler.known():
+        is_alike = (each.root, each.phases) == (job.root, " ".join(job.phases)) and each.detail.startswith("RayCronJob")
+        if is_alike and (newest is None or each.name != newest.name):
+            raise JobError(
+                f"{each.name} refreshes {job.root} already, by another config; `tokenmill jobs stop --job {each.name}` "
+                "ends it"
+            )
+    if newest is not None and newest.detail.startswith("RayCronJob"):
+        said = scheduler.renew(job, newest.name)
+        return Submitted(newest.name, f"stands already: {said} has the schedule, machines and image of this config now")
+    return Submitted(job.name, f"submitted as {scheduler.submit(job, job.name)}")
 
 
 def find(config: RunConfig, scheduler: Scheduler, name: str | None) -> Known:

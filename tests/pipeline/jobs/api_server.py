@@ -41,14 +41,19 @@ class ApiServer:
             return 200, {"items": fits}
         if method in ("POST", "PUT"):
             item = json.loads(body)
+            version = item["metadata"].pop("resourceVersion", "1")
             if wrong := errors(item):
                 return 422, {"message": wrong}
             key = (namespace, plural, item["metadata"]["name"])
             if method == "POST" and key in self.kept:
                 return 409, {"reason": "AlreadyExists"}
-            about = item["metadata"] | {"uid": str(uuid.uuid4()), "creationTimestamp": f"{len(self.kept):04}"}
+            stands = self.kept.get(key, {"metadata": {"uid": str(uuid.uuid4()), "resourceVersion": "1"}})["metadata"]
+            if method == "PUT" and version != stands["resourceVersion"]:
+                return 409, {"reason": "Conflict"}
+            about = item["metadata"] | {name: stands[name] for name in ("uid", "resourceVersion")}
+            about |= {"creationTimestamp": f"{len(self.kept):04}"}
             self.kept[key] = item | {"metadata": about}
-            return 201, self.kept[key]
+            return 201 if method == "POST" else 200, self.kept[key]
         key = (namespace, plural, unquote(name))
         if key not in self.kept:
             return 404, {"reason": "NotFound"}

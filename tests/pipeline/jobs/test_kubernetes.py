@@ -65,8 +65,21 @@ def test_a_schedule_is_a_cron_job_that_stands_once(api, tmp_path):
     given = config(tmp_path, [*KUBERAY, "jobs.kuberay.schedule=0 3 * * *"])
     (one,) = submit(given, PHASES, "kuberay", again=False)
     assert api.kept["default", "raycronjobs", one.name]["spec"]["schedule"] == "0 3 * * *"
-    (two,) = submit(given, PHASES, "kuberay", again=False)
-    assert two.said == "is queued already (RayCronJob): nothing was submitted"
+    first = api.kept["default", "raycronjobs", one.name]
+    later = config(tmp_path, [*KUBERAY, "jobs.kuberay.schedule=0 4 * * *", "jobs.kuberay.image=other:2"])
+    (two,) = submit(later, PHASES, "kuberay", again=False)
+    assert two.said.startswith(f"stands already: RayCronJob default/{one.name} has the schedule, machines and image")
+    stands = api.kept["default", "raycronjobs", one.name]
+    assert stands["spec"]["schedule"] == "0 4 * * *" and "other:2" in str(stands) and "other:2" not in str(first)
+    assert stands["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"]
+    owner = api.kept["default", "configmaps", one.name]["metadata"]["ownerReferences"][0]
+    assert owner["uid"] == stands["metadata"]["uid"] and len(api.kept) == 2
+    other = config(tmp_path, [*KUBERAY, "jobs.kuberay.schedule=0 4 * * *", "curate.duplicates.near_radius=3"])
+    with pytest.raises(JobError, match=f"{one.name} refreshes s3://b/root already, by another config"):
+        list(submit(other, PHASES, "kuberay", again=False))
+    scheduler_of(other, "kuberay").stop(one.name)
+    (three,) = submit(other, PHASES, "kuberay", again=False)
+    assert three.said == f"submitted as RayCronJob default/{three.name}" and three.name != one.name
 
 
 def test_an_api_server_that_is_not_there_is_said(tmp_path, monkeypatch):

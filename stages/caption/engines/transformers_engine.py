@@ -2,7 +2,8 @@
 where captions are put together, by a language model, too.
 
 Media of about one size are answered together. A batch that does not fit into a GPU's memory is halved; a medium that
-the processor refuses is rejected alone.
+the processor refuses is rejected alone. BLIP-2 and Florence-2, older than chat templates, get one picture and the
+prompt as it is; Florence-2's are the names of its tasks, such as <MORE_DETAILED_CAPTION>.
 """
 
 import time
@@ -21,6 +22,7 @@ from tokenmill.stages.table.rows import RowError, words
 from tokenmill.stages.tokenize.tokenize import device_of_worker
 from tokenmill.storage.cpu import quick_dtype
 
+_WITHOUT_CHAT = ("blip-2", "florence2")
 _GREY = np.full((64, 64, 3), 128, np.uint8)
 
 
@@ -41,12 +43,13 @@ class TransformersEngine:
                 f"{name}: cannot be loaded ({words(error)}); pass a hub name, or a folder that save_pretrained() of an "
                 "image-text-to-text model and of its processor wrote"
             ) from error
-        if not getattr(self._processor, "chat_template", None):
+        self._has_chat = bool(getattr(self._processor, "chat_template", None))
+        if not self._has_chat and self._model.config.model_type not in _WITHOUT_CHAT:
             raise CaptionError(f"{name}: its processor has no chat template; take an instruction-tuned model")
         self._tokenizer = getattr(self._processor, "tokenizer", self._processor)
-        self._tokenizer.padding_side = "left"
+        self._tokenizer.padding_side = "right" if self._model.config.is_encoder_decoder else "left"
         self._model.eval().to(self._device)
-        ends = self._model.generation_config.eos_token_id
+        ends = self._model.generation_config.eos_token_id or self._tokenizer.eos_token_id
         self._ends = {ends} if isinstance(ends, int) else set(ends or ())
         (result,) = self._batch([Request([] if config.reads else [_GREY], "?")], 1)
         if isinstance(result, RowError):
@@ -84,6 +87,12 @@ class TransformersEngine:
         """Raises RowError: bad_picture, where the processor refuses one of them."""
         is_text = self._tokenizer is self._processor
         try:
+            if not self._has_chat:
+                pictures = [Image.fromarray(pixels) for request in requests for pixels in request.pictures]
+                if len(pictures) != len(requests):
+                    raise ValueError(f"{self._model.config.model_type} takes one picture, and not {len(pictures)}")
+                prompts = [request.prompt for request in requests]
+                return self._processor(images=pictures, text=prompts, padding=True, return_tensors="pt")
             return self._processor.apply_chat_template(
                 [_conversation(request, is_text) for request in requests],
                 add_generation_prompt=True,
@@ -107,7 +116,8 @@ class TransformersEngine:
             how |= {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
             torch.manual_seed(sampling.seed)
         made = self._model.generate(**inputs, max_new_tokens=max_tokens, **how)
-        written = made[:, inputs["input_ids"].shape[1] :].tolist()
+        begins_at = 1 if self._model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
+        written = made[:, begins_at:].tolist()
         for num_in, ids in zip(inputs["attention_mask"].sum(1).tolist(), written, strict=True):
             end = next((at for at, token in enumerate(ids) if token in self._ends), None)
             text = self._tokenizer.decode(ids[:end], skip_special_tokens=True)

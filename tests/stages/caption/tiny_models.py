@@ -134,12 +134,49 @@ def _smolvlm(text: Any, ids: dict[str, int]) -> tuple[Any, Any]:
     return t.SmolVLMForConditionalGeneration(config), processor
 
 
+def _blip_2(text: Any, ids: dict[str, int]) -> tuple[Any, Any]:
+    t = transformers
+    small = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    opt = {"model_type": "opt", "hidden_size": 64, "ffn_dim": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    opt |= {"vocab_size": 640, "word_embed_proj_dim": 64, "max_position_embeddings": 512}
+    config = t.Blip2Config(
+        vision_config={**small, "image_size": 32, "patch_size": 16},
+        qformer_config={**small, "encoder_hidden_size": 64, "vocab_size": 640},
+        text_config={**opt, **_ends(ids)},
+        num_query_tokens=4,
+        image_token_index=ids["<image>"],
+    )
+    images = t.BlipImageProcessor(size={"height": 32, "width": 32})
+    return t.Blip2ForConditionalGeneration(config), t.Blip2Processor(images, text, num_query_tokens=4)
+
+
+def _florence2(text: Any, ids: dict[str, int]) -> tuple[Any, Any]:
+    t = transformers
+    vision = {"depths": (1, 1), "patch_size": (7, 3), "patch_stride": (4, 2), "patch_padding": (3, 1)}
+    vision |= {"patch_prenorm": (False, True), "embed_dim": (32, 64), "num_heads": (2, 4), "num_groups": (2, 4)}
+    vision |= {"window_size": 4, "projection_dim": 64, "drop_path_rate": 0.0}
+    bart = {"model_type": "bart", "vocab_size": 640, "d_model": 64, "max_position_embeddings": 512}
+    for part in ("encoder", "decoder"):
+        bart |= {f"{part}_layers": 2, f"{part}_ffn_dim": 128, f"{part}_attention_heads": 2}
+    bart |= {**_ends(ids), "decoder_start_token_id": ids["<|im_end|>"], "forced_eos_token_id": None, "init_std": 0.3}
+    untied = {"tie_word_embeddings": False}  # or each token is followed by itself
+    ids_and_parts = {"vision_config": vision, "text_config": bart | untied, "image_token_id": ids["<image>"]}
+    config = t.Florence2Config(**ids_and_parts, **untied)
+    text.bos_token = "<|endoftext|>"
+    images = t.CLIPImageProcessor(size={"height": 64, "width": 64}, crop_size={"height": 64, "width": 64})
+    images.image_seq_length = 64 + 1  # places of 8 by 8 pixels, and their mean
+    return t.Florence2ForConditionalGeneration(config), t.Florence2Processor(images, text)
+
+
 KINDS: dict[str, Callable[[Any, dict[str, int]], tuple[Any, Any]]] = {
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen3_vl": _qwen3_vl,
     "llava_onevision": _llava_onevision,
     "smolvlm": _smolvlm,
 }
+
+
+WITHOUT_CHAT = {"blip_2": _blip_2, "florence2": _florence2}  # they take one picture
 
 
 def save_language_model(folder: Path) -> str:
@@ -156,8 +193,8 @@ def save_language_model(folder: Path) -> str:
 def save(kind: str, folder: Path, seed: int = 0) -> str:
     """The folder with model and processor."""
     torch.manual_seed(seed)
-    text = _tokenizer(**({} if kind.startswith("qwen") else {"image_token": "<image>"}))
-    model, processor = KINDS[kind](text, text.get_vocab())
+    text = _tokenizer(**({} if kind.startswith(("qwen", "blip")) else {"image_token": "<image>"}))
+    model, processor = (KINDS | WITHOUT_CHAT)[kind](text, text.get_vocab())
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return str(folder)

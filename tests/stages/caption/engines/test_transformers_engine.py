@@ -57,6 +57,24 @@ def test_images_and_clips_in_batches_get_the_answers_that_they_get_alone(model):
     assert all(each.finish_reason == "length" for each in together if isinstance(each, Answer) and each.tokens_out == 8)
 
 
+@pytest.mark.parametrize(
+    ("kind", "prompts"),
+    [
+        ("blip_2", ["a picture of", "Question: what is it? Answer:"]),
+        ("florence2", ["<CAPTION>", "<MORE_DETAILED_CAPTION>"]),
+    ],
+)
+def test_models_without_a_chat_template_take_one_picture_and_the_prompt_as_it_is(kind, prompts, tmp_path):
+    model = tiny_models.save(kind, tmp_path)
+    requests = [Request([picture(i, 40 + 9 * i)], prompts[i % 2]) for i in range(4)]
+    clip = Request([picture(9), picture(10)], prompts[0])
+    *together, refused = run(model, [*requests, clip])
+    assert together == run(model, requests, batch=1)
+    assert all(isinstance(each, Answer) and 1 <= each.tokens_out <= 8 for each in together)
+    assert len({each.text for each in together}) > 1 and not any(prompts[0] in each.text for each in together)
+    assert isinstance(refused, RowError) and "takes one picture, and not 2" in refused.columns["reject_detail"]
+
+
 def test_a_picture_that_the_processor_refuses_is_rejected_alone(qwen):
     results = run(qwen, [Request([picture(1)], "a"), Request([picture(2, 2, 900)], "b"), Request([picture(3)], "c")])
     assert isinstance(results[1], RowError) and results[1].columns["reject_reason"] == "bad_picture"

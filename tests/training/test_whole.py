@@ -1,8 +1,10 @@
 """A model and its vision tokenizer in one folder: plain transformers opens it and writes what we write."""
 
 import json
+import os
 import re
 import shutil
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, Emu3ForConditionalGeneration
 
+from tokenmill.pipeline.serving.server import ModelServer, ServerSpec
 from tokenmill.storage.checksums import damaged_file
 from tokenmill.storage.errors import TrainingError
 from tokenmill.tokenizer.sequence import SequenceLayout
@@ -24,7 +27,7 @@ from tokenmill.training.sample import Sampler
 from tokenmill.training.whole import WholeModelError, write_whole
 
 TEXTS = ["a red circle left of a blue square", "12 stars", "what is it? a house"]
-SMALL = ModelConfig(hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=48, rope_theta=2e4)
+SMALL = ModelConfig(hidden_size=64, num_layers=2, num_heads=2, num_kv_heads=1, intermediate_size=96, rope_theta=2e4)
 AREA_PX = 64 * 64
 
 
@@ -154,6 +157,37 @@ def test_a_published_layout_that_lacks_weights_is_refused(whole, tmp_path):
     save_file(weights, tmp_path / "whole" / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(TrainingError, match="no weights model.layers.1.self_attn.q_proj.weight"):
         build_model(ModelConfig(init_from=str(tmp_path / "whole")), Vocabulary.load(whole), 256, seed=0)
+
+
+@pytest.mark.slow
+def test_vllm_draws_the_same_codes(ours, whole, tmp_path, monkeypatch):
+    """TOKENMILL_VLLM names its command; a CPU build needs no GPU. It has modeling code of transformers for Emu3."""
+    program = os.environ.get("TOKENMILL_VLLM")
+    if not program:
+        pytest.skip("TOKENMILL_VLLM names no command of a real vLLM")
+    for name, value in {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}.items():
+        monkeypatch.setenv(name, os.environ.get(name, value))
+    how = ["--served-model-name", "whole", "--dtype", "float32", "--enforce-eager", "--max-model-len", "256"]
+    command = (program, "serve", str(whole), *how, "--gpu-memory-utilization", "0.2")
+    server = ModelServer(ServerSpec("vllm", command, str(tmp_path / "log"), 300, 0), "127.0.0.1")
+    sampler, (h, w) = Sampler.load(str(ours), "cpu"), (4, 6)
+    v, caption = sampler.layout.vocabulary, sampler.layout.caption_ids(TEXTS[0])
+    codes = sampler.draw([TEXTS[0]], h, w, top_k=1, guidance=1.0)[0]
+    expected = sampler.layout.build(codes, caption).ids.tolist()
+    begin, drawable = len(sampler.layout.prefix(caption, h, w)), range(v.vision_offset, v.size)
+    asked = {"model": "whole", "max_tokens": 1, "temperature": 0, "return_token_ids": True}
+    asked |= {"allowed_token_ids": list(drawable)}
+    try:
+        url = f"{server.ready()}/completions"
+        for at in range(begin, begin + h * (w + 1)):
+            if expected[at] == v.eol:  # given, as our sampler gives it
+                continue
+            body = json.dumps(asked | {"prompt": expected[:at]}).encode()
+            request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request) as reply:
+                assert json.load(reply)["choices"][0]["token_ids"] == [expected[at]], at
+    finally:
+        server.end()
 
 
 def test_what_makes_no_emu3_is_said(tmp_path):

@@ -17,7 +17,7 @@ from tokenmill.tokenizer.text import SPECIAL_STRINGS
 FILE_NAME = "vocabulary.json"
 
 
-def _visual_string(code: int) -> str:
+def visual_string(code: int) -> str:
     return f"<|visual token {code:06d}|>"
 
 
@@ -51,12 +51,12 @@ class Vocabulary(Config):
         Raises ValueError when the tokenizer has visual tokens of its own, but not `codebook_size` of them in a row.
         """
         known = tokenizer.get_vocab()
-        offset = known.get(_visual_string(0))
+        offset = known.get(visual_string(0))
         if offset is None:
             offset = len(tokenizer)
         else:
-            last = known.get(_visual_string(codebook_size - 1))
-            if last != offset + codebook_size - 1 or _visual_string(codebook_size) in known:
+            last = known.get(visual_string(codebook_size - 1))
+            if last != offset + codebook_size - 1 or visual_string(codebook_size) in known:
                 raise ValueError(
                     f"the text tokenizer's visual tokens do not fit a codebook of {codebook_size}; "
                     "use the vision tokenizer that it was made for, or another text tokenizer"

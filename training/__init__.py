@@ -3,7 +3,9 @@
 In: shards and a `TrainConfig`. Out: a model that plain transformers loads, and pictures drawn from it. `data/` packs
 documents, `model/` computes their loss, `run/` steps, saves and restarts; `captioner/` trains what writes captions.
 
-    config.py  what is trained, and how
-    job.py     a training as it is asked for and as it ends
-    sample.py  grid-constrained, guided sampling
+    config.py     what is trained, and how
+    job.py        a training as it is asked for and as it ends
+    sample.py     grid-constrained, guided sampling
+    published.py  the layouts in which Emu3's language model stands
+    whole.py      model and vision tokenizer in one folder, for plain transformers
 """

@@ -8,11 +8,10 @@ Every prompt draws from its own seeded stream, so it gives the same picture what
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from transformers import DynamicCache, Emu3ForCausalLM, Emu3TextConfig
+from transformers import DynamicCache, Emu3ForCausalLM
 from transformers.utils import logging
 
 from tokenmill import storage
@@ -22,6 +21,7 @@ from tokenmill.storage.tensors import check_sizes
 from tokenmill.tokenizer.sequence import SequenceLayout
 from tokenmill.tokenizer.text import load_text_tokenizer
 from tokenmill.tokenizer.vocabulary import Vocabulary
+from tokenmill.training.published import load_published, text_config
 
 logging.disable_progress_bar()  # a model loads in a moment
 
@@ -30,8 +30,8 @@ class Sampler:
     """A trained model, ready to draw."""
 
     def __init__(self, lm: Emu3ForCausalLM, layout: SequenceLayout):
-        self._lm = lm.eval()
-        self._layout = layout
+        self.lm = lm.eval()
+        self.layout = layout
 
     @classmethod
     def load(cls, uri: str, device: str | torch.device | None = None) -> "Sampler":
@@ -48,11 +48,8 @@ class Sampler:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         with as_damaged(uri), storage.local_folder(uri) as folder:
             layout = SequenceLayout(load_text_tokenizer(folder), Vocabulary.load(folder))
-            check_sizes(folder, Emu3ForCausalLM, Emu3TextConfig.from_pretrained(folder))
-            loaded: Any = Emu3ForCausalLM.from_pretrained(
-                folder, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
-            )
-            lm, found = loaded
+            check_sizes(folder, Emu3ForCausalLM, text_config(str(folder)))
+            lm, found = load_published(str(folder), dtype=dtype, attn_implementation="sdpa")
             if lacking := sorted(found["missing_keys"]):  # transformers would draw them at random
                 raise DamagedError(uri, f"no weights {', '.join(lacking)}")
         return cls(lm.to(device), layout)
@@ -84,16 +81,16 @@ class Sampler:
             raise ValueError(f"top_k {top_k} and temperature {temperature} must be positive")
         grid = (grid_h, grid_w, grid_t, fps)
         captions = [*prompts, *([None] * len(prompts) if guidance != 1 else [])]
-        prefixes = [self._layout.prefix(self._layout.caption_ids(text), *grid) for text in captions]
-        stream = _Stream(self._lm, prefixes, self._layout.vocabulary.pad)
+        prefixes = [self.layout.prefix(self.layout.caption_ids(text), *grid) for text in captions]
+        stream = _Stream(self.lm, prefixes, self.layout.vocabulary.pad)
 
-        v = self._layout.vocabulary
+        v = self.layout.vocabulary
         shape = (grid_t or 1, grid_h, grid_w)
         num_codes = int(np.prod(shape))
         noise_BN = torch.stack([_noise(seed, text, num_codes) for seed, text in zip(seeds, prompts, strict=True)])
-        noise_BN = noise_BN.to(self._lm.device)
-        head_VD = self._lm.lm_head.weight[v.vision_offset : v.vision_offset + v.codebook_size]
-        codes_BN = torch.empty(len(prompts), num_codes, dtype=torch.int64, device=self._lm.device)
+        noise_BN = noise_BN.to(self.lm.device)
+        head_VD = self.lm.lm_head.weight[v.vision_offset : v.vision_offset + v.codebook_size]
+        codes_BN = torch.empty(len(prompts), num_codes, dtype=torch.int64, device=self.lm.device)
         hidden_RD = stream.prefill()
         for n in range(num_codes):
             log_p = torch.log_softmax(hidden_RD @ head_VD.T, dim=-1, dtype=torch.float32)
@@ -113,15 +110,15 @@ class Sampler:
     @torch.inference_mode()
     def complete_caption(self, codes: np.ndarray, fps: float | None = None, max_tokens: int = 64) -> list[str]:
         """The likeliest caption of each medium, greedily: codes (B, h, w), or (B, t, h, w) with `fps`."""
-        v = self._layout.vocabulary
-        nothing = self._layout.caption_ids(None)
-        prefixes = [self._layout.build(item, nothing, fps, is_caption_last=True).ids[:-1] for item in codes]
-        stream = _Stream(self._lm, prefixes, v.pad)
+        v = self.layout.vocabulary
+        nothing = self.layout.caption_ids(None)
+        prefixes = [self.layout.build(item, nothing, fps, is_caption_last=True).ids[:-1] for item in codes]
+        stream = _Stream(self.lm, prefixes, v.pad)
         forbidden = [token for token in v.special_ids if token != v.eos]
-        is_done = torch.zeros(len(prefixes), dtype=torch.bool, device=self._lm.device)
+        is_done = torch.zeros(len(prefixes), dtype=torch.bool, device=self.lm.device)
         hidden_BD, taken = stream.prefill(), []
         for _ in range(max_tokens):
-            logits = hidden_BD @ self._lm.lm_head.weight[: v.vision_offset].T
+            logits = hidden_BD @ self.lm.lm_head.weight[: v.vision_offset].T
             logits[:, forbidden] = float("-inf")
             ids_B = torch.where(is_done, v.eos, logits.argmax(-1))
             is_done |= ids_B == v.eos
@@ -131,7 +128,7 @@ class Sampler:
             hidden_BD = stream.feed(ids_B[:, None])
         rows = torch.stack(taken, dim=1).tolist()
         texts = [row[: row.index(v.eos)] if v.eos in row else row for row in rows]
-        return [str(self._layout.tokenizer.decode(ids)) for ids in texts]
+        return [str(self.layout.tokenizer.decode(ids)) for ids in texts]
 
 
 class _Stream:

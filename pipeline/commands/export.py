@@ -1,4 +1,4 @@
-"""Commands that write files for others: export images, export clips, export webdataset, convert-head."""
+"""Commands that write files for others: export images, export clips, export webdataset, export model, convert-head."""
 
 from pathlib import Path
 from typing import Annotated
@@ -43,6 +43,20 @@ def export_webdataset(
     from tokenmill.pipeline.export.webdataset import export_webdataset as export
 
     export(load(config, sets), out, version, shard_mb, compact, console)
+
+
+def export_model(
+    config: ConfigPath,
+    out: OutFolder,
+    license_name: Annotated[
+        str | None, typer.Option("--license", help="For the model card, as the hub names it, such as apache-2.0.")
+    ] = None,
+    sets: Sets = None,
+) -> None:
+    """Write the newest trained model with its vision tokenizer, processor and model card, for plain transformers."""
+    from tokenmill.pipeline.export.model import export_model as export
+
+    export(load(config, sets), out, license_name, console)
 
 
 def convert_head(

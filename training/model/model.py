@@ -7,7 +7,6 @@ embeddings, as in Emu3's code (the class of transformers leaves that out), and o
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -22,6 +21,7 @@ from tokenmill.tokenizer.vocabulary import Vocabulary
 from tokenmill.training.config import ModelConfig
 from tokenmill.training.model import attention
 from tokenmill.training.model.loss import linear_cross_entropy, next_tokens, sums_by_kind
+from tokenmill.training.published import load_published, text_config
 
 _NAMED = 5  # tensors in a message
 _UNFIT = {"missing_keys": "no", "unexpected_keys": "unknown", "mismatched_keys": "other sizes of"}
@@ -67,16 +67,14 @@ def _given(init_from: str, dropout: float) -> Emu3ForCausalLM:
     """The model of that hub name or folder. Raises TrainingError where its files do not hold exactly its weights."""
     with _as_unfit(init_from):
         if Path(init_from).is_dir():
-            check_sizes(Path(init_from), Emu3ForCausalLM, Emu3TextConfig.from_pretrained(init_from))
-        loaded: Any = Emu3ForCausalLM.from_pretrained(
+            check_sizes(Path(init_from), Emu3ForCausalLM, text_config(init_from))
+        model, found = load_published(
             init_from,
             dtype=torch.float32,
-            attention_dropout=dropout,
+            dropout=dropout,
             attn_implementation=attention.NAME,
             ignore_mismatched_sizes=True,
-            output_loading_info=True,
         )
-        model, found = loaded
         for kind, what in _UNFIT.items():  # transformers would draw these at random, or leave them out
             if names := sorted(key if isinstance(key, str) else key[0] for key in found[kind]):
                 more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""

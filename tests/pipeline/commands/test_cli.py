@@ -22,6 +22,7 @@ COMMANDS = {
     "export images": ["CONFIG", "--out", "--prune", "--set", "--version"],
     "export clips": ["CONFIG", "--out", "--prune", "--set", "--version"],
     "export webdataset": ["CONFIG", "--out", "--version", "--shard-mb", "--compact", "--set"],
+    "export model": ["CONFIG", "--out", "--license", "--set"],
     "convert-head": ["PTH", "OUT"],
     "caption": ["CONFIG", "--set", "--plan"],
     "tokenize": ["CONFIG", "--set", "--plan"],

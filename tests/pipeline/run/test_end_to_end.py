@@ -109,6 +109,21 @@ def test_every_file_is_accounted_for(undisturbed):
     assert clean.count(None) >= 0.95 * NUM_IMAGES
 
 
+def test_a_model_card_shows_code_that_draws(undisturbed, tmp_path):
+    """Nothing of ours is needed for it."""
+    _, _, config = undisturbed
+    out = tmp_path / "my-emu3"
+    said = tokenmill("export", "model", config, "--out", out, "--license", "apache-2.0").stdout
+    assert said.startswith(str(out)) and "README.md, the model card" in said
+    card = (out / "README.md").read_text()
+    assert "license: apache-2.0" in card and "large_enough: min(width_px, height_px) >= 48" in card
+    assert "3 steps" in card and str(tmp_path) not in card
+    (tmp_path / "draw.py").write_text(card.split("```python")[1].split("```")[0])
+    script = [sys.executable, "-I", "draw.py"]
+    subprocess.run(script, check=True, capture_output=True, timeout=300, cwd=tmp_path)
+    assert Image.open(tmp_path / "picture.png").size == (64, 64)
+
+
 def test_a_second_run_reads_nothing_and_makes_no_version(undisturbed):
     _, _, config = undisturbed
     before = {table["table"]: table["version"] for table in state(config)["tables"]}

@@ -108,7 +108,7 @@ def _fit(
 
         def _initialize_and_run_controller(self, **policies: Any) -> Any:
             policies["failure_policy"] = Failures(resources.max_failures, going.newest)
-            policies["scaling_policy"] = Scaling(scaling, going.sizes, going.newest, going.board)
+            policies["scaling_policy"] = Scaling(scaling, going.sizes, going.newest, going.board, run_uri)
             of_ray: Any = super()
             return of_ray._initialize_and_run_controller(**policies)
 

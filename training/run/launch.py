@@ -87,6 +87,7 @@ def _fit(
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.config import LoggingConfig, RunConfig, ScalingConfig
 
+    from tokenmill.training.run.network import OnRaysNetwork
     from tokenmill.training.run.recovery import Failures, Scaling
 
     scaling = ScalingConfig(
@@ -125,6 +126,7 @@ def _fit(
     trainer = Trainer(
         function,
         train_loop_config=arguments,
+        torch_config=OnRaysNetwork(),
         scaling_config=scaling,
         run_config=run_config,
     )

@@ -23,7 +23,9 @@ PHASES = (*TABLES, "train")
 _MODEL = {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "num_kv_heads": 2, "intermediate_size": 128}
 
 
-def write_config(path: Path, corpus: Path, root: Path, epochs: int, every_steps: int, **cluster: Any) -> None:
+def write_config(
+    path: Path, corpus: Path | str, root: Path | str, epochs: int, every_steps: int, **cluster: Any
+) -> None:
     """The demo's phases in small blocks and shards, and a small training of two workers with dropout."""
     document = yaml.safe_load(CONFIG.read_text())
     del document["captioner"]

@@ -21,6 +21,9 @@ set -u
 rm -f "$job.ended"
 end() { echo "$SLURM_JOB_ID $1" > "$job.ended"; exit "$1"; }
 trap 'end 143' TERM
+driver= again=
+trap 'trap "" USR1; again=yes; echo "the time limit or a preemption is near; to be continued in the queue"
+    [ -z "$driver" ] || kill -TERM "$driver" 2> /dev/null' USR1
 address_of() { # of a node, from the names that Slurm knows it by
     local name ip
     name=$(scontrol show node "$1" | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p')
@@ -60,14 +63,14 @@ until is_up; do
 done
 
 "${run[@]}" --set "cluster.address=$head:$port" --set "cluster.nodes.min_nodes=$SLURM_JOB_NUM_NODES" &
-driver=$! again=
-trap 'again=yes; echo "the time limit or a preemption is near; to be continued in the queue"
-    kill -TERM "$driver" 2> /dev/null' USR1
+driver=$!
 trap 'again=; kill -TERM "$driver" 2> /dev/null' TERM
+[ -z "$again" ] || kill -TERM "$driver"
 wait "$driver"; code=$?
 while [ "$code" -gt 128 ] && kill -0 "$driver" 2> /dev/null; do wait "$driver"; code=$?; done  # a trap ends a wait
 trap '' USR1
-kill "$nodes" 2> /dev/null; wait "$nodes"
+scancel --signal=KILL "$SLURM_JOB_ID.0" 2> /dev/null || kill "$nodes" 2> /dev/null
+wait "$nodes"
 if [ -n "$again" ] && [ "$code" != 0 ] && [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
     trap '' TERM # which comes next, and then the end of this script
     scontrol requeue "$SLURM_JOB_ID" && sleep 600

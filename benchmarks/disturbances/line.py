@@ -74,7 +74,7 @@ def count(root: Path, table: str) -> int:
 
 def log_of(config: RunConfig) -> tuple[TrainJob, list[Record]]:
     """The training of the tokens that there are, and what it logged."""
-    job = train_job(config, Catalog(config.root))
+    job = train_job(config, Catalog(config.root, config.version))
     return job, read_log(job.run_uri)
 
 

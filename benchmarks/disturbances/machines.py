@@ -68,8 +68,8 @@ class Machines:
 
 def _kill(node) -> list[str]:
     """What else it has of processes, the Cluster ends when the node is removed."""
-    [raylet] = node.all_processes["raylet"]
-    pids = processes.tree(raylet.process.pid)
+    raylets = [each.process.pid for each in node.all_processes.get("raylet", [])]  # none, where it did not start
+    pids = [pid for raylet in raylets for pid in processes.tree(raylet)]
     lines = [processes.command(pid) for pid in pids]
     for pid in pids:
         with suppress(ProcessLookupError):

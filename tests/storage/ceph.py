@@ -44,7 +44,7 @@ keyring = {folder}/keyring
 mon data = {folder}/mon
 osd data = {folder}/osd
 rgw data = {folder}/rgw
-rgw frontends = beast endpoint={host}:{port}
+rgw frontends = beast endpoint=127.0.0.1:{port}
 """
 
 
@@ -54,9 +54,8 @@ def missing() -> list[str]:
 
 
 @contextmanager
-def gateway(folder: Path, users: dict[str, str], host: str = "127.0.0.1") -> Iterator[str]:
-    """The endpoint, on the address `host`, of a new store in `folder` with `users` (access key to secret key), ended
-    with the block.
+def gateway(folder: Path, users: dict[str, str]) -> Iterator[str]:
+    """The endpoint of a new store in `folder` with `users` (access key to secret key), ended with the block.
 
     Raises RuntimeError with the last words of what did not start.
     """
@@ -64,7 +63,7 @@ def gateway(folder: Path, users: dict[str, str], host: str = "127.0.0.1") -> Ite
         (folder / name).mkdir(parents=True)
     port, mon_port = _free_ports(2)
     fsid, osd = str(uuid.uuid4()), str(uuid.uuid4())
-    (folder / "ceph.conf").write_text(_CONF.format(fsid=fsid, mon_port=mon_port, port=port, folder=folder, host=host))
+    (folder / "ceph.conf").write_text(_CONF.format(fsid=fsid, mon_port=mon_port, port=port, folder=folder))
     store = _Store(folder, dict(os.environ) | {"CEPH_CONF": str(folder / "ceph.conf")})
     keyring, monmap = str(folder / "keyring"), str(folder / "monmap")
     with ExitStack() as daemons:
@@ -82,7 +81,7 @@ def gateway(folder: Path, users: dict[str, str], host: str = "127.0.0.1") -> Ite
         store.run("ceph", "osd", "crush", "add", "osd.0", "1.0", "host=localhost", "root=default")
         daemons.enter_context(store.daemon("ceph-osd", "-i", "0"))
         radosgw = daemons.enter_context(store.daemon("radosgw", "-n", "client.admin"))
-        endpoint = f"http://{host}:{port}"
+        endpoint = f"http://127.0.0.1:{port}"
         _await_answer(endpoint, radosgw, folder)
         for access_key, secret_key in users.items():
             name = ["--uid", access_key, "--display-name", access_key]

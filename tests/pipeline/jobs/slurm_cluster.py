@@ -64,12 +64,6 @@ class Slurm:
         wait_for(lambda: subprocess.run(ready, capture_output=True, text=True).stdout.strip() == "2", 60)
 
     @property
-    def address(self) -> str:
-        """Of this machine, as the nodes reach it."""
-        [line] = [each for each in self._conf.read_text().splitlines() if each.startswith("SlurmctldHost=")]
-        return line.split("(")[1].rstrip(")")
-
-    @property
     def _conf(self) -> Path:
         return self.folder / "slurm" / "slurm.conf"
 

@@ -2,14 +2,12 @@
 those of an undisturbed run.
 """
 
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import ceph
 import pytest
 import yaml
 from disturbances import line
@@ -18,19 +16,16 @@ from slurm_cluster import Slurm, slurm, wait_for
 from small_run import contents, num_commits, write_config
 
 import tokenmill
-from tokenmill import storage
 from tokenmill.pipeline.config import RunConfig, load
 from tokenmill.pipeline.demo.scenes import write_corpus
 from tokenmill.pipeline.jobs.states import JobError, Known
 from tokenmill.pipeline.jobs.submit import find, scheduler_of, submit
 from tokenmill.pipeline.run.runner import run_phases
-from tokenmill.storage import object_store
 from tokenmill.training.job import read_result
-from tokenmill.training.run.folders import complete_steps, newest_step
+from tokenmill.training.run.folders import complete_steps
 
 ROWS = ("curate", "caption", "tokenize")
 TRAIN = (*ROWS, "train")
-SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 NEAR = "the time limit or a preemption is near; to be continued in the queue"
 WAIT_S = 400  # a busy machine of two cores starts Ray on two nodes
 
@@ -55,14 +50,13 @@ def given(cluster: Slurm, corpus: Path, **jobs: object) -> tuple[Path, RunConfig
     return path, load(path)
 
 
-def training(cluster: Slurm, corpus: str, root: str, epochs: int, every_steps: int, **jobs: object) -> RunConfig:
+def training(cluster: Slurm, corpus: str, root: str, epochs: int, every_steps: int) -> RunConfig:
     """The whole line on both nodes, with a training of two workers, or of one where there is one node."""
     path = cluster.folder / "config.yaml"
     line.write_config(path, corpus, root, epochs, every_steps)
     document = yaml.safe_load(path.read_text())
-    document["jobs"] = {"on": "slurm", "shapes": {"default": {"nodes": 2}}, **jobs}
+    document["jobs"] = {"on": "slurm", "shapes": {"default": {"nodes": 2}}}
     document["train"]["resources"]["min_workers"] = 1
-    document["cluster"]["nodes"] = {"secrets": list(SECRETS) if storage.is_remote(root) else []}
     path.write_text(yaml.safe_dump(document))
     return load(path)
 
@@ -236,51 +230,3 @@ def test_a_training_that_is_preempted_writes_a_checkpoint_and_goes_on_from_it(cl
     end(config)
     assert read_result(line.log_of(config)[0]).resumed_from == saved
     check_training(config)
-
-
-@pytest.fixture
-def bucket(cluster, monkeypatch) -> Iterator[str]:
-    """In a Ceph of this machine that the nodes reach, as an s3:// URI; the AWS variables name its owner."""
-    if missing := ceph.missing():
-        pytest.skip(f"not installed: {', '.join(missing)}; apt-get install --no-install-recommends {ceph.PACKAGES}")
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    with ceph.gateway(cluster.folder / "ceph", {"testkey": "testsecret"}, cluster.address) as endpoint:
-        for name, value in zip(("AWS_ENDPOINT_URL", *SECRETS), (endpoint, "testkey", "testsecret"), strict=True):
-            monkeypatch.setenv(name, value)
-        object_store.client().create_bucket(Bucket="bucket")
-        yield "s3://bucket"
-
-
-@pytest.mark.slow
-@pytest.mark.cluster
-def test_nodes_that_share_a_store_alone_die_and_the_tables_are_those_of_one_machine(
-    cluster, bucket, undisturbed_run, monkeypatch
-):
-    """Each has shared memory and a /tmp for itself, which is its home, too; they share the code, and the job's log."""
-    source, expected = undisturbed_run
-    corpus, root = f"{bucket}/corpus", f"{bucket}/root"
-    storage.upload_folder(source, corpus)
-    monkeypatch.setenv("HOME", "/tmp")
-    slurm_folder = {"folder": str(cluster.folder / "jobs")}
-    env = {"AWS_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"]}
-    config = training(cluster, corpus, root, epochs=8, every_steps=20, slurm=slurm_folder, env=env)
-    submitted(config, TRAIN)
-    wait_for(lambda: num_commits(root, "tokens") > 2 or is_over(config), WAIT_S)
-    assert not is_over(config), log(config)[-6000:]
-    cluster.kill(2)
-    wait_for(lambda: any(newest_step(uri) for uri in trainings(root)) or is_over(config), WAIT_S)
-    assert not is_over(config), log(config)[-6000:]
-    cluster.kill(1)
-    for node in (1, 2):
-        cluster.boot(node)
-    wait_for(lambda: "BeginTime" in queue("%r"), WAIT_S)
-    cluster.begin_now("1")
-    end(config)
-    assert contents(root, corpus) == expected
-    assert read_result(line.log_of(config)[0]).resumed_from >= 20
-    check_training(config)
-
-
-def trainings(root: str) -> list[str]:
-    return [f"{root}/training/{name}" for name in storage.list_names(f"{root}/training")]

@@ -4,7 +4,9 @@ import os
 import random
 import signal
 import subprocess
+from contextlib import suppress
 
+from disturbances import processes
 from ray.cluster_utils import Cluster
 
 STORE_BYTES = 100 << 20
@@ -12,15 +14,16 @@ VARIABLES = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}  # to 
 
 
 class Machines:
-    """A cluster of a head and two more nodes, each with a CPU. Set RAY_TMPDIR to a folder of its own, with a short path
-    because sockets stand in it, so that nothing else on this machine joins.
+    """A cluster of a head and `num_nodes` more, each with a CPU, the head with `head_cpus`. Set RAY_TMPDIR to a folder
+    of its own, with a short path because sockets stand in it, so that nothing else on this machine joins.
     """
 
-    def __init__(self, chance: random.Random):
+    def __init__(self, chance: random.Random, num_nodes: int = 2, head_cpus: int = 1):
         self._chance = chance
-        self.cluster = Cluster(initialize_head=True, head_node_args=self._node | {"include_dashboard": False})
-        for _ in range(2):
-            self.cluster.add_node(**self._node)
+        head = self._node | {"num_cpus": head_cpus, "include_dashboard": False}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        for _ in range(num_nodes):
+            self.add_node()
 
     _node = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
 
@@ -39,8 +42,36 @@ class Machines:
             os.kill(self._chance.choice(found), signal.SIGKILL)
         return bool(found)
 
+    def add_node(self) -> None:
+        """A machine comes."""
+        self.cluster.add_node(**self._node)
+
+    def lose_nodes(self, count: int = 1) -> list[str]:
+        """So many machines, not the head, die with all that runs on them; the command lines of that."""
+        chosen = self._chance.sample(sorted(self.cluster.worker_nodes, key=lambda node: node.unique_id), count)
+        died = [line for node in chosen for line in _kill(node)]
+        for node in chosen:
+            self.cluster.remove_node(node, allow_graceful=False)
+        return died
+
     def replace_node(self) -> None:
         """A machine dies with its raylet and its workers; a new one comes."""
-        node = self._chance.choice(sorted(self.cluster.worker_nodes, key=lambda node: node.unique_id))
-        self.cluster.remove_node(node, allow_graceful=False)
-        self.cluster.add_node(**self._node)
+        self.lose_nodes()
+        self.add_node()
+
+    def lose_all(self) -> list[str]:
+        """The head dies and the others with it; the command lines of what ran there."""
+        died = [line for node in self.cluster.list_all_nodes() for line in _kill(node)]
+        self.cluster.shutdown()
+        return died
+
+
+def _kill(node) -> list[str]:
+    """What else it has of processes, the Cluster ends when the node is removed."""
+    raylets = [each.process.pid for each in node.all_processes.get("raylet", [])]  # none, where it did not start
+    pids = [pid for raylet in raylets for pid in processes.tree(raylet)]
+    lines = [processes.command(pid) for pid in pids]
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return lines

@@ -35,8 +35,8 @@ from tokenmill.storage.failures import AGAIN, advice, words
 from tokenmill.storage.object_store import delta_options
 
 _MENDS_LOGS = "`tokenmill verify CONFIG --repair` mends a damaged log"
-_MIN_SMALL_FILES = 16
-_COMMIT_ATTEMPTS = 5
+_MIN_SMALL_FILES, _COMMIT_ATTEMPTS = 16, 5
+COMPACTED = "compacted"  # says the note of a version that holds the same rows in fewer files
 _LOG_EVERY_COMMITS = 10  # checkpoint the Delta log so that opening a long-lived table stays one read
 
 
@@ -296,7 +296,7 @@ class Table:
             uris = [storage.join(self.uri, file["path"]) for file in group]
             added.append(write_shard(self.root, self.name, self._read(uris)))
         num_rows = sum(shard.num_rows for shard in added)
-        self.commit(added, [file["path"] for file in small], note | {"what": "compacted"}, num_rows)
+        self.commit(added, [file["path"] for file in small], note | {"what": COMPACTED}, num_rows)
         return len(small) - len(added)
 
     def edit(

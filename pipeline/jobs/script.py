@@ -2,9 +2,9 @@
 
 Each node runs `ray start --block` as a task of one step, so that Slurm ends what it began, and nothing else; `ray
 symmetric-run` would do with `ray stop`, which ends every Ray process of the user on a node, those of other jobs too.
-The run is a child of the script: a warning before the time limit goes to it as SIGTERM, upon which it commits what is
-finished and ends; then the job is put into the queue again and goes on. A lost node leaves the allocation smaller
-(--no-kill); the loss of the first one starts the job again (--requeue).
+The run is a child of the script: a warning before the time limit or a preemption goes to it as SIGTERM, upon which it
+commits what is finished, or writes a checkpoint, and ends; then the job is put into the queue again and goes on. A lost
+node leaves the allocation smaller (--no-kill); the loss of the first one starts the job again (--requeue).
 """
 
 import shlex
@@ -21,6 +21,9 @@ set -u
 rm -f "$job.ended"
 end() { echo "$SLURM_JOB_ID $1" > "$job.ended"; exit "$1"; }
 trap 'end 143' TERM
+driver= again=
+trap 'trap "" USR1; again=yes; echo "the time limit or a preemption is near; to be continued in the queue"
+    [ -z "$driver" ] || kill -TERM "$driver" 2> /dev/null' USR1
 address_of() { # of a node, from the names that Slurm knows it by
     local name ip
     name=$(scontrol show node "$1" | sed -n 's/.*NodeAddr=\([^ ]*\).*/\1/p')
@@ -35,12 +38,24 @@ is_up() { (exec 3<> "/dev/tcp/$head/$port") 2> /dev/null; }
 export -f is_up
 echo "$(date -u +%FT%TZ) job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, start ${SLURM_RESTART_COUNT:-0}, Ray at $head:$port"
 
-# One Ray process tree on each node, for as long as this step lives.
+# One Ray process tree on each node, for as long as this step lives. Before a preemption Slurm sends SIGTERM to steps
+# alone: the first task hands it on, and Ray does not hear of it, for the run needs Ray until it has ended.
+deaf() { exec python -c 'import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+os.execvp(sys.argv[1], sys.argv[1:])' "$@"; }
+export -f deaf
+script=$$
+export script
 srun --export=ALL --no-kill --kill-on-bad-exit=0 --ntasks-per-node=1 --cpu-bind=none bash -c '
     how="--block --node-ip-address=$(address_of "$SLURMD_NODENAME") --num-cpus=$cpus --num-gpus=$gpus"
-    [ "$SLURM_NODEID" = 0 ] && exec ray start --head --port="$port" --include-dashboard=false $how
-    until is_up; do sleep 0.2; done
-    exec ray start --address="$head:$port" $how' > "$job.ray.log" 2>&1 &
+    if [ "$SLURM_NODEID" != 0 ]; then
+        until is_up; do sleep 0.2; done
+        deaf ray start --address="$head:$port" $how
+    fi
+    trap "kill -USR1 $script" TERM
+    deaf ray start --head --port="$port" --include-dashboard=false $how &
+    while kill -0 $! 2> /dev/null; do wait $!; code=$?; done
+    exit "$code"' > "$job.ray.log" 2>&1 &
 nodes=$!
 until is_up; do
     kill -0 "$nodes" 2> /dev/null || { echo "Ray did not start; see $job.ray.log"; end 1; }
@@ -48,13 +63,15 @@ until is_up; do
 done
 
 "${run[@]}" --set "cluster.address=$head:$port" --set "cluster.nodes.min_nodes=$SLURM_JOB_NUM_NODES" &
-driver=$! again=
-trap 'again=yes; echo "the time limit is near; to be continued in the queue"; kill -TERM "$driver" 2> /dev/null' USR1
+driver=$!
 trap 'again=; kill -TERM "$driver" 2> /dev/null' TERM
+[ -z "$again" ] || kill -TERM "$driver"
 wait "$driver"; code=$?
 while [ "$code" -gt 128 ] && kill -0 "$driver" 2> /dev/null; do wait "$driver"; code=$?; done  # a trap ends a wait
-kill "$nodes" 2> /dev/null; wait "$nodes"
-if [ -n "$again" ] && [ "$code" != 0 ]; then
+trap '' USR1
+scancel --signal=KILL "$SLURM_JOB_ID.0" 2> /dev/null || kill "$nodes" 2> /dev/null
+wait "$nodes"
+if [ -n "$again" ] && [ "$code" != 0 ] && [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
     trap '' TERM # which comes next, and then the end of this script
     scontrol requeue "$SLURM_JOB_ID" && sleep 600
 fi

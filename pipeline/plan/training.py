@@ -6,12 +6,14 @@ import pyarrow.compute as pc
 
 from tokenmill import storage
 from tokenmill.pipeline.catalog import models
-from tokenmill.pipeline.catalog.tables import Catalog
+from tokenmill.pipeline.catalog.tables import COMPACTED, Catalog
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.refresh import fingerprints
 from tokenmill.pipeline.refresh.changed_keys import Why
 from tokenmill.pipeline.refresh.steps import Outlook, Step
-from tokenmill.training.job import DONE, TrainJob
+from tokenmill.training.job import DONE, PLAN, TrainJob
+
+_COMPACTED_AT_MOST = 16  # one after the other
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,14 @@ def plan_train(config: RunConfig, catalog: Catalog, outlook: Outlook) -> TrainPl
 
 
 def train_job(config: RunConfig, catalog: Catalog) -> TrainJob:
-    """The training of `config` on a pinned version of `tokens`, from the table or an export of it.
+    """The training of `config` on a pinned version of `tokens`, from the table or an export of it: where a version is
+    the one before in fewer files, and that was trained on or begun with, on that.
 
     Raises CatalogError when that version cannot be read any more, unless it was trained on already.
     """
     part, tokens = config.train, catalog.tokens
     export = None if part.shards is None else models.export_to_train_on(part.shards, config.version)
-    version = tokens.version if export is None else export.tokens_version
+    version = _version(config, catalog) if export is None else export.tokens_version
     export_id = None if export is None else export.id
     what = models.with_dtype(catalog.root, part.what, version, export_id, part.resources.use_gpu)
     uri = models.run_uri(catalog.root, what, version, export_id)
@@ -71,3 +74,19 @@ def train_job(config: RunConfig, catalog: Catalog) -> TrainJob:
         export_id=export_id,
         removed={} if export is None else export.removed,
     )
+
+
+def _version(config: RunConfig, catalog: Catalog) -> int:
+    newest = catalog.tokens.version
+    if config.version is not None:
+        return newest
+    for commit in catalog.tokens.history(_COMPACTED_AT_MOST):
+        version = commit["version"]
+        what = models.with_dtype(catalog.root, config.train.what, version, None, config.train.resources.use_gpu)
+        uri = models.run_uri(catalog.root, what, version)
+        is_begun = storage.exists(storage.join(uri, PLAN)) and catalog.tokens.is_whole(version)
+        if is_begun or storage.exists(storage.join(uri, DONE)):
+            return version
+        if commit.get("what") != COMPACTED:
+            break
+    return newest

@@ -5,7 +5,7 @@ import sys
 
 import pyarrow as pa
 import pytest
-from proxy import FAULTS, Proxy
+from disturbances.proxy import FAULTS, Proxy
 from rich.console import Console
 from small_run import contents, run, write_config
 

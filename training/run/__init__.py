@@ -4,6 +4,7 @@ In: a `TrainJob`. Out: its folder with plan, log, checkpoints, curves and model,
 
     loop.py         a job to a trained model
     launch.py       Ray Train around a worker's function, its log watched
+    network.py      on which network workers meet
     recovery.py     whether a training goes on that lost workers, and with how many
     notices.py      what it is asked while it runs: save, stop
     prepare.py      text tokenizer, index and plan, made once

@@ -87,6 +87,7 @@ def _fit(
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.config import LoggingConfig, RunConfig, ScalingConfig
 
+    from tokenmill.training.run.network import OnRaysNetwork
     from tokenmill.training.run.recovery import Failures, Scaling
 
     scaling = ScalingConfig(
@@ -108,7 +109,7 @@ def _fit(
 
         def _initialize_and_run_controller(self, **policies: Any) -> Any:
             policies["failure_policy"] = Failures(resources.max_failures, going.newest)
-            policies["scaling_policy"] = Scaling(scaling, going.sizes, going.newest, going.board)
+            policies["scaling_policy"] = Scaling(scaling, going.sizes, going.newest, going.board, run_uri)
             of_ray: Any = super()
             return of_ray._initialize_and_run_controller(**policies)
 
@@ -125,6 +126,7 @@ def _fit(
     trainer = Trainer(
         function,
         train_loop_config=arguments,
+        torch_config=OnRaysNetwork(),
         scaling_config=scaling,
         run_config=run_config,
     )

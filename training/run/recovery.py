@@ -7,6 +7,7 @@ goes on with fewer workers, of a number that divides the batch, and it grows aga
 nothing is computed twice.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,12 +67,21 @@ def goes_by(error: BaseException) -> bool:
 class Scaling(ElasticScalingPolicy):
     """As many workers as there is room for, of the numbers in `sizes`; more of them only after a new checkpoint, as
     told by `newest`. When Ray hears that a machine in use goes away, workers that read `board` are asked to save.
+
+    Ray reserves room under the name of a training for three minutes, also when its driver was killed. So `name` is that
+    of the training and not of a start of it: the next one finds its room reserved for itself instead of waiting for it.
     """
 
-    def __init__(self, config: ScalingConfig, sizes: Sequence[int], newest: Newest, board: Any):
+    def __init__(self, config: ScalingConfig, sizes: Sequence[int], newest: Newest, board: Any, name: str):
         super().__init__(config)
-        self._sizes, self._newest, self._board = sizes, newest, board
+        self._sizes, self._newest, self._board, self._name = sizes, newest, board, name
         self._checkpoint_before: int | None = None  # while more workers are possible
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Of Ray Train's controller."""
+        named = copy.copy(train_run_context)
+        object.__setattr__(named, "run_id", self._name)
+        super().after_controller_start(named)
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         """As soon as there is room for the fewest."""

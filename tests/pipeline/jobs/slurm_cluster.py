@@ -4,6 +4,7 @@ a /tmp and an address of its own, and dies when it is told to.
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -47,6 +48,24 @@ class Slurm:
     def begin_now(self, job: str) -> None:
         """What was put into the queue again waits two minutes otherwise."""
         subprocess.run(["scontrol", "update", f"jobid={job}", "starttime=now"], check=True, timeout=60)
+
+    def let_preempt(self, grace_s: int) -> None:
+        """A partition `urgent`, whose jobs put those of the other one into the queue again after so long."""
+        conf, pid = self._conf, self.folder / "slurm" / "ctld.pid"
+        lines = [line for line in conf.read_text().splitlines() if not line.startswith("PartitionName=")]
+        lines += ["PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE"]
+        lines += [f"PartitionName=main Nodes=ALL Default=YES PriorityTier=1 GraceTime={grace_s}"]
+        lines += ["PartitionName=urgent Nodes=ALL PriorityTier=2"]
+        conf.write_text("\n".join(lines) + "\n")
+        os.kill(int(pid.read_text()), signal.SIGTERM)
+        wait_for(lambda: not pid.exists(), 30)
+        subprocess.run(["slurmctld", "-f", conf], check=True, timeout=60, stdout=subprocess.DEVNULL)
+        ready = ["sinfo", "--noheader", "--states=idle", "--partition=urgent", "--format=%D"]
+        wait_for(lambda: subprocess.run(ready, capture_output=True, text=True).stdout.strip() == "2", 60)
+
+    @property
+    def _conf(self) -> Path:
+        return self.folder / "slurm" / "slurm.conf"
 
     def _call(self, *words: str) -> None:
         subprocess.run([SCRIPT, self.folder / "slurm", *words], check=True, timeout=60, stdout=subprocess.DEVNULL)

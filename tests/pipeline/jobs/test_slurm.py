@@ -10,17 +10,23 @@ from pathlib import Path
 
 import pytest
 import yaml
+from disturbances import line
 from rich.console import Console
 from slurm_cluster import Slurm, slurm, wait_for
 from small_run import contents, num_commits, write_config
 
+import tokenmill
 from tokenmill.pipeline.config import RunConfig, load
 from tokenmill.pipeline.demo.scenes import write_corpus
 from tokenmill.pipeline.jobs.states import JobError, Known
 from tokenmill.pipeline.jobs.submit import find, scheduler_of, submit
 from tokenmill.pipeline.run.runner import run_phases
+from tokenmill.training.job import read_result
+from tokenmill.training.run.folders import complete_steps
 
 ROWS = ("curate", "caption", "tokenize")
+TRAIN = (*ROWS, "train")
+NEAR = "the time limit or a preemption is near; to be continued in the queue"
 WAIT_S = 400  # a busy machine of two cores starts Ray on two nodes
 
 
@@ -44,6 +50,35 @@ def given(cluster: Slurm, corpus: Path, **jobs: object) -> tuple[Path, RunConfig
     return path, load(path)
 
 
+def training(cluster: Slurm, corpus: str, root: str, epochs: int, every_steps: int) -> RunConfig:
+    """The whole line on both nodes, with a training of two workers, or of one where there is one node."""
+    path = cluster.folder / "config.yaml"
+    line.write_config(path, corpus, root, epochs, every_steps)
+    document = yaml.safe_load(path.read_text())
+    document["jobs"] = {"on": "slurm", "shapes": {"default": {"nodes": 2}}}
+    document["train"]["resources"]["min_workers"] = 1
+    path.write_text(yaml.safe_dump(document))
+    return load(path)
+
+
+def here(cluster: Slurm) -> tuple[str, str]:
+    """A corpus, and where a root may stand."""
+    return str(small_corpus(cluster.folder / "corpus")), str(cluster.folder / "root")
+
+
+def wait_for_step(config: RunConfig, step: int) -> None:
+    at = (TRAIN.index("train"), step)
+    wait_for(lambda: line.position(Path(config.root)) >= at or is_over(config), WAIT_S)
+    assert not is_over(config), log(config)[-6000:]
+
+
+def check_training(config: RunConfig) -> None:
+    """Each step once, with the documents that the plan has there, and a model that draws."""
+    assert not line.wrong_in_log(config)
+    (picture,) = tokenmill.sample(config, ["a red circle"])
+    assert picture.shape == (64, 64, 3)
+
+
 def submitted(config: RunConfig, phases: tuple[str, ...] = ROWS) -> tuple[str, str]:
     ((one),) = submit(config, phases, None, again=False)
     return one.name, one.said
@@ -55,7 +90,7 @@ def state(config: RunConfig) -> Known:
 
 def log(config: RunConfig) -> str:
     name = state(config).name
-    folder = Path(config.root) / "runs" / "jobs"
+    folder = Path(config.jobs.slurm.folder or f"{config.root}/runs/jobs")
     return "\n".join(path.read_text() for path in sorted(folder.glob(f"{name}*.log")))
 
 
@@ -151,7 +186,47 @@ def test_the_time_limit_puts_a_run_into_the_queue_again(cluster, undisturbed_run
     wait_for(lambda: num_commits(config.root, "media") > 2, WAIT_S)
     subprocess.run(["scancel", "--batch", "--signal=USR1", "1"], check=True)  # as Slurm does before the limit
     wait_for(lambda: "BeginTime" in queue("%r"), 120)
-    assert "the time limit is near; to be continued in the queue" in log(config)
+    assert NEAR in log(config)
     cluster.begin_now("1")
     end(config)
     assert contents(config.root, str(corpus)) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_nodes_die_in_a_training_and_it_is_gone_on_with(cluster):
+    """As in the other phases: first the second node, then the first."""
+    config = training(cluster, *here(cluster), epochs=60, every_steps=50)
+    submitted(config, TRAIN)
+    for step, node in ((60, 2), (160, 1)):
+        wait_for_step(config, step)
+        cluster.kill(node)
+        time.sleep(3)
+        cluster.boot(node)
+    wait_for(lambda: "BeginTime" in queue("%r"), WAIT_S)
+    cluster.begin_now("1")
+    end(config)
+    assert read_result(line.log_of(config)[0]).resumed_from >= 150
+    check_training(config)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_a_training_that_is_preempted_writes_a_checkpoint_and_goes_on_from_it(cluster):
+    """By a job of a partition of more priority: Slurm tells the steps alone, and 60 s later ends what is left."""
+    cluster.let_preempt(grace_s=60)
+    config = training(cluster, *here(cluster), epochs=60, every_steps=10_000)
+    submitted(config, TRAIN)
+    wait_for_step(config, 60)
+    urgent = ["sbatch", "--partition=urgent", "--nodes=1", "--exclusive", "--output=/dev/null", "--wrap=sleep 5"]
+    subprocess.run(urgent, check=True, timeout=60)
+    uri = line.log_of(config)[0].run_uri
+    wait_for(lambda: NEAR in log(config), 30)
+    wait_for(lambda: complete_steps(uri), 30)
+    (saved,) = complete_steps(uri)
+    wait_for(lambda: "PENDING" in queue("%T") and "urgent" not in queue("%P"), 90)
+    assert saved < len(line.log_of(config)[1]) + 1 < 400, "it did not run to its end"
+    cluster.begin_now("1")
+    end(config)
+    assert read_result(line.log_of(config)[0]).resumed_from == saved
+    check_training(config)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
-from machines import VARIABLES, Machines
+from disturbances.machines import VARIABLES, Machines
 from rich.console import Console
 from small_run import contents, end, num_commits, start, write_config
 

@@ -2,10 +2,13 @@
 
 import pytest
 from ray.exceptions import ActorDiedError, NodeDiedError
+from ray.train import DataConfig
+from ray.train.backend import BackendConfig
+from ray.train.v2._internal.execution.context import TrainRunContext
 from ray.train.v2._internal.execution.failure_handling.failure_policy import FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision
 from ray.train.v2._internal.execution.worker_group import WorkerGroupState
-from ray.train.v2.api.config import ScalingConfig
+from ray.train.v2.api.config import RunConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from tokenmill.storage.errors import DamagedError, TrainingError
@@ -56,6 +59,22 @@ def test_a_mistake_ends_it_also_beside_a_loss():
     assert policy.make_decision(ControllerError(ValueError("x"))) == FailureDecision.RAISE
 
 
+def test_a_training_begun_again_finds_the_room_that_a_killed_one_reserved(local_ray):
+    """Another one does not: of two that live at once, each has its own."""
+    config = ScalingConfig(num_workers=(2, 2), resources_per_worker={"CPU": 1})
+    context = TrainRunContext(RunConfig(), None, config, BackendConfig(), DataConfig())
+
+    def begins(name):
+        policy = Scaling(config, [2], lambda: 0, None, name)
+        policy.after_controller_start(context)
+        return policy, isinstance(policy.make_decision_for_non_running_worker_group(), ResizeDecision)
+
+    killed, other, again = [begins(name) for name in ("a", "b", "a")]
+    assert [is_begun for _, is_begun in (killed, other, again)] == [True, False, True]
+    for policy, _ in (other, again):
+        policy.before_controller_abort()
+
+
 class Room(Scaling):
     """A cluster of so many machines with one CPU each."""
 
@@ -71,7 +90,7 @@ class Room(Scaling):
 def test_sizes_divide_the_batch_and_growth_waits_for_a_checkpoint():
     steps = [100]
     config = ScalingConfig(num_workers=(1, 4), elastic_resize_monitor_interval_s=0)
-    policy = Room(config, [1, 2, 4], lambda: steps[-1], None)
+    policy = Room(config, [1, 2, 4], lambda: steps[-1], None, "run")
 
     def begins(num_machines):
         policy.num_machines = num_machines

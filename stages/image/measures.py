@@ -17,9 +17,9 @@ _FLAT_RANGE = 16  # of luma: a bar after JPEG
 _NOISE_BLOCK_PX = 8
 _NOISE_QUANTILE = 0.1  # of blocks: the flattest, where texture does not pass for noise
 _COLOUR_PX = 96
-_OPPONENTS_AND_YCC = np.array(  # red - green, yellow - blue; Y, Cr, Cb of JPEG
-    [[1, -1, 0], [0.5, 0.5, -1], [0.299, 0.587, 0.114], [0.5, -0.4187, -0.0813], [-0.1687, -0.3313, 0.5]], np.float32
-).T
+_Weights = tuple[float, float, float]  # of red, green and blue
+_RED_GREEN, _YELLOW_BLUE = (1.0, -1.0, 0.0), (0.5, 0.5, -1.0)
+_LUMA, _CR, _CB = (0.299, 0.587, 0.114), (0.5, -0.4187, -0.0813), (-0.1687, -0.3313, 0.5)  # of JPEG
 _NOISE_KERNEL = np.array([1, -2, 1], np.float32)  # of each axis
 
 
@@ -75,14 +75,20 @@ def colour(rgb: np.ndarray) -> tuple[float, float]:
     """
     height, width = (min(side, _COLOUR_PX) for side in rgb.shape[:2])
     small = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_LINEAR)
-    channels = small.reshape(-1, 3).astype(np.float32) @ _OPPONENTS_AND_YCC
-    means = np.full(len(channels), 1 / len(channels), np.float32) @ channels
-    channels -= means
-    moments = (channels.T @ channels).astype(np.float64) / len(channels)
-    colourfulness = math.sqrt(moments[0, 0] + moments[1, 1]) + 0.3 * math.hypot(means[0], means[1])
-    luma, explained = moments[2, 2] + 1e-9, moments[2, 3] ** 2 + moments[2, 4] ** 2
-    chroma = math.sqrt(max(0.0, moments[3, 3] + moments[4, 4] - explained / luma) / 2)
-    return colourfulness, chroma
+    # Sums of whole numbers are exact in float64, in whatever order a BLAS adds them, which differs from CPU to CPU.
+    levels = small.reshape(-1, 3).astype(np.float64)
+    means = ((np.ones(len(levels)) @ levels) / len(levels)).tolist()
+    products = (levels.T @ levels).tolist()
+    spread = [[products[i][j] / len(levels) - means[i] * means[j] for j in range(3)] for i in range(3)]
+
+    def covariance(one: _Weights, other: _Weights) -> float:
+        return sum(one[i] * other[j] * spread[i][j] for i in range(3) for j in range(3))
+
+    opponents = math.sqrt(max(0.0, covariance(_RED_GREEN, _RED_GREEN) + covariance(_YELLOW_BLUE, _YELLOW_BLUE)))
+    hues = (sum(w * mean for w, mean in zip(weights, means, strict=True)) for weights in (_RED_GREEN, _YELLOW_BLUE))
+    explained = covariance(_LUMA, _CR) ** 2 + covariance(_LUMA, _CB) ** 2
+    left = covariance(_CR, _CR) + covariance(_CB, _CB) - explained / (covariance(_LUMA, _LUMA) + 1e-9)
+    return opponents + 0.3 * math.hypot(*hues), math.sqrt(max(0.0, left) / 2)
 
 
 def noise(luma: np.ndarray) -> float:

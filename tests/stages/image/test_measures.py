@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -54,3 +58,16 @@ def test_colourfulness_is_the_published_formula(texture) -> None:
     rg, yb = red - green, (red + green) / 2 - blue
     expected = np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
     assert colour(picture)[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_colours_are_the_same_to_the_last_bit_on_every_cpu() -> None:
+    """A BLAS adds in another order on each generation of CPUs; a cluster may have several."""
+    script = (
+        "import numpy as np; from tokenmill.stages.image.measures import colour; dice = np.random.default_rng(0);"
+        "print([colour(dice.integers(0, 256, (side, side + 9, 3), np.uint8)) for side in (32, 64, 96, 200)])"
+    )
+    told = {
+        subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, env=os.environ | kernel).stdout
+        for kernel in ({"OPENBLAS_CORETYPE": name} for name in ("Prescott", "Haswell", "SkylakeX"))
+    }
+    assert len(told) == 1

@@ -5,7 +5,7 @@
     tokenmill_unwritten, tokenmill_lost      judged and not committed; lost with a worker that died
     tokenmill_rate, tokenmill_left_seconds   units a second, time left
     tokenmill_silent_seconds                 since the last result
-    tokenmill_number                         of a training by `name`: loss, text, image, tokens_per_s, ...
+    tokenmill_number                         of a training by `name`: loss, text, image, tokens_per_s, mfu, ...
     tokenmill_read_bytes_total               of the media that went into the first pool
 
 All but the last are of the driver, with `run` and `phase`; deploy/grafana.json shows them beside Ray's own.

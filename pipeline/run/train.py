@@ -9,6 +9,13 @@ from tokenmill.training.job import DONE
 from tokenmill.training.run.curves import draw_curves
 
 
+def said(losses: dict[str, float], speeds: dict[str, float]) -> str:
+    """How a step went, for a person; MFU where the peak of the GPUs is known."""
+    shown = [f"{name} {value:.3f}" for name, value in losses.items() if name != "structure"]
+    mfu = [f"MFU {speeds['mfu']:.1%}"] if "mfu" in speeds else []
+    return "  ".join([*shown, f"{speeds['tokens_per_s']:,.0f} tokens/s", *mfu])
+
+
 def train(run: Run) -> None:
     """One transformer over the shards of one pinned version of `tokens`, from the table or an export of it; resumed
     from its checkpoint when there is one.
@@ -21,10 +28,9 @@ def train(run: Run) -> None:
     is_done = storage.exists(storage.join(uri, DONE))
     with run.phase("train", 0, "steps") as meter:
 
-        def show(step: int, total: int, losses: dict[str, float], tokens_per_s: float) -> None:
+        def show(step: int, total: int, losses: dict[str, float], speeds: dict[str, float]) -> None:
             meter.total = total
-            shown = "  ".join(f"{name} {value:.3f}" for name, value in losses.items() if name != "structure")
-            meter.at(step, f"{shown}  {tokens_per_s:,.0f} tokens/s", losses | {"tokens_per_s": tokens_per_s})
+            meter.at(step, said(losses, speeds), losses | speeds)
 
         if not job.shard_uris:
             raise CatalogError(

@@ -53,6 +53,12 @@ class Pack:
         """Tokens that are not padding."""
         return int((self.documents != PADDING).sum())
 
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of tokens of which one sees the other: n (n + 1) / 2 of a document of n, which is causal."""
+        lengths = np.bincount(self.documents[self.documents != PADDING])
+        return int((lengths * (lengths + 1) // 2).sum())
+
 
 class RowGroups:
     """Row groups of shards, read by range and kept while they fit into `cache_bytes`."""

@@ -4,6 +4,7 @@ In: ids, kinds, positions and documents of packs. Out: the weighted loss, its su
 
     model.py      Emu3ForCausalLM and the loss of a pack
     attention.py  documents in a pack are blind to each other
+    flops.py      what a step computes, and its share of a GPU's peak
     loss.py       linear + cross-entropy in chunks
     optimizer.py  AdamW, and Muon for matrices
 """

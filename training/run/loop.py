@@ -21,17 +21,19 @@ from tokenmill.training.run.folders import newest_step
 from tokenmill.training.run.launch import Going, run_on_workers, unwrapped
 from tokenmill.training.run.notices import Reader, open_board
 
-OnReport = Callable[[int, int, dict[str, float], float], None]
+OnReport = Callable[[int, int, dict[str, float], dict[str, float]], None]
 
-_NOT_LOSSES = {"step", "lr", "tokens", "tokens_per_s", "workers", "seconds"}
+_SPEEDS = ("tokens_per_s", "mfu")
+_NOT_LOSSES = {"step", "lr", "tokens", "workers", "seconds", *_SPEEDS}
 
 
 def fit(job: TrainJob, resources: TrainResources | None = None, on_report: OnReport | None = None) -> TrainResult:
     """Train, from the newest checkpoint if there is one; a finished run only returns its result. Ray must be up.
 
-    `on_report` is called here, on the driver, for every logged step: (steps done, steps in all, losses by name,
-    tokens per second). Raises TrainingError for a job that cannot be trained, ValueError for numbers of workers that do
-    not suit its batch, KeyboardInterrupt when stopped; at SIGTERM and SIGUSR1 a checkpoint is written first.
+    `on_report` is called here, on the driver, for every logged step: (steps done, steps in all, losses by name, speeds
+    by name: tokens_per_s, and mfu where the peak of the GPUs is known). Raises TrainingError for a job that cannot be
+    trained, ValueError for numbers of workers that do not suit its batch, KeyboardInterrupt when stopped; at SIGTERM
+    and SIGUSR1 a checkpoint is written first.
     """
     resources = resources or TrainResources()
     sizes = resources.sizes(job.config.data.batch_packs)
@@ -44,7 +46,8 @@ def fit(job: TrainJob, resources: TrainResources | None = None, on_report: OnRep
         def report(record: Record) -> None:
             losses = {name: value for name, value in record.items() if name not in _NOT_LOSSES}
             if on_report:
-                on_report(record["step"], summary["num_steps"], losses, record["tokens_per_s"])
+                speeds = {name: record[name] for name in _SPEEDS if name in record}
+                on_report(record["step"], summary["num_steps"], losses, speeds)
 
         going = Going(sizes, partial(newest_step, job.run_uri), open_board())
         arguments = {"job": job, "resources": resources, "board": going.board}

@@ -26,6 +26,8 @@ from tokenmill.training.run.finish import finish
 from tokenmill.training.run.parallel import Notices, Workers
 from tokenmill.training.run.prepare import Prepared, load_prepared, prepare
 
+_NUM_FIGURES = 2 * len(Kind) + 4  # of a step
+
 
 def train_worker(
     job: TrainJob,
@@ -74,6 +76,7 @@ class _Trainer:
             lm.activation_checkpointing_enable({"use_reentrant": False})
         self.model = PackLoss(lm, config.optimizer.vision_weight).to(device).train()
         self.workers = Workers(self.model, rank, world, device, resources.spread_model, notices)
+        self.peak_per_s = self.workers.peak_per_s(config.dtype)
         dtype = getattr(torch, config.dtype)
         self.optimizers = make_optimizers(self.model, config.optimizer, dtype, rank, world)
         meta = {"plan": ready.summary["plan"], "tokens_version": job.tokens_version}
@@ -96,7 +99,7 @@ class _Trainer:
         before = read_log(self.job.run_uri, "seconds") if rank == 0 else []
         clock = _Clock(before[-1]["seconds"] if before else 0.0)
         num_steps, every = self.ready.plan.num_steps, self.resources.checkpoint_every_steps
-        window = torch.zeros(2 * len(Kind) + 3, dtype=torch.float64, device=device)
+        window = torch.zeros(_NUM_FIGURES, dtype=torch.float64, device=device)
         for step, packs in self.loader.steps(self.start, rank, world):
             window += self.step(step, packs)
             done = step + 1
@@ -114,12 +117,14 @@ class _Trainer:
                 break
 
     def step(self, step: int, packs: list[Pack]) -> torch.Tensor:
-        """One optimizer step. Returns this worker's sums: loss and count per kind, weighted loss, weight, tokens."""
+        """One optimizer step. Returns this worker's sums: loss and count per kind, weighted loss, weight, tokens, and
+        pairs of them that see each other.
+        """
         config, workers, device = self.job.config, self.workers, self.workers.device
         weight = sum(pack.loss_weight(self.model.vision_weight) for pack in packs)
         total_weight = workers.agree(weight)
         numbers = self.ready.plan.step_packs(step, workers.rank, workers.world)
-        figures = torch.zeros(2 * len(Kind) + 3, dtype=torch.float64, device=device)
+        figures = torch.zeros(_NUM_FIGURES, dtype=torch.float64, device=device)
         num_passes = -(-config.data.batch_packs // workers.world)  # the same on all workers; some may be empty
         for i in range(num_passes):
             pack = packs[i] if i < len(packs) else Pack.empty()
@@ -130,8 +135,8 @@ class _Trainer:
                 # gradients become the mean over workers; the loss is a sum
                 (loss * (workers.world / total_weight).float()).backward()
             parts = [sums.flatten().double(), loss.detach().double()[None]]
-            figures += torch.cat([*parts, figures.new_tensor([0.0, pack.num_tokens])])
-        figures[-2] = weight
+            figures += torch.cat([*parts, figures.new_tensor([0.0, pack.num_tokens, pack.num_pairs])])
+        figures[-3] = weight
         nn.utils.clip_grad_norm_(self.model.parameters(), config.optimizer.clip_norm)
         share = schedule(config.optimizer, step, self.ready.plan.num_steps)
         set_learning_rate(self.optimizers, config.optimizer, share)
@@ -144,7 +149,7 @@ class _Trainer:
         """The log line of the steps in `window`, all workers together."""
         values = self.workers.sum(window).tolist()
         sums, counts = values[: len(Kind)], values[len(Kind) : 2 * len(Kind)]
-        loss, weight, num_tokens = values[-3:]
+        loss, weight, num_tokens, num_pairs = values[-4:]
         if not math.isfinite(loss):
             raise TrainingError(
                 f"step {done}: the loss is {loss}; lower train.optimizer.lr, delete {self.job.at('plan.json')} "
@@ -154,18 +159,21 @@ class _Trainer:
         record |= {kind.name.lower(): sums[kind] / counts[kind] for kind in Kind if counts[kind]}
         optimizer = self.job.config.optimizer
         record["lr"] = optimizer.lr * schedule(optimizer, done - 1, self.ready.plan.num_steps)
-        return record | {"tokens": int(num_tokens), "workers": self.workers.world} | clock.lap(num_tokens)
+        record |= {"tokens": int(num_tokens), "workers": self.workers.world}
+        return record | clock.lap(num_tokens, self.model.flops.of(num_tokens, num_pairs) / self.peak_per_s)
 
 
 class _Clock:
     def __init__(self, seconds: float):
         self._seconds, self._last_s = seconds, time.monotonic()
 
-    def lap(self, num_tokens: float) -> dict[str, float]:
+    def lap(self, num_tokens: float, at_peak_s: float) -> dict[str, float]:
+        """Speeds since the last one; `at_peak_s` is what it would have taken at the devices' peak."""
         now = time.monotonic()
         lap_s = now - self._last_s
         self._seconds, self._last_s = self._seconds + lap_s, now
-        return {"tokens_per_s": round(num_tokens / lap_s, 1), "seconds": round(self._seconds, 3)}
+        speeds = {"tokens_per_s": round(num_tokens / lap_s, 1), "seconds": round(self._seconds, 3)}
+        return speeds if math.isnan(at_peak_s) else speeds | {"mfu": round(at_peak_s / lap_s, 4)}
 
 
 def _pack_seed(seed: int, pack: int) -> int:

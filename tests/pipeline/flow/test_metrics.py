@@ -43,7 +43,7 @@ ray.init(address=address, log_to_driver=False, logging_level="ERROR")
 run = run_phases(RunConfig.model_validate(config), ("curate",), "run", Console(quiet=True))
 from tokenmill.pipeline.reports.progress import Progress
 run.workers.observe(Progress("train", "steps", 3, 9,
-    rate=2.0, left_s=3.0, numbers={"loss": 2.5, "text": 2.0, "image": 3.0, "tokens_per_s": 1234.0}))
+    rate=2.0, left_s=3.0, numbers={"loss": 2.5, "text": 2.0, "image": 3.0, "tokens_per_s": 1234.0, "mfu": 0.41}))
 print(run.run_id, flush=True)
 sys.stdin.readline()
 """

@@ -31,7 +31,7 @@ def result(job):
 
 def figures(job):
     """The log without times."""
-    return [{k: v for k, v in r.items() if k not in ("seconds", "tokens_per_s")} for r in read_log(job.run_uri)]
+    return [{k: v for k, v in r.items() if k not in ("seconds", "tokens_per_s", "mfu")} for r in read_log(job.run_uri)]
 
 
 def weights(job):

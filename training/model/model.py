@@ -21,6 +21,7 @@ from tokenmill.storage.tensors import check_sizes
 from tokenmill.tokenizer.vocabulary import Vocabulary
 from tokenmill.training.config import ModelConfig
 from tokenmill.training.model import attention
+from tokenmill.training.model.flops import Flops
 from tokenmill.training.model.loss import linear_cross_entropy, next_tokens, sums_by_kind
 
 _NAMED = 5  # tensors in a message
@@ -103,7 +104,7 @@ class PackLoss(nn.Module):
 
     def __init__(self, lm: Emu3ForCausalLM, vision_weight: float):
         super().__init__()
-        self.lm = lm
+        self.lm, self.flops = lm, Flops(lm)
         self.vision_weight = vision_weight
 
     def forward(

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from tokenmill.training.job import Asked
+from tokenmill.training.model.flops import peak_per_s
 from tokenmill.training.model.model import PackLoss
 
 
@@ -67,6 +68,10 @@ class Workers:
         if self.world > 1:
             dist.all_reduce(value)
         return value
+
+    def peak_per_s(self, dtype: str) -> float:
+        """Operations a second that all devices together could do; not a number where that of one is not known."""
+        return float(self.sum(torch.tensor(peak_per_s(self.device, dtype), dtype=torch.float64, device=self.device)))
 
     def agree(self, weight: float) -> torch.Tensor:
         """`weight` summed over all workers; the same message tells them what one of them was asked."""

@@ -19,7 +19,6 @@ from tokenmill.tokenizer.sequence import Kind
 from tokenmill.training.config import TrainResources
 from tokenmill.training.data.loader import Loader, Pack
 from tokenmill.training.job import DONE, Asked, TrainJob
-from tokenmill.training.model.flops import Flops, peak_per_s
 from tokenmill.training.model.model import PackLoss, build_model
 from tokenmill.training.model.optimizer import make_optimizers, schedule, set_learning_rate
 from tokenmill.training.run.checkpoint import Checkpoints
@@ -75,11 +74,9 @@ class _Trainer:
         lm = build_model(model_config, ready.layout.vocabulary, config.data.context_tokens, config.seed)
         if resources.recompute:
             lm.activation_checkpointing_enable({"use_reentrant": False})
-        self.flops = Flops(lm)
         self.model = PackLoss(lm, config.optimizer.vision_weight).to(device).train()
         self.workers = Workers(self.model, rank, world, device, resources.spread_model, notices)
-        peak = torch.tensor(peak_per_s(device, config.dtype), dtype=torch.float64, device=device)
-        self.peak_per_s = float(self.workers.sum(peak))  # of all; not a number where that of one is not known
+        self.peak_per_s = self.workers.peak_per_s(config.dtype)
         dtype = getattr(torch, config.dtype)
         self.optimizers = make_optimizers(self.model, config.optimizer, dtype, rank, world)
         meta = {"plan": ready.summary["plan"], "tokens_version": job.tokens_version}
@@ -163,7 +160,7 @@ class _Trainer:
         optimizer = self.job.config.optimizer
         record["lr"] = optimizer.lr * schedule(optimizer, done - 1, self.ready.plan.num_steps)
         record |= {"tokens": int(num_tokens), "workers": self.workers.world}
-        return record | clock.lap(num_tokens, self.flops.of(num_tokens, num_pairs) / self.peak_per_s)
+        return record | clock.lap(num_tokens, self.model.flops.of(num_tokens, num_pairs) / self.peak_per_s)
 
 
 class _Clock:

@@ -68,6 +68,12 @@ class Nodes(Resources):
 
     min_nodes: int = Field(1, description="To wait for. Large waits in vain.", gt=0)
     wait_s: float = Field(120.0, description="For min_nodes; then the run goes on with those there are.", ge=0)
+    max_nodes: int | None = Field(
+        None,
+        description="That an autoscaler adds to, head and all: below it a phase waits for CPUs and GPUs that it lacks. "
+        "Large waits in vain; null: it stops and says what it lacks.",
+        gt=0,
+    )
     secrets: list[Variable] = Field(
         [],
         description="Names of environment variables that every node must have (keys of S3, hubs, servers); a run says "

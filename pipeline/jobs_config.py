@@ -32,8 +32,8 @@ class Shape(Resources):
     nodes: int = Field(1, description="Small takes long; large waits long in the queue, and idles at the end.", gt=0)
     min_nodes: int | None = Field(
         None,
-        description="Slurm starts with so many, Kubernetes scales down to it. Small starts soon; what a phase plans is "
-        "what is there at its start. Null: `nodes`.",
+        description="Slurm starts with so many, Kubernetes scales down to it. Small starts soon, and waits for "
+        "machines where there is work for them. Null: `nodes`.",
         ge=0,
     )
     cpus: int | None = Field(None, description="Of a node. Null: all that Slurm's nodes have; 8 in Kubernetes.", gt=0)

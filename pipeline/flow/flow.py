@@ -71,7 +71,18 @@ class Group:
 
     stages: tuple[StageSpec, ...]
     pool: Pool
-    workers: int
+    workers: int  # to begin with
+    is_on_cluster: bool = False  # whose machines may come and go meanwhile
+
+    @property
+    def grows(self) -> bool:
+        """Whether it takes more workers when machines come; as many as `pool.workers` where that is said."""
+        return self.is_on_cluster and (self.pool.workers is None or self.pool.workers > self.workers)
+
+    @property
+    def told(self) -> str:
+        """How many workers there are to begin with; `+` where machines that come bring more."""
+        return f"{self.workers}{'+' if self.grows else ''} x {self.pool.num_cpus:g} CPU"
 
 
 @dataclass

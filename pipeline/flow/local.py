@@ -212,9 +212,9 @@ def local_workers() -> Iterator[LocalWorkers]:
         ending.end()
 
 
-def resources(num_cpus: int | None) -> dict[str, float]:
-    """What workers of this machine may take; `num_cpus` of the config, null: all."""
-    return {"CPU": float(num_cpus or os.cpu_count() or 1)}
+def num_cpus(of_config: int | None) -> float:
+    """That workers of this machine may take; null: all."""
+    return float(of_config or os.cpu_count() or 1)
 
 
 def _threads(flow: Flow) -> int:

@@ -1,5 +1,5 @@
-"""The machines of a cluster, before anything is planned on them: as many as are awaited, with the code of this process
-and the secrets that the config names.
+"""The machines of a cluster, before anything is planned on them, and when others come: as many as are awaited, with the
+code of this process and the secrets that the config names.
 
 Each node is asked once, by a task that takes no CPU. Ray itself refuses another Ray or Python.
 """
@@ -35,6 +35,11 @@ def await_nodes(config: Cluster) -> None:
     deadline = time.monotonic() + config.nodes.wait_s
     while len(_alive()) < config.nodes.min_nodes and time.monotonic() < deadline:
         time.sleep(_LOOK_S)
+
+
+def may_come(config: Cluster) -> bool:
+    """Whether an autoscaler adds nodes where work waits for them."""
+    return config.nodes.max_nodes is not None and len(_alive()) < config.nodes.max_nodes
 
 
 def check_nodes(secrets: list[str]) -> None:

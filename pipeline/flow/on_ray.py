@@ -8,6 +8,7 @@ pool run in one process and hand tables over in memory: a decoded picture never 
 import logging
 import os
 import socket
+import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,9 +25,9 @@ from ray.util.annotations import RayDeprecationWarning
 from tokenmill.pipeline.catalog.shard_files import Shard
 from tokenmill.pipeline.config import Cluster, ConfigError
 from tokenmill.pipeline.flow import nodes, writer
-from tokenmill.pipeline.flow.flow import Collector, Flow, Sink
+from tokenmill.pipeline.flow.flow import Collector, Flow, Group, Sink
 from tokenmill.pipeline.flow.metrics import ReadBytes
-from tokenmill.pipeline.flow.pool_use import pools_used
+from tokenmill.pipeline.flow.pool_use import pools_used, running
 from tokenmill.stages.table.at_hand import LIVES, worker_notes
 from tokenmill.stages.table.chain import Chain, StageSpec
 from tokenmill.stages.table.limits import Limits
@@ -36,6 +37,8 @@ _RETRIES = 4  # of a block: media that hang cost one each, those that kill two
 _WRITER_RESTARTS = 10  # without a limit, blocks that no memory holds would be tried for ever
 _ANSWER_S = 5.0
 _KEPT_S = 600  # what a worker had at hand, for the one that takes over
+_NEVER = -1.0  # does a pool shrink because it waits for another: its models would be loaded again
+_LOOK_S = 5.0  # between looks at who has come
 _CONTAINER_BLOCK_BYTES = 1 << 20  # of results, so that a tar's are committed while it is read
 
 
@@ -120,6 +123,8 @@ def cluster(config: Cluster) -> Iterator[None]:
     context.print_on_execution_start = False
     context.execution_options.preserve_order = True
     context.max_errored_blocks = -1
+    context.autoscaling_config.actor_pool_util_downscaling_threshold = _NEVER
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # blocks for each worker: there is work
     name = _scratch_name()
     try:
         if config.address:
@@ -177,26 +182,40 @@ def run(flow: Flow) -> None:
     if flow.num_containers and len(flow.groups) == 1:
         DataContext.get_current().target_max_block_size = _CONTAINER_BLOCK_BYTES
     blocks = flow.blocks()
-    dataset: ray.data.Dataset = ray.data.from_arrow(blocks)
-    num_workers = [min(group.workers, len(blocks)) for group in flow.groups]
+    dataset: ray.data.Dataset = ray.data.from_blocks(blocks)  # from_arrow would run a task on the cluster for each
+    planned = [min(group.workers, len(blocks)) for group in flow.groups]
     for number, group in enumerate(flow.groups):
         dataset = dataset.map_batches(
             _Worker,
             fn_constructor_args=(group.stages, flow.limits, None if number else flow.meter.report.phase),
             batch_size=None if number == 0 else group.pool.batch_rows,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=num_workers[number]),
+            compute=_strategy(group, planned[number], len(blocks)),
             num_cpus=group.pool.num_cpus,
             num_gpus=group.pool.num_gpus,
             ray_remote_args_fn=_worker_options,
         )
     collector = Collector(flow, _Writer(flow.sink))
     with collector.collecting():
-        for bundle in dataset.iter_internal_ref_bundles():
+        bundles, sizes = running(dataset, planned, any(group.is_on_cluster for group in flow.groups))
+        looked = time.monotonic()
+        for bundle in bundles:
+            sizes.observe()
+            if flow.config.address and time.monotonic() - looked >= _LOOK_S:
+                _check_nodes(flow.config)
+                looked = time.monotonic()
             collector.add(list(bundle.block_refs), bundle.num_rows() or 0)
     names = [group.stages[-1][0].__name__ for group in flow.groups]
-    flow.meter.busy(pools_used(dataset, names, num_workers), collector.seconds)
+    flow.meter.busy(pools_used(dataset, names, sizes), collector.seconds)
     collector.retry_lost(lambda row: _isolated(flow, row), ray.put)
+
+
+def _strategy(group: Group, workers: int, num_blocks: int) -> ActorPoolStrategy:
+    """On a cluster a pool follows its machines: those that come get workers, as many as there are blocks for."""
+    if not group.is_on_cluster:
+        return ActorPoolStrategy(size=workers)
+    most = max(workers, min(group.pool.workers or num_blocks, num_blocks))
+    return ActorPoolStrategy(min_size=1, initial_size=workers, max_size=most)
 
 
 def _isolated(flow: Flow, row: pa.Table) -> pa.Table | tuple[str, str]:

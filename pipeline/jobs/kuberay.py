@@ -72,7 +72,9 @@ _Dumper.add_representer(str, _text_node)
 
 def _spec(job: Job, name: str) -> Manifest:
     config = job.jobs.kuberay
-    words = ["tokenmill", *job.command(f"{_FOLDER}/config.yaml", "cluster.address=auto")]
+    max_nodes = 1 + sum(shape.nodes for shape in job.shapes.values())
+    sets = ("cluster.address=auto", f"cluster.nodes.max_nodes={max_nodes}")
+    words = ["tokenmill", *job.command(f"{_FOLDER}/config.yaml", *sets)]
     cluster: Manifest = {
         "rayVersion": metadata.version("ray"),
         "enableInTreeAutoscaling": True,

@@ -25,6 +25,16 @@ class PlanError(UserError):
 
 
 @dataclass(frozen=True)
+class Machines:
+    """What pools may take."""
+
+    cpus: float
+    gpus: float
+    is_cluster: bool = False  # machines may come and go while a phase is at work
+    are_awaited: bool = False  # an autoscaler adds some where pools lack them
+
+
+@dataclass(frozen=True)
 class PhaseStages:
     """The stages of one phase with their pools."""
 
@@ -123,21 +133,21 @@ def check_columns(phase: PhaseStages, result: pa.Schema) -> None:
             raise PlanError(f"{phase.phase}: no stage writes column {field.name!r} of its table")
 
 
-def groups(phase: PhaseStages, have: dict[str, float]) -> list[Group]:
-    """Pools with their number of workers on a machine or cluster of these CPUs and GPUs. Raises PlanError when they do
-    not fit.
+def groups(phase: PhaseStages, have: Machines) -> list[Group]:
+    """Pools with the number of workers that they begin with. Raises PlanError when they do not fit, and no machine is
+    awaited.
     """
-    cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
+    cpus, gpus = have.cpus, have.gpus
     made = []
     share = (cpus - WRITER_CPUS) / len(phase.pools)
     for members, pool in phase.pools:
-        workers = pool.workers
-        if workers is None:
-            fits = share // pool.num_cpus
-            workers = max(1, int(min(fits, gpus // pool.num_gpus) if pool.num_gpus else fits))
-        made.append(Group(members, pool, workers))
-    need_cpus = sum(group.workers * group.pool.num_cpus for group in made) + WRITER_CPUS
-    need_gpus = sum(group.workers * group.pool.num_gpus for group in made)
+        room = share // pool.num_cpus
+        fits = max(1, int(min(room, gpus // pool.num_gpus) if pool.num_gpus else room))
+        workers = pool.workers or fits
+        made.append(Group(members, pool, min(workers, fits) if have.are_awaited else workers, have.is_cluster))
+    if have.are_awaited:
+        return made
+    need_cpus, need_gpus = _needs(made)
     if need_cpus > cpus + 1e-6:
         raise PlanError(
             f"{phase.phase}: its pools need {need_cpus:g} CPUs at once, the cluster has {cpus:g}; "
@@ -149,3 +159,19 @@ def groups(phase: PhaseStages, have: dict[str, float]) -> list[Group]:
             f"set {phase.phase}.resources.num_gpus=0 to run on CPUs"
         )
     return made
+
+
+def lack(made: list[Group], have: Machines) -> str | None:
+    """What pools wait for before they can begin, in words; null: they can."""
+    cpus, gpus = _needs(made)
+    if cpus <= have.cpus + 1e-6 and gpus <= have.gpus + 1e-6:
+        return None
+    wanted = f"{cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+    there = f"{have.cpus:g}" + (f" and {have.gpus:g}" if gpus else "")
+    return f"waits for machines: it begins with {wanted}, the cluster has {there}"
+
+
+def _needs(made: list[Group]) -> tuple[float, float]:
+    """CPUs and GPUs of all pools at once, and the writer."""
+    cpus = sum(group.workers * group.pool.num_cpus for group in made) + WRITER_CPUS
+    return cpus, sum(group.workers * group.pool.num_gpus for group in made)

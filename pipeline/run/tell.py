@@ -29,12 +29,11 @@ def print_stages(run: Run) -> None:
             made.add_row(name, str(config.train.model), "checkpoints, model", str(config.train.resources.num_workers))
             continue
         for phase in pools.all_stages(name, config):
-            groups = pools.groups(phase, run.workers.resources())
+            groups = pools.groups(phase, run.workers.machines())
             stages = " | ".join(" > ".join(stage.__name__ for stage, _ in group.stages) for group in groups)
             columns = {field.name for stage, _ in phase.stages for field in stage.writes}
             num_written = len(columns & set(run.table(name).schema.names))
-            workers = " + ".join(f"{group.workers} x {group.pool.num_cpus:g} CPU" for group in groups)
-            made.add_row(phase.name, stages, f"{num_written} columns", workers)
+            made.add_row(phase.name, stages, f"{num_written} columns", " + ".join(group.told for group in groups))
     run.console.print(made)
     if "curate" in run.plans:
         _print_scorers(run)

@@ -5,7 +5,8 @@ them its start.
 """
 
 import sys
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import TracebackType
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from tokenmill.pipeline.flow.loopback import keep_to_loopback
 from tokenmill.pipeline.flow.stalled import watched
 from tokenmill.pipeline.reports.progress import Observer, Progress
 from tokenmill.pipeline.reports.terminal import Meter
-from tokenmill.pipeline.run.pools import PhaseStages, groups
+from tokenmill.pipeline.run.pools import Machines, PhaseStages, groups, lack
 
 _LOCAL_CONTAINER_BYTES = 64 << 20  # of tars and tables: their rows are not known before they are read
 
@@ -29,6 +30,7 @@ class Workers:
     def __init__(self, config: Cluster, run_id: str = ""):
         self._config, self._stack, self._run_id = config, ExitStack(), run_id
         self._metrics: Observer | None = None
+        self._others: list[Callable[[], str]] = []
         self._flow: Flow | None = None
 
     def __enter__(self) -> "Workers":
@@ -57,12 +59,19 @@ class Workers:
             self._metrics = Metrics(self._run_id)
         self._metrics(progress)
 
-    def resources(self) -> dict[str, float]:
-        """CPUs and GPUs that pools may take: of the cluster, where one is up."""
+    def machines(self) -> Machines:
+        """What pools may take: of the cluster, where one is up."""
         ray = sys.modules.get("ray")
         if ray is None or not ray.is_initialized():
-            return local.resources(self._config.num_cpus)
-        return ray.cluster_resources()
+            return self._here()
+        from tokenmill.pipeline.flow import nodes
+
+        have, is_cluster = ray.cluster_resources(), self._config.address is not None
+        are_awaited = is_cluster and nodes.may_come(self._config)
+        return Machines(have.get("CPU", 0.0), have.get("GPU", 0.0), is_cluster, are_awaited)
+
+    def _here(self) -> Machines:
+        return Machines(local.num_cpus(self._config.num_cpus), 0.0)
 
     def run(
         self,
@@ -81,10 +90,13 @@ class Workers:
         is_little = self.is_little(phase, todo)
         if not is_little:
             self.start_ray()
-        have = local.resources(self._config.num_cpus) if is_little else self.resources()
+        have = self._here() if is_little else self.machines()
         every_s = min(commit_every_s or self._config.commit_every_s, self._config.commit_every_s)
         config = self._config.model_copy(update={"commit_every_s": every_s})
-        flow = self._flow = Flow(groups(phase, have), todo, key, sink, config, meter, reject, containers)
+        made = groups(phase, have)
+        if (waits := lack(made, have)) is not None:
+            meter.note(waits)
+        flow = self._flow = Flow(made, todo, key, sink, config, meter, reject, containers)
         try:
             if is_little:
                 self._stack.enter_context(local.local_workers()).run(flow)
@@ -99,8 +111,20 @@ class Workers:
         """While inside, a phase without a result says what it waits for."""
         return watched(meter, self._config.stall_s, self._waits)
 
+    @contextmanager
+    def waiting_for(self, waits: Callable[[], str]) -> Iterator[None]:
+        """While inside, that word is said with what the workers wait for."""
+        self._others.append(waits)
+        try:
+            yield
+        finally:
+            self._others.remove(waits)
+
     def _waits(self) -> str:
         """What the work at hand waits for, in words."""
+        return "; ".join([self._waits_here(), *(waits() for waits in list(self._others))])
+
+    def _waits_here(self) -> str:
         ray = sys.modules.get("ray")
         if ray is None or not ray.is_initialized():
             return "processes of this machine are at work" if self._flow else "nothing is at work yet"

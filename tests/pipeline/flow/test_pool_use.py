@@ -8,7 +8,7 @@ import ray
 from ray.data import ActorPoolStrategy
 from rich.console import Console
 
-from tokenmill.pipeline.flow.pool_use import pools_used
+from tokenmill.pipeline.flow.pool_use import pools_used, running
 from tokenmill.pipeline.reports.terminal import Meter, PhaseReport
 
 
@@ -32,9 +32,10 @@ def used(seconds):
             compute=ActorPoolStrategy(size=1),
             num_cpus=0.5,
         )
-    for _ in dataset.iter_internal_ref_bundles():
-        pass
-    return pools_used(dataset, ["Load", "Encode"], [1, 1])
+    bundles, sizes = running(dataset, [1, 1], grows=False)
+    for _ in bundles:
+        sizes.observe()
+    return pools_used(dataset, ["Load", "Encode"], sizes)
 
 
 def test_the_slower_pool_is_the_busier(local_ray):

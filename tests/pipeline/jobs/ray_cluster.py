@@ -1,4 +1,6 @@
-"""A Ray cluster of two nodes on loopback, with a dashboard, apart from all others on this machine; ended by pids."""
+"""A Ray cluster on loopback, with a dashboard, apart from all others on this machine; its nodes come and go as a test
+wants, and are ended by their pids.
+"""
 
 import os
 import shutil
@@ -9,51 +11,92 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 _START_S = 180
 
 
+class RayNodes:
+    """A head, and what is added to it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        environment: dict[str, str],
+        *of_head: str,
+        before: Callable[[str], None] = lambda _: None,
+    ):
+        self.folder, bin_folder = folder, Path(sys.executable).parent
+        port, self._dashboard, client = free_ports(3)
+        self.dashboard, self.address = f"http://127.0.0.1:{self._dashboard}", f"127.0.0.1:{port}"
+        self._ray, self.processes = str(bin_folder / "ray"), list[subprocess.Popen]()
+        self._env = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", **environment}
+        self._env["PATH"] = f"{bin_folder}{os.pathsep}{self._env['PATH']}"
+        head = ["--head", f"--port={port}", f"--dashboard-port={self._dashboard}", f"--ray-client-server-port={client}"]
+        before(self.address)
+        self._start(*head, f"--temp-dir={folder}", "--include-dashboard=true", *of_head)
+        _await_port(port)
+
+    def add(self, num_cpus: float = 2) -> subprocess.Popen:
+        """Another node; its process, for `kill`."""
+        return self._start(f"--address={self.address}", f"--num-cpus={num_cpus}")
+
+    def await_dashboard(self) -> None:
+        _await_url(f"{self.dashboard}/api/version")
+
+    def kill(self, node: subprocess.Popen) -> None:
+        """It dies with all that runs on it."""
+        for pid in [node.pid, *descendants(node.pid)]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        node.wait()
+
+    def end(self) -> None:
+        for node in reversed(self.processes):
+            children = descendants(node.pid)
+            node.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                node.wait(30)
+            for pid in [node.pid, *children]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            node.wait()
+
+    def _start(self, *options: str) -> subprocess.Popen:
+        common = ["--block", "--node-ip-address=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0"]
+        agent = f"--dashboard-agent-listen-port={free_ports(1)[0]}"
+        command = [self._ray, "start", *options, *common, agent]
+        with (self.folder / "start.log").open("ab") as output:
+            node = subprocess.Popen(command, env=self._env, stdout=output, stderr=output, start_new_session=True)
+        self.processes.append(node)
+        return node
+
+
 @contextmanager
-def ray_cluster(environment: dict[str, str]) -> Iterator[tuple[str, str, Path]]:
-    """Addresses of dashboard and GCS, and the folder with its logs. `environment` is that of both nodes."""
+def ray_nodes(
+    environment: dict[str, str], *of_head: str, before: Callable[[str], None] = lambda _: None
+) -> Iterator[RayNodes]:
+    """A head, started with these options more; `before` is told its address."""
     folder = Path(tempfile.mkdtemp(prefix="tm-ray-", dir="/tmp"))  # short: sockets stand in it
-    port, dashboard, client, *agents = free_ports(5)
-    bin_folder = Path(sys.executable).parent
-    env = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", **environment}
-    env["PATH"] = f"{bin_folder}{os.pathsep}{env['PATH']}"
-    common = ["--block", "--num-cpus=2", "--node-ip-address=127.0.0.1", "--min-worker-port=0", "--max-worker-port=0"]
-    head = ["--head", f"--port={port}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
-    nodes = [[*head, f"--temp-dir={folder}", "--include-dashboard=true"], [f"--address=127.0.0.1:{port}"]]
+    nodes = None
     try:
-        with ExitStack() as stack:
-            for number, options in enumerate(nodes):
-                agent = f"--dashboard-agent-listen-port={agents[number]}"
-                stack.enter_context(_node(folder, [str(bin_folder / "ray"), "start", *options, *common, agent], env))
-                _await_port(port)
-            _await_url(f"http://127.0.0.1:{dashboard}/api/version")
-            yield f"http://127.0.0.1:{dashboard}", f"127.0.0.1:{port}", folder
+        nodes = RayNodes(folder, environment, *of_head, before=before)
+        yield nodes
     finally:
+        if nodes is not None:
+            nodes.end()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def _node(folder: Path, command: list[str], env: dict[str, str]) -> Iterator[None]:
-    with (folder / "start.log").open("ab") as output:
-        process = subprocess.Popen(command, env=env, stdout=output, stderr=output, start_new_session=True)
-    try:
-        yield
-    finally:
-        children = descendants(process.pid)
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(30)
-        for pid in [process.pid, *children]:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.wait()
+def ray_cluster(environment: dict[str, str]) -> Iterator[tuple[str, str, Path]]:
+    """Two nodes: addresses of dashboard and GCS, and the folder with the logs. `environment` is that of both."""
+    with ray_nodes(environment, "--num-cpus=2") as nodes:
+        nodes.add()
+        nodes.await_dashboard()
+        yield nodes.dashboard, nodes.address, nodes.folder
 
 
 def descendants(pid: int) -> list[int]:

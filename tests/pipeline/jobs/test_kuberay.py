@@ -1,6 +1,7 @@
 """Manifests are what KubeRay's schemas take, unknown fields refused, whatever the config says."""
 
 import itertools
+import re
 from copy import deepcopy
 
 import pytest
@@ -75,7 +76,10 @@ def test_a_manifest_says_what_the_config_says():
     config_map, made = manifests(job, job.name)
     assert yaml.safe_load(config_map["data"]["config.yaml"])["root"] == "s3://corpora/photos"
     spec, cluster = made["spec"], made["spec"]["rayClusterSpec"]
-    assert spec["entrypoint"] == "tokenmill run /etc/tokenmill/config.yaml --set cluster.address=auto"
+    sets = "--set cluster.address=auto --set cluster.nodes.max_nodes="
+    assert re.fullmatch(rf"tokenmill run /etc/tokenmill/config.yaml {sets}\d+", spec["entrypoint"])
+    most = sum(group["maxReplicas"] for group in spec["rayClusterSpec"]["workerGroupSpecs"])
+    assert spec["entrypoint"].endswith(f"={1 + most}"), "the head is a node, too"
     assert spec["suspend"] is True
     assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
     groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}

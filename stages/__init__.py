@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         answers_of as answers_of,
         clear_all_answers as clear_all_answers,
         clear_answers as clear_answers,
+        last_answer_s as last_answer_s,
     )
     from tokenmill.stages.caption.texts.choose import TO_CHOOSE as TO_CHOOSE, choose_captions as choose_captions
     from tokenmill.stages.caption.texts.text import inputs_id as inputs_id, tidy as tidy
@@ -84,7 +85,7 @@ _EXPORTED = {
     "select.rules": "Rule",
     "select.duplicates": "DuplicatesConfig",
     "caption.caption": "Caption",
-    "caption.journal": "answers_of clear_all_answers clear_answers",
+    "caption.journal": "answers_of clear_all_answers clear_answers last_answer_s",
     "caption.texts.choose": "TO_CHOOSE choose_captions",
     "caption.texts.text": "inputs_id tidy",
     "caption.texts.verdicts": "JudgeCaptions columns_judged judge_captions",

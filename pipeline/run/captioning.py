@@ -89,7 +89,7 @@ def _carry_out(run: Run, plan: captioners.CaptionerPlan, meter: Meter) -> list[s
     started, is_down = time.monotonic(), list[str]()
     if plan.todo.num_rows:
         table.edit(~media.WAS_READ & mine, None, note)
-        with served(run, plan.name, plan.todo) as (config, down):
+        with served(run, plan.name, plan.todo, answers) as (config, down):
             fill(
                 run,
                 meter,

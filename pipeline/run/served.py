@@ -1,15 +1,16 @@
 """The servers that a run starts for a captioner, and the config that knows their addresses."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pyarrow as pa
 
+from tokenmill import stages
 from tokenmill.pipeline.catalog.lease import new_run_id
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.run.pools import caption_stages
 from tokenmill.pipeline.run.run import Run
-from tokenmill.pipeline.serving import fleet
+from tokenmill.pipeline.serving import asked, fleet
 from tokenmill.pipeline.serving.fleet import Held
 
 _MANAGED = "vllm"
@@ -24,12 +25,24 @@ def check_servers(run: Run, name: str) -> None:
 
 
 @contextmanager
-def served(run: Run, name: str, todo: pa.Table) -> Iterator[tuple[RunConfig, Callable[[], list[str]]]]:
+def served(run: Run, name: str, todo: pa.Table, answers: str) -> Iterator[tuple[RunConfig, Callable[[], list[str]]]]:
     """The config with the addresses of the servers that captioner `name` wants started, and why some of them are down
-    for good.
+    for good. While no result comes, the run says how its servers are; `answers` is where theirs are kept.
 
     They are well inside, and gone after it. Raises ServerError and CaptionError.
     """
+    with _started(run, name, todo) as (config, down):
+        urls = config.caption.all[name].resources.urls
+
+        def waits() -> str:
+            return asked.words_of(name, urls, stages.last_answer_s(answers))
+
+        with run.workers.waiting_for(waits) if urls else nullcontext():
+            yield config, down
+
+
+@contextmanager
+def _started(run: Run, name: str, todo: pa.Table) -> Iterator[tuple[RunConfig, Callable[[], list[str]]]]:
     captioner = run.config.caption.all[name]
     if captioner.engine != _MANAGED or not todo.num_rows:
         yield run.config, list

@@ -6,4 +6,5 @@ In: how many, on how many GPUs, and the command of a program that serves as `vll
     server.py   one server: its start, health, restarts, log and end
     fleet.py    all servers of a captioner, held by this process
     on_ray.py   the same, each in an actor on Ray
+    asked.py    what servers say of themselves, where no answer comes
 """

@@ -9,11 +9,14 @@ import hashlib
 import json
 import os
 import threading
+import time
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import pyarrow.fs as pafs
 
 from tokenmill import storage
 
@@ -68,6 +71,17 @@ class Journal:
 def answers_of(root: str, fingerprint: str) -> str:
     """Where the answers of a captioner stand that are not committed yet."""
     return storage.join(root, _FOLDER, fingerprint)
+
+
+def last_answer_s(uri: str) -> float | None:
+    """Seconds since the newest of the answers that stand there; null where none does, or nobody says."""
+    filesystem, path = storage.filesystem(uri)
+    try:
+        found = filesystem.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+    except OSError:
+        return None
+    times = [info.mtime.timestamp() for info in found if info.mtime is not None]
+    return max(0.0, time.time() - max(times)) if times else None
 
 
 def clear_answers(uri: str, media_ids: Collection[str]) -> None:

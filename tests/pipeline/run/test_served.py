@@ -202,3 +202,10 @@ def test_a_real_vllm_killed_in_the_middle_answers_for_every_picture(world, tmp_p
     assert run.reports[0].numbers["tokens_out"] >= 64 and 64 <= num_answers() <= 64 + 4 + 1
     (log,) = logs.glob("server-*.log")
     assert log.read_text().count("Application startup complete") == 2 and not servers(world)
+
+
+def test_a_phase_that_waits_for_its_servers_names_them(world):
+    run = world.run("cluster.stall_s=1.0", f"{HOW}.args=[--fake-delay-s, '4']")
+    notes = [note for report in run.reports if report.phase == "caption" for note in report.notes]
+    word = r"no result for \d+ s; .*at work; captioner mine waits for 1 server.*: http://127\.0\.0\.1:\d+/v1 answers"
+    assert any(re.fullmatch(word, note) for note in notes), notes

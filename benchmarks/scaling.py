@@ -1,6 +1,6 @@
 """Nodes of one CPU, 1, 2 and 4 of them: rows a second, what a node costs, and the driver's CPU for a million rows.
 
-    python benchmarks/scaling.py [--rows 100000] [--nodes 1 2 4] [--slow-ms 20]
+    python benchmarks/scaling.py [--rows 100000] [--nodes 1 2 4] [--slow-ms 20] [--batch-rows 32]
 
 A flow of synthetic rows through the pools, shards and commits that curate has, on real raylets (tests/pipeline/jobs).
 `waits` are rows that sleep: nodes share the cores of this machine, so only what is no work on a CPU can grow with
@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000, help="cheap ones")
     parser.add_argument("--nodes", type=int, nargs="*", default=[1, 2, 4])
     parser.add_argument("--slow-ms", type=float, default=20.0, help="of a row that waits")
+    parser.add_argument("--batch-rows", type=int, default=32, help="of a block")
     given = parser.parse_args()
     from ray_cluster import ray_nodes
 
@@ -77,7 +78,7 @@ def main() -> None:
             waits = ("waits", int(number * 25_000 / given.slow_ms), given.slow_ms / 1e3)
             for name, num_rows, row_s in (waits, ("cheap", given.rows, 0.0)):
                 before, start = of_nodes(nodes), time.monotonic()
-                told = flow(nodes.address, num_rows, row_s, 32)
+                told = flow(nodes.address, num_rows, row_s, given.batch_rows)
                 took_s, after = time.monotonic() - start, of_nodes(nodes)
                 node_s = sum(after[pid] - before.get(pid, 0.0) for pid in after) / number / took_s
                 rate, driver_s = told["rows_per_s"], told["cpu_s"] / num_rows * 1e6

@@ -48,7 +48,7 @@ def test_bytes_are_whole_whatever_befalls_their_requests(s3, proxy, monkeypatch,
     content = bytes(range(256)) * 40_000
     storage.write_bytes(f"{s3}/large", content)
     storage.write_bytes(f"{s3}/small", b"less than the text of an error")
-    monkeypatch.setattr("proxy.FAULTS", (kind,))
+    monkeypatch.setattr("disturbances.proxy.FAULTS", (kind,))
     proxy.slow_s, proxy.share = 0.05, 0.3
     while proxy.injected.total() < 6:
         assert storage.read_bytes(f"{s3}/large") == content
@@ -74,7 +74,7 @@ for number in range(12):
 
 
 def test_a_commit_is_made_once_though_its_answer_is_lost(s3, proxy, monkeypatch):
-    monkeypatch.setattr("proxy.FAULTS", ("lost",))
+    monkeypatch.setattr("disturbances.proxy.FAULTS", ("lost",))
     proxy.share = 0.2
     subprocess.run([sys.executable, "-c", APPEND, f"{s3}/root"], check=True, timeout=300)
     proxy.share = 0.0
@@ -89,7 +89,7 @@ def test_a_store_that_fails_on_and_on_stops_the_run_and_rejects_nothing(s3, prox
     monkeypatch.setattr(object_store, "ATTEMPTS", 2)
     monkeypatch.setattr(object_store, "_PAUSES_S", (0.1,))
     storage.write_bytes(f"{s3}/a.jpg", b"x")
-    monkeypatch.setattr("proxy.FAULTS", ("error_500",))
+    monkeypatch.setattr("disturbances.proxy.FAULTS", ("error_500",))
     proxy.share = 1.0
     listed = pa.table({"uri": [f"{s3}/a.jpg"], "size_bytes": [1], "source_caption": [None]}, LISTED)
     with pytest.raises(StoreError, match=r"a.jpg: the store failed again and again.*run the same command again"):

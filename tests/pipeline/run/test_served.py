@@ -207,5 +207,5 @@ def test_a_real_vllm_killed_in_the_middle_answers_for_every_picture(world, tmp_p
 def test_a_phase_that_waits_for_its_servers_names_them(world):
     run = world.run("cluster.stall_s=1.0", f"{HOW}.args=[--fake-delay-s, '4']")
     notes = [note for report in run.reports if report.phase == "caption" for note in report.notes]
-    word = r"no result for \d+ s; .*at work; captioner mine waits for 1 server.*: http://127\.0\.0\.1:\d+/v1 answers"
+    word = r"no result for \d+ s; .+; captioner mine waits for 1 server.*: http://127\.0\.0\.1:\d+/v1 answers"
     assert any(re.fullmatch(word, note) for note in notes), notes

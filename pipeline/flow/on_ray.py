@@ -199,12 +199,15 @@ def run(flow: Flow) -> None:
     with collector.collecting():
         bundles, sizes = running(dataset, planned, any(group.is_on_cluster for group in flow.groups))
         looked = time.monotonic()
-        for bundle in bundles:
-            sizes.observe()
-            if flow.config.address and time.monotonic() - looked >= _LOOK_S:
-                _check_nodes(flow.config)
-                looked = time.monotonic()
-            collector.add(list(bundle.block_refs), bundle.num_rows() or 0)
+        try:
+            for bundle in bundles:
+                sizes.observe()
+                if flow.config.address and time.monotonic() - looked >= _LOOK_S:
+                    _check_nodes(flow.config)
+                    looked = time.monotonic()
+                collector.add(list(bundle.block_refs), bundle.num_rows() or 0)
+        finally:
+            del bundles  # Ray's executor ends with it; kept by a traceback, that would be after Ray itself
     names = [group.stages[-1][0].__name__ for group in flow.groups]
     flow.meter.busy(pools_used(dataset, names, sizes), collector.seconds)
     collector.retry_lost(lambda row: _isolated(flow, row), ray.put)

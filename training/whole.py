@@ -28,11 +28,12 @@ from tokenmill.storage.checksums import write_checksums
 from tokenmill.storage.errors import UserError
 from tokenmill.tokenizer.text import SPECIAL_STRINGS
 from tokenmill.tokenizer.vision.vision_tokenizer import load_model
-from tokenmill.tokenizer.vision.weights import folder_of
+from tokenmill.tokenizer.vision.weights import folder_of, spatial_factor
 from tokenmill.tokenizer.vocabulary import Vocabulary, visual_string
 from tokenmill.training.sample import Sampler
 
 PLACEHOLDER = "<image>"
+_FACTOR = 8  # pixels of a code's side, whatever the tokenizer (Emu3Processor.downsample_ratio)
 _ROLES = {"boi_token": "sov", "eoi_token": "eov", "image_wrapper_token": "sot", "eof_token": "eof"}
 _TEMPLATE = (
     "{% for message in messages %}{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -56,6 +57,11 @@ def write_whole(model_uri: str, vision_tokenizer: str, area_px: int, card: str, 
         raise WholeModelError(
             f"{vision_tokenizer}: a {type(vision).__name__}, and Emu3ForConditionalGeneration holds an Emu3VQVAE; "
             "export models whose tokenize.model is one"
+        )
+    if (factor := spatial_factor(vision_tokenizer)) != _FACTOR:
+        raise WholeModelError(
+            f"{vision_tokenizer}: a code is {factor} pixels wide, and Emu3Processor takes it for {_FACTOR}; export "
+            f"models of tokenizers of {_FACTOR}"
         )
     sampler = Sampler.load(model_uri, "cpu")
     lm, vocabulary, tokenizer = sampler.lm, sampler.layout.vocabulary, sampler.layout.tokenizer
@@ -88,7 +94,7 @@ def write_whole(model_uri: str, vision_tokenizer: str, area_px: int, card: str, 
         suppress_tokens=[placeholder],
     )
     images = Emu3ImageProcessor(
-        image_mean=[0.5] * 3, image_std=[0.5] * 3, min_pixels=area_px, max_pixels=area_px, spatial_factor=8
+        image_mean=[0.5] * 3, image_std=[0.5] * 3, min_pixels=area_px, max_pixels=area_px, spatial_factor=_FACTOR
     )
     with tempfile.TemporaryDirectory(prefix="tokenmill-", dir=scratch.folder()) as name:
         whole.save_pretrained(name)

@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, Emu3ForConditionalGeneration
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    Emu3ForConditionalGeneration,
+    Emu3VQVAE,
+    Emu3VQVAEConfig,
+)
 
 from tokenmill.pipeline.serving.server import ModelServer, ServerSpec
 from tokenmill.storage.checksums import damaged_file
@@ -194,6 +200,10 @@ def test_what_makes_no_emu3_is_said(tmp_path):
     write_model(tmp_path / "model", 64)
     with pytest.raises(WholeModelError, match=r"builtin has 4608 codes, the model 64; set tokenize\.model to the one"):
         write_whole(str(tmp_path / "model"), "builtin", AREA_PX, "", str(tmp_path / "out"))
+    sizes = {"base_channels": 32, "channel_multiplier": [1, 1, 2], "num_res_blocks": 1, "attn_resolutions": [2]}
+    Emu3VQVAE(Emu3VQVAEConfig(**sizes, hidden_size=64, codebook_size=64)).save_pretrained(tmp_path / "vision")
+    with pytest.raises(WholeModelError, match="a code is 4 pixels wide, and Emu3Processor takes it for 8"):
+        write_whole(str(tmp_path / "model"), str(tmp_path / "vision"), AREA_PX, "", str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 

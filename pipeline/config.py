@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from tokenmill import storage
 from tokenmill.pipeline.jobs_config import Jobs, Variable
-from tokenmill.pipeline.phases import Caption, Curate, Sample, Tokenize, Tokenizer, Train
+from tokenmill.pipeline.phases import Caption, Curate, Sample, Tokenize, Tokenizer, Train, overlaid
 from tokenmill.storage.errors import UserError
 from tokenmill.storage.identity import Config, Resources
 from tokenmill.training.captioner.config import Captioner
@@ -23,7 +23,10 @@ from tokenmill.training.captioner.config import Captioner
 CAPTIONS_NAME = "captions.jsonl"  # of a folder of files: lines of file and caption
 
 # Keys that said a thing twice, and what they are now.
-_RENAMED = {("caption", "captioner"): "write caption.use, a list: [source], [NAME] of `captioners`, [] for no captions"}
+_RENAMED = {
+    ("caption", "captioner"): "write caption.use, a list: [source], [NAME] of `captioners`, [] for no captions",
+    ("train", "data", "text_share"): "write train.data.mixture, shares that make 1: {text: 0.2, media: 0.8}",
+}
 _MOVED = {("caption", "caption"): "caption", ("tokenize", "tokenize"): "tokenize", ("train", "train"): "train"}
 
 
@@ -169,8 +172,23 @@ class RunConfig(Config):
 
 
 def load(path: str | Path, sets: list[str] | None = None) -> RunConfig:
-    """Read a YAML config and apply `--set a.b=value` overrides (values are YAML). Raises ConfigError."""
+    """Read a YAML config, over the one that its `extends` names, and apply `--set a.b=value` overrides (values are
+    YAML). Raises ConfigError.
+    """
     path = Path(path)
+    document = _read(path, [])
+    for item in sets or []:
+        _override(document, item)
+    try:
+        return RunConfig.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(path, item) for item in error.errors())) from None
+    except UnicodeError as error:
+        raise ConfigError(f"{path}: holds text that is no Unicode: {error}") from None
+
+
+def _read(path: Path, extended: list[Path]) -> dict[str, Any]:
+    """The document at `path`, which configs `extended` extend."""
     try:
         document = yaml.safe_load(path.read_text())
     except FileNotFoundError:
@@ -181,14 +199,13 @@ def load(path: str | Path, sets: list[str] | None = None) -> RunConfig:
         raise ConfigError(f"{path}: cannot be read as YAML: {error}") from None
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: the top level must be keys and values, such as `root: runs/mine`")
-    for item in sets or []:
-        _override(document, item)
-    try:
-        return RunConfig.model_validate(document)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_explain(path, item) for item in error.errors())) from None
-    except UnicodeError as error:
-        raise ConfigError(f"{path}: holds text that is no Unicode: {error}") from None
+    if (name := document.pop("extends", None)) is None:
+        return document
+    if not isinstance(name, str):
+        raise ConfigError(f"{path}: extends: name one config, a path from this one's folder (given: {name!r})")
+    if path.resolve() in extended:
+        raise ConfigError(f"{path}: extends itself, by way of {', '.join(each.name for each in extended)}")
+    return overlaid(_read(path.parent / name, [*extended, path.resolve()]), document)
 
 
 def with_keys_of_today(document: dict[str, Any]) -> dict[str, Any]:

@@ -1,15 +1,17 @@
 """The config of each phase: that of its stages, and the workers that carry them out."""
 
-from typing import Literal, TypeVar, cast
+import re
+from typing import Any, Literal, TypeVar, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from tokenmill import stages
 from tokenmill.storage.cpu import quick_dtype
 from tokenmill.storage.identity import Config, Resources, fingerprint_of
 from tokenmill.tokenizer.vision.training.config import VisionTrainConfig
-from tokenmill.training.config import TrainConfig, TrainResources, WorkerResources
+from tokenmill.training.config import ModelConfig, TrainConfig, TrainResources, WorkerResources
 
+_STAGE_NAME = re.compile("[a-z][a-z0-9_]*")
 _Part = TypeVar("_Part", bound=Config)
 
 
@@ -125,25 +127,121 @@ class Tokenize(stages.TokenizeConfig):
         return _part(self, stages.TokenizeConfig).model_copy(update={"dtype": self.new_dtype})
 
 
-class Train(TrainConfig):
-    """Phase four: one transformer over the token shards of one pinned version."""
+class Stage(TrainConfig):
+    """One transformer over the token shards of one pinned version."""
 
     shards: str | None = Field(
         None,
         description="Folder or s3:// prefix that `tokenmill export webdataset` wrote; null reads the tokens table.",
         min_length=1,
     )
+    continues: bool = Field(
+        False,
+        description="With a new version of the tokens: true goes on from the model of the version before, quick, but "
+        "what is gone from the tokens stays learned; false trains anew.",
+    )
     resources: TrainResources = TrainResources()
 
     @model_validator(mode="after")
-    def _workers_suit_the_batch(self) -> "Train":
+    def _workers_suit_the_batch(self) -> "Stage":
         self.resources.sizes(self.data.batch_packs)
+        return self
+
+    @model_validator(mode="after")
+    def _rules_are_rules(self) -> "Stage":
+        stages.columns_chosen_by(self.data.select)
+        if self.data.select and self.shards is not None:
+            raise ValueError("data.select reads scores, which an export holds none of; leave shards or select out")
         return self
 
     @property
     def what(self) -> TrainConfig:
         """What is trained, on whatever shards and machines."""
         return _part(self, TrainConfig)
+
+
+class NamedStage(Stage):
+    """One of several trainings, each from the model of another."""
+
+    after: str | None = Field(
+        None, description="The stage whose model it starts from; null: the one before. Of the first: none."
+    )
+
+
+class Train(Stage):
+    """Phase four: one training, or stages of it one after the other."""
+
+    stages: dict[str, NamedStage] = Field(
+        {},
+        description="By name, in their order, with keys as those of `train`, which count where a stage says nothing "
+        "else. {}: one training. Emu3: two of pre-training, then tuning.",
+    )
+    only: list[str] = Field(
+        [], description="Stages to train, where those that they start from are trained; []: all there are."
+    )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _stages_say_what_differs(cls, given: Any, handler: ModelWrapValidatorHandler["Train"]) -> "Train":
+        if isinstance(given, dict) and isinstance(named := given.get("stages"), dict) and named:
+            base = {name: value for name, value in given.items() if name not in ("stages", "only")}
+            handler(base)  # so its mistakes are said once
+            given = given | {"stages": {name: overlaid(base, stage) for name, stage in named.items()}}
+        return handler(given)
+
+    @model_validator(mode="after")
+    def _stages_follow_each_other(self) -> "Train":
+        before: list[str] = []
+        for name, stage in self.stages.items():
+            if not _STAGE_NAME.fullmatch(name):
+                raise ValueError(
+                    f"stages.{name}: use lower case letters, digits and _; a name becomes part of a folder's"
+                )
+            if stage.after is not None and stage.after not in before:
+                known = ", ".join(before) or "none"
+                raise ValueError(f"stages.{name}.after: no stage {stage.after!r} stands before it; those are: {known}")
+            if (parent := self.parent_of(name)) is not None:
+                self._check_model(name, self.stages[parent].model, stage.model)
+            before.append(name)
+        if unknown := [name for name in self.only if name not in self.stages]:
+            known = ", ".join(self.stages) or "none; `train.stages` names them"
+            raise ValueError(f"only: no stage {unknown[0]!r}; there are {known}")
+        return self
+
+    @staticmethod
+    def _check_model(name: str, before: ModelConfig, after: ModelConfig) -> None:
+        """A stage goes on with a model as it is."""
+        if after != before.model_copy(update={"dropout": after.dropout}):
+            keys = [key for key in type(after).model_fields if getattr(after, key) != getattr(before, key)]
+            key = next(key for key in keys if key != "dropout")
+            raise ValueError(
+                f"stages.{name}.model.{key}: {getattr(after, key)} is not that of the stage before, "
+                f"{getattr(before, key)}; of a model only dropout may change between stages"
+            )
+
+    def parent_of(self, name: str) -> str | None:
+        """The stage whose model this one starts from, or None."""
+        names = list(self.stages)
+        at = names.index(name)
+        return self.stages[name].after or (names[at - 1] if at else None)
+
+    @property
+    def last(self) -> str | None:
+        """The last stage that is asked for; None where there is one training without a name."""
+        return next(reversed([name for name in self.stages if name in (self.only or self.stages)]), None)
+
+    def stage(self, name: str | None) -> Stage:
+        """That of the name, or the one training."""
+        return self if name is None else self.stages[name]
+
+
+def overlaid(base: Any, over: Any) -> Any:
+    """What `over` says, and where it says nothing, `base`. Where one counts steps, the other's epochs do not count."""
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    length = {"steps", "epochs"}
+    kept = {name: value for name, value in base.items() if not (name in length and length & set(over))}
+    return kept | {name: overlaid(base.get(name), value) for name, value in over.items()}
 
 
 class TokenizerResources(WorkerResources):

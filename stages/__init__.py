@@ -45,7 +45,12 @@ if TYPE_CHECKING:
     from tokenmill.stages.read.formats import HEAD_BYTES as HEAD_BYTES, sniff as sniff
     from tokenmill.stages.read.media_bytes import Places as Places
     from tokenmill.stages.read.read import Read as Read, ReadConfig as ReadConfig
-    from tokenmill.stages.select.decide import Decide as Decide, DecideConfig as DecideConfig
+    from tokenmill.stages.select.decide import (
+        Decide as Decide,
+        DecideConfig as DecideConfig,
+        chosen as chosen,
+        columns_chosen_by as columns_chosen_by,
+    )
     from tokenmill.stages.select.duplicates import DuplicatesConfig as DuplicatesConfig
     from tokenmill.stages.select.expensive import Lazy as Lazy
     from tokenmill.stages.select.rules import Rule as Rule
@@ -80,7 +85,7 @@ _EXPORTED = {
     "video.split": "SplitVideos SplitVideosConfig",
     "embed.likeness": "ScoreLikeness",
     "embed.score_clip": "ScoreClip ClipConfig clip_identity filled_columns",
-    "select.decide": "Decide DecideConfig",
+    "select.decide": "Decide DecideConfig chosen columns_chosen_by",
     "select.expensive": "Lazy",
     "select.rules": "Rule",
     "select.duplicates": "DuplicatesConfig",

@@ -23,7 +23,8 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
-    # Fields that were added later: while null they stay out of the fingerprint, so what was made before stays valid.
+    # Fields that were added later: at their default they stay out of the fingerprint, so what was made before stays
+    # valid.
     later_fields: ClassVar[frozenset[str]] = frozenset()
 
 
@@ -42,8 +43,13 @@ def _canonical(value: Any) -> Any:
         if isinstance(value, Resources):
             raise TypeError("Resources say how, not what: they do not belong in a fingerprint")
         later = value.later_fields if isinstance(value, Config) else frozenset()
-        values = {name: getattr(value, name) for name in sorted(type(value).model_fields)}
-        return {name: _canonical(inner) for name, inner in values.items() if name not in later or inner is not None}
+        known = type(value).model_fields
+        values = {name: getattr(value, name) for name in sorted(known)}
+        return {
+            name: _canonical(inner)
+            for name, inner in values.items()
+            if name not in later or inner != known[name].get_default(call_default_factory=True)
+        }
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):
             raise TypeError(f"cannot fingerprint a dict with keys that are not text: {value!r}")

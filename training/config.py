@@ -4,7 +4,8 @@ Emu3's published values stand in the descriptions; the defaults train on a lapto
 were never published; betas, decay and clipping are those of its fine-tuning code and of Emu3.5.
 """
 
-from typing import Literal
+import math
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -36,10 +37,21 @@ class ModelConfig(Config):
         return self
 
 
-class DataConfig(Config):
-    """How rows of the token table become sequences and packs."""
+Sort = Literal["text", "image", "video", "media"]
+_MEDIA = {"image", "video"}
 
-    later_fields = frozenset({"text_share"})
+
+class LossWeights(NamedTuple):
+    """What a predicted token counts in the loss."""
+
+    text: float  # of captions and text documents
+    vision: float  # of codes, and of what follows from their grid
+
+
+class DataConfig(Config):
+    """Which rows of the token table become sequences, and how these are packed."""
+
+    later_fields = frozenset({"mixture", "select"})
 
     context_tokens: int = Field(
         5_120,
@@ -59,12 +71,16 @@ class DataConfig(Config):
     null_caption_share: float = Field(
         0.1, description="Share without caption; 0 leaves nothing to guide against. Emu3's code: 0.05.", ge=0, le=1
     )
-    text_share: float | None = Field(
+    mixture: dict[Sort, Annotated[float, Field(gt=0, le=1)]] | None = Field(
         None,
-        description="Share of the tokens that is text documents, repeated or thinned: small forgets language, large "
-        "learns few pictures. Null: as the corpus has it. Emu3: unpublished; Emu3.5: 0.2.",
-        ge=0,
-        lt=1,
+        description="Shares of the tokens: text, image and video, or media for both as the corpus has them; 1 in all. "
+        "An epoch is one pass over the largest; others are repeated or thinned, what is not named is left out. Small: "
+        "forgotten, large: overfitted. Null: as the corpus has it. Emu3: unpublished; Emu3.5: text 0.2.",
+    )
+    select: dict[Literal["image", "video"], dict[str, str]] = Field(
+        {},
+        description="By kind, rules over the columns of `media`, as those of curate: media for which one does not "
+        "hold, or was not scored, are left out. Strict: few are left, lax: their quality is not raised. {}: all.",
     )
     text_tokenizer: str | None = Field(
         None, description="Hub name or folder; null trains a byte-level BPE on the captions and text documents."
@@ -83,15 +99,25 @@ class DataConfig(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _shares_are_whole(self) -> "DataConfig":
+        if self.mixture is None:
+            return self
+        if "media" in self.mixture and _MEDIA & set(self.mixture):
+            raise ValueError("mixture: media are images and video; name media, or image and video")
+        if not math.isclose(total := math.fsum(self.mixture.values()), 1, abs_tol=1e-6):
+            raise ValueError(f"mixture: the shares make {total:g}; they must make 1")
+        return self
+
 
 class OptimizerConfig(Config):
-    """AdamW or Muon, linear warm-up, cosine to zero."""
+    """AdamW or Muon, linear warm-up, then a schedule."""
 
-    later_fields = frozenset({"muon_lr"})
+    later_fields = frozenset({"muon_lr", "schedule", "text_weight"})
 
     steps: int | None = Field(None, description="Optimizer steps; give either steps or epochs.", gt=0)
     epochs: int | None = Field(
-        None, description="Passes over the data, with text_share over the media; give either steps or epochs.", gt=0
+        None, description="Passes over the data, see data.mixture. Neither it nor steps: one.", gt=0
     )
     lr: float = Field(1e-3, description="Small learns slowly, large diverges. Emu3: 5e-5.", gt=0)
     muon_lr: float | None = Field(
@@ -100,6 +126,9 @@ class OptimizerConfig(Config):
         "learns slowly, large diverges; 0.02 suits most. Null: AdamW for all weights, as Emu3.",
         gt=0,
     )
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="Of the rate after the warm-up: to zero, or constant. Emu3: cosine, linear in QFT."
+    )
     warmup_steps: int = Field(50, description="Few diverge early, many waste steps. Emu3.5: 700.", ge=0)
     beta1: float = Field(0.9, description="Small is noisy, large overshoots.", ge=0, lt=1)
     beta2: float = Field(0.95, description="Small is noisy, large reacts late to a change.", ge=0, lt=1)
@@ -107,14 +136,34 @@ class OptimizerConfig(Config):
     clip_norm: float = Field(1.0, description="Small slows, large lets one batch spoil the weights. Emu3.5: 5.", gt=0)
     vision_weight: float = Field(
         0.5,
-        description="Loss weight of all but captions and texts: small draws badly, large drowns captions. Emu3: 0.5.",
-        gt=0,
+        description="Loss weight of all but captions and texts: small draws badly, large drowns captions. Emu3: 0.5; "
+        "0 where it learns to understand alone.",
+        ge=0,
     )
+    text_weight: float = Field(
+        1.0,
+        description="Loss weight of captions and texts: small writes badly, large drowns codes. Emu3: 1; 0 in QFT.",
+        ge=0,
+    )
+
+    @property
+    def weights(self) -> LossWeights:
+        """Loss weights by what is predicted."""
+        return LossWeights(self.text_weight, self.vision_weight)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_epoch(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("steps") is None and given.get("epochs") is None:
+            return given | {"epochs": 1}
+        return given
 
     @model_validator(mode="after")
     def _steps_or_epochs(self) -> "OptimizerConfig":
-        if (self.steps is None) == (self.epochs is None):
+        if self.steps is not None and self.epochs is not None:
             raise ValueError("give either steps or epochs, and not both")
+        if not any(self.weights):
+            raise ValueError("text_weight and vision_weight are both 0; then nothing is learned")
         return self
 
 

@@ -11,8 +11,11 @@ from tokenmill.storage.failures import as_damaged
 from tokenmill.storage.identity import fingerprint_of
 from tokenmill.training.config import TrainConfig
 
+MODEL = "model"  # folder of the model, as transformers loads it
 PLAN = "plan.json"  # written when all is prepared: a folder with it has begun
+ANCESTORS = "ancestors"  # in it: names of the folders that the model goes back to, its parent first
 DONE = "done.json"  # the result, written last: a folder with it is finished
+SELECTED = "selected.parquet"  # keys of the media that `data.select` leaves, written before plan.json
 
 
 class Asked(IntEnum):
@@ -40,8 +43,10 @@ class TrainJob:
     equal_fingerprints: list[str] = field(default_factory=list)  # rows made with these are used as well
     export_id: str | None = None  # null: the names of the shards say what they hold
     removed: dict[str, list[str]] = field(default_factory=dict)  # media_ids that are no part of the export, by tar
+    stage: str | None = None  # its name among several; recorded
+    parent: str | None = None  # the folder of the finished run whose model it starts from
     text_tokenizer: str | None = field(init=False)  # of the config, a relative folder made absolute
-    init_from: str | None = field(init=False)
+    init_from: str | None = field(init=False)  # a hub name, a folder, an s3:// prefix
 
     def __post_init__(self) -> None:
         if self.config.dtype == "auto":
@@ -50,8 +55,13 @@ class TrainJob:
         object.__setattr__(self, "run_uri", storage.absolute(self.run_uri))
         uris = [storage.absolute(uri) for uri in self.shard_uris]
         object.__setattr__(self, "shard_uris", sorted(uris, key=lambda uri: uri.rsplit("/", 1)[1]))
-        object.__setattr__(self, "text_tokenizer", _absolute_folder(self.config.data.text_tokenizer))
-        object.__setattr__(self, "init_from", _absolute_folder(self.config.model.init_from))
+        init_from = _absolute_folder(self.config.model.init_from)
+        if self.parent is not None:
+            object.__setattr__(self, "parent", storage.absolute(self.parent))
+            init_from = storage.join(self.parent, MODEL)
+        object.__setattr__(self, "init_from", init_from)
+        # a model knows the words of its own text tokenizer
+        object.__setattr__(self, "text_tokenizer", _absolute_folder(self.config.data.text_tokenizer) or init_from)
 
     def at(self, *parts: str) -> str:
         """A URI below the run's folder."""
@@ -66,9 +76,11 @@ class TrainJob:
     def fingerprint(self) -> str:
         """Changes with all that the result depends on."""
         names = [uri.rsplit("/", 1)[1] for uri in self.shard_uris]
+        parent = [] if self.parent is None else [name_of(self.parent)]
         return fingerprint_of(
-            self.config, self.export_id or names, self.codebook_size, self.tokens_version, self.tokens_fingerprint
-        )
+            self.config, self.export_id or names, self.codebook_size, self.tokens_version, self.tokens_fingerprint,
+            *parent,
+        )  # fmt: skip
 
     def read_summary(self) -> dict[str, Any] | None:
         """plan.json of the run's folder (training/run/prepare.py), or None before it is written.
@@ -114,6 +126,21 @@ def read_result(job: TrainJob) -> TrainResult:
     uri = job.at(DONE)
     with as_damaged(uri):
         return TrainResult(**storage.read_json(uri))
+
+
+def name_of(run_uri: str) -> str:
+    """The name of a run's folder, which says all that its model depends on."""
+    return run_uri.rstrip("/").rsplit("/", 1)[-1]
+
+
+def lineage(run_uri: str) -> list[str]:
+    """Names of the folder of a run and of those that its model goes back to, its own first; without a plan its own
+    alone.
+    """
+    plan = storage.join(run_uri, PLAN)
+    with as_damaged(plan):
+        before = storage.read_json(plan).get(ANCESTORS, []) if storage.exists(plan) else []
+    return [name_of(run_uri), *before]
 
 
 def _absolute_folder(name: str | None) -> str | None:

@@ -12,7 +12,7 @@ import yaml
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.demo.show import CONFIG
-from tokenmill.pipeline.plan.training import train_job
+from tokenmill.pipeline.plan.training import train_jobs
 from tokenmill.storage.run_log import FILE_NAME, Record, read_log
 from tokenmill.training.data.plan import sequence_tokens
 from tokenmill.training.job import PLAN, TrainJob
@@ -74,7 +74,7 @@ def count(root: Path, table: str) -> int:
 
 def log_of(config: RunConfig) -> tuple[TrainJob, list[Record]]:
     """The training of the tokens that there are, and what it logged."""
-    job = train_job(config, Catalog(config.root, config.version))
+    [job] = train_jobs(config, Catalog(config.root, config.version))
     return job, read_log(job.run_uri)
 
 

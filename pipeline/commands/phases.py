@@ -68,6 +68,16 @@ def tokenize(config: ConfigPath, sets: Sets = None, plan: PlanOnly = False) -> N
     _run(load(config, sets), ("tokenize",), "tokenize", plan)
 
 
-def train(config: ConfigPath, sets: Sets = None, version: Version = None, plan: PlanOnly = False) -> None:
-    """Train one transformer on the token shards of one pinned version."""
-    _run(load(config, sets, version), ("train",), "train", plan)
+def train(
+    config: ConfigPath,
+    sets: Sets = None,
+    version: Version = None,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option("--stage", help="Of train.stages: only this one, or these; repeatable. Default: all."),
+    ] = None,
+    plan: PlanOnly = False,
+) -> None:
+    """Train one transformer on the token shards of one pinned version, stage by stage where the config has stages."""
+    only = [f"train.only=[{', '.join(stage)}]"] if stage else []
+    _run(load(config, [*(sets or []), *only], version), ("train",), "train", plan)

@@ -5,7 +5,6 @@ versions older than the retention time, and what URLs gave that is no medium any
 stays: versions of `tokens` that a finished training pinned are kept whatever their age.
 """
 
-import re
 import time
 from collections import Counter
 
@@ -20,8 +19,6 @@ from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.reports.terminal import table
 from tokenmill.storage import object_store
 
-_PINNED = re.compile(r"v(\d+)-")
-
 
 def vacuum(config: RunConfig, hours: float, dry_run: bool, console: Console) -> Counter[str]:
     """Delete (or with `dry_run` only count) files that no version of the last `hours` needs; returns counts by table.
@@ -32,9 +29,9 @@ def vacuum(config: RunConfig, hours: float, dry_run: bool, console: Console) -> 
     if not catalog.exists():
         raise CatalogError(f"{catalog.root}: no catalog there; nothing to delete")
     pinned = {
-        int(found[1])
+        version
         for uri in models.finished(catalog.root)
-        if (found := _PINNED.match(uri.rsplit("/", 1)[1])) is not None
+        if (version := models.version_of(uri.rsplit("/", 1)[1])) is not None
     }
     counts: Counter[str] = Counter()
     made = table(f"Files that no version of the last {hours:g} h needs", "table", "files#", "MB#")

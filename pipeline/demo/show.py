@@ -59,7 +59,7 @@ def run_demo(path: Path | None, sets: list[str], num_images: int, console: Conso
     _print_score(console, right, by_chance)
     sections = [*_corpus(config), *_captions(config, corpus, console), _sample_section(samples, corpus.held_out)]
     sheet = _keep(config.root, "contact_sheet.png", lambda out: contact_sheet(sections, out))
-    model = newest(config.root, config.train.what)
+    model = newest(config.root, config.train)
     curve = storage.join(model, "loss.png") if model else "no loss curve"
     console.print(f"Look at {sheet}\n    and {curve}\n{time.monotonic() - start:.0f} s in all.", highlight=False)
 
@@ -77,7 +77,7 @@ def _captioned(config: RunConfig, corpus: Corpus, console: Console) -> Iterator[
         captions.with_own_captioner(config, console) as looking,
         joins.with_joiner(looking, captions.OWN, true, console) as captioned,
     ):
-        document = captioned.model_dump(mode="json", exclude_defaults=True)
+        document = captioned.model_dump(mode="json", exclude_unset=True)
         uri = storage.join(storage.absolute(config.root), _CAPTIONED_CONFIG)
         storage.write_bytes(uri, yaml.safe_dump(document, sort_keys=False).encode())
         yield captioned

@@ -76,7 +76,7 @@ def export_model(config: RunConfig, out: str, license_name: str | None, console:
     """Write the folder `out`. Raises CatalogError without a model, WholeModelError, TokenizerLoadError."""
     from tokenmill.training.whole import write_whole
 
-    run_uri = newest(config.root, config.train.what)
+    run_uri = newest(config.root, config.train)
     if run_uri is None:
         raise CatalogError(f"{config.root}: no trained model yet; run `tokenmill train CONFIG` first")
     result = TrainResult(**storage.read_json(storage.join(run_uri, DONE)))

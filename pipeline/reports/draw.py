@@ -15,7 +15,7 @@ from tokenmill.training.sample import Sampler
 
 def draw(config: RunConfig, prompts: list[str], seeds: list[int]) -> np.ndarray:
     """Pictures for `prompts`, each with its seed: uint8 (B, H, W, 3). Raises CatalogError."""
-    model = newest(config.root, config.train.what)
+    model = newest(config.root, config.train)
     if model is None:
         raise CatalogError(f"{config.root}: no trained model yet; run `tokenmill train CONFIG` first")
     how = config.sample

@@ -13,7 +13,8 @@ In: a config and the names of phases. Out: tables, a model, a record and a repor
     tokenizing.py  tokenize
     fill.py        what these two share: media into rows of a table
     redecide.py    the rules on stored scores, without workers
-    train.py       a transformer on one version of `tokens`
+    train.py       a transformer on one version of `tokens`, stage by stage
+    selected.py    the media that a stage's rules leave
     pools.py       the stages of each phase and their pools: do they fit
     workers.py     who computes: processes here for little work, Ray for the rest
 """

@@ -1,11 +1,15 @@
-"""The phase train: one transformer over the shards of one pinned version of `tokens`."""
+"""The phase train: one transformer over the shards of one pinned version of `tokens`, in one stage or several."""
+
+from collections.abc import Iterator
+from typing import Any
 
 from tokenmill import storage
 from tokenmill.pipeline.catalog.tables import CatalogError
-from tokenmill.pipeline.plan.training import TrainPlan, train_job
+from tokenmill.pipeline.plan.training import TrainPlan, train_jobs
 from tokenmill.pipeline.run.run import Run
+from tokenmill.pipeline.run.selected import select_media
 from tokenmill.storage.cpu import emulation
-from tokenmill.training.job import DONE
+from tokenmill.training.job import DONE, TrainJob, TrainResult
 from tokenmill.training.run.curves import draw_curves
 
 
@@ -17,43 +21,70 @@ def said(losses: dict[str, float], speeds: dict[str, float]) -> str:
 
 
 def train(run: Run) -> None:
-    """One transformer over the shards of one pinned version of `tokens`, from the table or an export of it; resumed
-    from its checkpoint when there is one.
+    """One transformer over the shards of one pinned version of `tokens`, from the table or an export of it, stage by
+    stage; each resumed from its checkpoint when there is one.
     """
+    jobs = run.plan("train", TrainPlan).jobs
+    jobs = train_jobs(run.config, run.catalog) if jobs is None else jobs
+    if not all(storage.exists(job.at(DONE)) for job in jobs):
+        run.workers.start_ray()
+    for job in jobs:
+        _train(run, job)
+
+
+def _train(run: Run, job: TrainJob) -> None:
     from tokenmill.training.run.loop import fit  # imports Ray
 
-    part, tokens = run.config.train, run.catalog.tokens
-    job = run.plan("train", TrainPlan).job or train_job(run.config, run.catalog)
-    version, uri = job.tokens_version, job.run_uri
-    is_done = storage.exists(storage.join(uri, DONE))
+    part = run.config.train.stage(job.stage)
+    told = "" if job.stage is None else f"{job.stage}: "
+    is_done = storage.exists(job.at(DONE))
+
+    def begin(summary: dict[str, Any]) -> None:
+        meter.total = summary["num_steps"]
+        if words := _left_out(summary["excluded"], summary["num_documents"]):
+            meter.note(f"{told}{words}")
+
+    def show(step: int, total: int, losses: dict[str, float], speeds: dict[str, float]) -> None:
+        meter.at(step, told + said(losses, speeds), losses | speeds)
+
     with run.phase("train", 0, "steps") as meter:
-
-        def show(step: int, total: int, losses: dict[str, float], speeds: dict[str, float]) -> None:
-            meter.total = total
-            meter.at(step, said(losses, speeds), losses | speeds)
-
         if not job.shard_uris:
             raise CatalogError(
-                f"{part.shards or tokens.uri}: version {version} holds no rows to train on; `tokenmill status` says why"
+                f"{part.shards or run.catalog.tokens.uri}: version {job.tokens_version} holds no rows to train on; "
+                "`tokenmill status` says why"
             )
-        if not is_done and (slow := emulation(job.config.dtype, part.resources.use_gpu)):
-            meter.note(slow)
         if not is_done:
-            run.workers.start_ray()
-        result = fit(job, part.resources, show)
-        draw_curves(uri, storage.join(uri, "loss.png"))
-        report = meter.report
-        report.num_read = 0 if is_done else result.num_documents
-        report.numbers = {"run_uri": uri, "tokens_version": version, "plan": result.plan, "losses": result.losses}
-        report.numbers["dtype"] = result.dtype
-        losses = ", ".join(f"{name} {value:.3f}" for name, value in result.losses.items())
-        state = "already trained" if is_done else f"trained in {result.num_steps} steps"
-        meter.note(f"{state} on tokens version {version}: {result.num_documents} documents; {losses}")
-        if result.num_texts:
-            meter.note(
-                f"text: {result.num_texts} documents in {result.num_text_pieces} pieces of at most "
-                f"{part.data.context_tokens} tokens, {result.num_text_tokens / result.num_tokens:.1%} of the "
-                "tokens trained on"
-            )
-        if unused := {reason: count for reason, count in result.excluded.items() if count}:
-            meter.note("not used: " + ", ".join(f"{reason} {count}" for reason, count in unused.items()))
+            if slow := emulation(job.config.dtype, part.resources.use_gpu):
+                meter.note(slow)
+            select_media(run.catalog, job)
+        result = fit(job, part.resources, show, begin)
+        draw_curves(job.run_uri, job.at("loss.png"))
+        meter.report.num_read = 0 if is_done else result.num_documents
+        meter.report.numbers = {
+            "run_uri": job.run_uri,
+            "stage": job.stage,
+            "tokens_version": job.tokens_version,
+            "plan": result.plan,
+            "losses": result.losses,
+            "dtype": result.dtype,
+        }
+        for words in _result(result, is_done, part.data.context_tokens):
+            meter.note(f"{told}{words}")
+
+
+def _result(result: TrainResult, is_done: bool, context_tokens: int) -> Iterator[str]:
+    losses = ", ".join(f"{name} {value:.3f}" for name, value in result.losses.items())
+    state = "already trained" if is_done else f"trained in {result.num_steps} steps"
+    yield f"{state} on tokens version {result.tokens_version}: {result.num_documents} documents; {losses}"
+    if result.num_texts:
+        yield (
+            f"text: {result.num_texts} documents in {result.num_text_pieces} pieces of at most {context_tokens} "
+            f"tokens, {result.num_text_tokens / result.num_tokens:.1%} of the tokens trained on"
+        )
+
+
+def _left_out(excluded: dict[str, int], num_used: int) -> str:
+    """What training does not see, and what share of all rows that is."""
+    total = num_used + sum(excluded.values())
+    shown = [f"{reason} {count} ({count / total:.1%})" for reason, count in excluded.items() if count]
+    return f"not used: {', '.join(shown)}" if shown else ""

@@ -5,7 +5,12 @@ Emu3 2.1 and A.1 drop images below 512 x 512 and keep clips of at least 5 s (inf
 verdicts that it may take back; what could not be read or decoded keeps its reason for ever.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, field_validator
 
 from tokenmill.stages.select.expensive import states
@@ -14,6 +19,7 @@ from tokenmill.stages.table.columns import MEDIA
 from tokenmill.stages.table.rows import MAX_DETAIL_CHARS, pick, replace, without
 from tokenmill.storage.identity import Config
 
+RulesByKind = Mapping[Any, Mapping[str, str]]  # kind -> name -> expression
 RULE = "rule: "  # begins the detail of every verdict of a rule
 NOT_SCORED = "not_scored"  # the reason of a row whose verdict hangs on scores that are still to be computed
 _DECIDABLE = without(MEDIA, "embedding", "scored", "reject_reason", "reject_detail", "fingerprint", "run_id")
@@ -90,6 +96,26 @@ def decide(table: pa.Table, config: DecideConfig, scorers: tuple[str, ...] = ())
                 reasons[undecided[k]] = NOT_SCORED
                 details[undecided[k]] = _detail(rule, rows.slice(k, 1))
     return replace(table, Decide.writes, {"reject_reason": reasons, "reject_detail": details})
+
+
+def chosen(media: pa.Table, rules: RulesByKind) -> pa.BooleanArray:
+    """Which rows of MEDIA all rules of their kind hold for, and those of kinds without any. Needs `columns_chosen_by`.
+
+    Raises ValueError for a rule that is wrong.
+    """
+    is_chosen = pa.array(np.ones(len(media), bool))
+    for kind, of_kind in rules.items():
+        is_other = pc.not_equal(media["kind"], kind)
+        for name, keep in of_kind.items():
+            holds = pc.fill_null(Rule(name, keep, _DECIDABLE)(media), False)
+            is_chosen = pc.and_(is_chosen, pc.or_(is_other.combine_chunks(), holds))
+    return is_chosen
+
+
+def columns_chosen_by(rules: RulesByKind) -> list[str]:
+    """The columns of MEDIA that `chosen` looks at, each once. Raises ValueError for a rule that is wrong."""
+    of_rules = [Rule(name, keep, _DECIDABLE) for of_kind in rules.values() for name, keep in of_kind.items()]
+    return list(dict.fromkeys(["kind", *(column for rule in of_rules for column in rule.columns)]))
 
 
 def _detail(rule: Rule, row: pa.Table | None) -> str:

@@ -16,8 +16,11 @@ from tokenmill.training.config import DataConfig, ModelConfig, OptimizerConfig, 
         (DataConfig, {"context_tokens": 1000, "pack_tokens": 999}, "pack_tokens"),
         (DataConfig, {"text_vocab_size": 100}, "text_vocab_size"),
         (DataConfig, {"understanding_share": 1.5}, "understanding_share"),
-        (DataConfig, {"text_share": 1.0}, "text_share"),
-        (OptimizerConfig, {}, "steps or epochs"),
+        (DataConfig, {"mixture": {"text": 0.5, "media": 0.4}}, "shares make 0.9"),
+        (DataConfig, {"mixture": {"text": 0.2, "media": 0.4, "video": 0.4}}, "media are images and video"),
+        (DataConfig, {"mixture": {"text": 0.0, "media": 1.0}}, "mixture.text"),
+        (DataConfig, {"mixture": {"audio": 1.0}}, "mixture.audio"),
+        (OptimizerConfig, {"text_weight": 0, "vision_weight": 0}, "nothing is learned"),
         (OptimizerConfig, {"steps": 3, "epochs": 3}, "not both"),
         (OptimizerConfig, {"steps": 0}, "steps"),
         (TrainConfig, {"dtype": "float16"}, "dtype"),
@@ -56,12 +59,17 @@ def test_defaults_are_possible_and_have_a_fingerprint():
 
 
 def test_a_later_field_leaves_the_fingerprint_as_it_was():
-    """Models trained before `text_share` was there are still found and resumed."""
-    assert fingerprint_of(DataConfig()) == fingerprint_of({
-        name: value for name, value in DataConfig().model_dump().items() if name != "text_share"
-    })  # fmt: skip
-    shares = [fingerprint_of(DataConfig(text_share=share)) for share in (None, 0.0, 0.2)]
+    """Models trained before these were there are still found and resumed."""
+    for config, later in ((DataConfig(), {"mixture", "select"}), (OptimizerConfig(), {"schedule", "text_weight"})):
+        before = {name: value for name, value in config.model_dump().items() if name not in later | {"muon_lr"}}
+        assert fingerprint_of(config) == fingerprint_of(before)
+    shares = [fingerprint_of(DataConfig(mixture=mixture)) for mixture in (None, {"media": 1.0}, {"image": 1.0})]
     assert len(set(shares)) == 3
+    assert len({fingerprint_of(OptimizerConfig(schedule=name)) for name in ("cosine", "linear", "constant")}) == 3
+
+
+def test_neither_steps_nor_epochs_is_one_epoch():
+    assert OptimizerConfig().epochs == 1 and OptimizerConfig(steps=3).epochs is None
 
 
 def test_every_field_explains_itself():

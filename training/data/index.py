@@ -64,6 +64,11 @@ class Index:
         """bool (N,): pieces of text documents."""
         return self.piece != _MEDIUM if len(self.piece) else np.zeros(len(self), bool)
 
+    def of(self, is_taken: np.ndarray) -> "Index":
+        """These documents alone; `is_taken`: bool (N,)."""
+        columns = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Index(**{name: values[is_taken] if len(values) else values for name, values in columns.items()})
+
     @property
     def num_texts(self) -> int:
         """Text documents, however many pieces they were cut into."""
@@ -138,8 +143,10 @@ def build_index(
     layout: SequenceLayout,
     context_tokens: int,
     removed: Removed = _NONE,
+    selected: np.ndarray | None = None,
 ) -> tuple[Index, Counter[str]]:
-    """The index, and how many rows it leaves out by reason: rejected, other_fingerprint, too_long, empty_text.
+    """The index, and how many rows it leaves out by reason: rejected, other_fingerprint, not_selected, too_long,
+    empty_text. `selected`: sorted `media_key`s of the images and clips that are used; null: all.
 
     No text document is too long: it is cut into pieces of `context_tokens`.
 
@@ -152,11 +159,14 @@ def build_index(
             excluded += reasons
             is_text = pc.equal(table["kind"], "text")
             media = _records(table.filter(pc.invert(is_text)), layout)
-            fits = media["medium_tokens"] + media["caption_tokens"] <= context_tokens
+            is_selected = np.ones(len(media["row"]), bool) if selected is None else np.isin(media["media"], selected)
+            too_long = is_selected & (media["medium_tokens"] + media["caption_tokens"] > context_tokens)
+            fits = is_selected & ~too_long
             texts = table.filter(is_text)
             is_written = pc.not_equal(pc.utf8_trim_whitespace(pc.fill_null(texts["caption"], "")), "")
             texts = texts.filter(is_written)
-            excluded += Counter(too_long=int((~fits).sum()), empty_text=len(is_written) - len(texts))
+            excluded["not_selected"] += int((~is_selected).sum())
+            excluded += Counter(too_long=int(too_long.sum()), empty_text=len(is_written) - len(texts))
             found = [{name: values[fits] for name, values in media.items()}]
             found += [_text_records(texts, layout, context_tokens)] if len(texts) else []
             for part in found:
@@ -166,7 +176,7 @@ def build_index(
     if not sum(len(part["row"]) for part in parts):
         raise TrainingError(
             f"no document to train on in {len(shard_uris)} token shards ({dict(excluded)} left out); "
-            "tokenize first, or raise context_tokens where documents are too long"
+            "tokenize first, raise context_tokens where documents are too long, or ease data.select"
         )
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if (columns["piece"] == _MEDIUM).all():

@@ -18,6 +18,7 @@ from tokenmill.storage.errors import DamagedError, TrainingError
 from tokenmill.storage.failures import as_damaged
 from tokenmill.tokenizer import webdataset_shards
 from tokenmill.tokenizer.sequence import Kind, Sequence, SequenceLayout
+from tokenmill.training.config import LossWeights
 from tokenmill.training.data.index import Index, media_key
 from tokenmill.training.data.plan import Plan
 from tokenmill.training.data.text_pieces import piece_ids
@@ -39,14 +40,14 @@ class Pack:
         """One token of padding: what a worker computes when the others have a pack more."""
         return cls(np.zeros(1, np.int32), np.zeros(1, np.uint8), np.zeros(1, np.int32), np.full(1, PADDING, np.int32))
 
-    def loss_weight(self, vision_weight: float) -> float:
-        """Sum of the loss weights: 1 for captions and text documents, `vision_weight` for all else, none for the first
-        token of a document and for padding.
+    def loss_weight(self, weights: LossWeights) -> float:
+        """Sum of the loss weights, as training/model/loss.py gives them: none for the first token of a document and for
+        padding.
         """
         predicted = (self.documents != PADDING) & (self.positions > 0)
         is_text = (self.kinds == Kind.TEXT) | (self.kinds == Kind.DOCUMENT)
         num_text = int((predicted & is_text).sum())
-        return num_text + vision_weight * (int(predicted.sum()) - num_text)
+        return weights.text * num_text + weights.vision * (int(predicted.sum()) - num_text)
 
     @property
     def num_tokens(self) -> int:

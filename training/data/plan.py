@@ -9,9 +9,9 @@ documents of each window. A corpus below one window is thereby shuffled as a who
 its rows are spread over shards; a larger one is read one window of row groups at a time, each row group once per epoch
 and worker, where a global shuffle would read a row group for every document.
 
-With `text_share` an epoch is every medium once and as much text as that share of its tokens takes. Text then runs
-round and round: each epoch goes on where the one before stopped, so a thinned corpus is seen whole before any of it is
-seen again, and no text document is seen twice more often than another.
+With a `mixture` an epoch is every document of the largest share once, and as much of the others as their shares of the
+tokens take. These run round and round: each epoch goes on where the one before stopped, so what is thinned is seen
+whole before any of it is seen again, and no document of a sort is seen twice more often than another.
 """
 
 import hashlib
@@ -27,6 +27,7 @@ from tokenmill.training.data.index import Index
 from tokenmill.training.data.packing import best_fit_decreasing
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_PURPOSES = {"text": 2, "image": 4, "video": 6, "media": 8}  # of random numbers, this one and the next
 
 
 @dataclass(frozen=True)
@@ -94,15 +95,15 @@ def draw(media: np.ndarray, seed: int, epoch: int, purpose: int) -> np.ndarray:
 def make_plan(index: Index, config: DataConfig, seed: int, steps: int | None, epochs: int | None) -> Plan:
     """Give either `steps` (as many epochs as they take) or `epochs` (the last step may hold fewer packs).
 
-    Raises TrainingError when `config.text_share` asks for text or media that the index does not hold.
+    Raises TrainingError when `config.mixture` asks for what the index does not hold.
     """
-    texts = None if config.text_share is None else _Texts(index, config, seed)
+    mixture = None if config.mixture is None else _Mixture(index, config, seed)
     num_wanted = None if steps is None else steps * config.batch_packs
     sizes: list[int] = []
     documents, is_last, is_null = [], [], []
     epoch = 0
     while (len(sizes) < num_wanted) if num_wanted is not None else (epoch < (epochs or 0)):
-        packs, last, null = _epoch(index, config, seed, epoch, texts)
+        packs, last, null = _epoch(index, config, seed, epoch, mixture)
         packs = packs if num_wanted is None else packs[: num_wanted - len(sizes)]
         sizes += [len(pack) for pack in packs]
         placed = np.concatenate(packs)
@@ -126,49 +127,69 @@ def sequence_tokens(index: Index, documents: np.ndarray, is_null_caption: np.nda
     return index.medium_tokens[documents].astype(np.int64) + caption_tokens
 
 
-class _Texts:
-    """The pieces of text documents, pass after pass, each pass in an order of its own."""
+def of_sort(index: Index, sort: str) -> np.ndarray:
+    """bool (N,): which documents are `text`, `image`, `video`, or `media`, which are both of these."""
+    is_text = index.is_text
+    return {"text": is_text, "media": ~is_text, "video": index.is_video, "image": ~is_text & ~index.is_video}[sort]
+
+
+class _Mixture:
+    """The documents of an epoch: those of the largest share, and what it takes of the others."""
 
     def __init__(self, index: Index, config: DataConfig, seed: int):
-        self._index, self._config, self._seed = index, config, seed
-        self._texts = np.flatnonzero(index.is_text)
-        self.share = config.text_share or 0.0
-        if len(self._texts) == len(index):
-            raise TrainingError(
-                f"text_share = {config.text_share}: there are text documents alone; set it to null, or add media"
-            )
-        if self.share and not len(self._texts):
-            raise TrainingError(
-                f"text_share = {config.text_share}: the token shards hold no text document; add a source of kind "
-                "text, or set it to null"
-            )
+        shares = config.mixture or {}
+        for sort, share in shares.items():
+            if not of_sort(index, sort).any():
+                raise TrainingError(
+                    f"data.mixture.{sort} = {share:g}: the token shards hold no {sort} that is used; add a source of "
+                    "it, ease what leaves it out (data.select, context_tokens), or take it out of the mixture"
+                )
+        largest = max(sorted(shares), key=lambda sort: shares[sort])
+        self._once = np.flatnonzero(of_sort(index, largest))
+        self._others = [
+            (shares[sort] / shares[largest], _Rounds(index, sort, config.window_documents, seed))
+            for sort in sorted(shares)
+            if sort != largest
+        ]
+
+    def epoch(self, num_tokens: np.ndarray) -> np.ndarray:
+        """Positions in the index, some of them perhaps several times; `num_tokens` by position, in this epoch."""
+        once = float(num_tokens[self._once].sum())
+        return np.concatenate([self._once, *(rounds.take(share * once, num_tokens) for share, rounds in self._others)])
+
+
+class _Rounds:
+    """The documents of one sort, pass after pass, each pass in an order of its own."""
+
+    def __init__(self, index: Index, sort: str, window_documents: int, seed: int):
+        self._index, self._window_documents = index, window_documents
+        self._seeds = (seed, _PURPOSES[sort])
+        self._documents = np.flatnonzero(of_sort(index, sort))
         self._owed = 0.0  # tokens that are still to come for what was asked
         self._passes = self._ordered()
         self._rest = np.empty(0, np.int64)
 
-    def take(self, num_tokens: float) -> np.ndarray:
-        """Positions in the index of the next pieces: `num_tokens` in all calls so far, and at most a piece more."""
-        self._owed += num_tokens
+    def take(self, wanted: float, num_tokens: np.ndarray) -> np.ndarray:
+        """Positions in the index of the next ones: `wanted` tokens in all calls so far, and at most a document more."""
+        self._owed += wanted
         taken = [self._rest[:0]]
         while self._owed > 0:
             if not len(self._rest):
                 self._rest = next(self._passes)
-            ends = np.cumsum(self._lengths(self._rest))
+            ends = np.cumsum(num_tokens[self._rest])
             count = min(int(np.searchsorted(ends, self._owed)) + 1, len(ends))
             taken.append(self._rest[:count])
             self._rest = self._rest[count:]
             self._owed -= float(ends[count - 1])
         return np.concatenate(taken)
 
-    def _lengths(self, pieces: np.ndarray) -> np.ndarray:
-        return sequence_tokens(self._index, pieces, np.zeros(len(pieces), bool))
-
     def _ordered(self) -> Iterator[np.ndarray]:
-        number = 0
+        number, (seed, purpose) = 0, self._seeds
         while True:
-            rng = np.random.default_rng([self._seed, number, 2])
-            windows = _windows(self._index, self._texts, self._config.window_documents, rng)
-            yield self._texts[np.lexsort((draw(self._index.media[self._texts], self._seed, number, 3), windows))]
+            rng = np.random.default_rng([seed, number, purpose])
+            windows = _windows(self._index, self._documents, self._window_documents, rng)
+            order = np.lexsort((draw(self._index.media[self._documents], seed, number, purpose + 1), windows))
+            yield self._documents[order]
             number += 1
 
 
@@ -185,7 +206,7 @@ def _windows(index: Index, documents: np.ndarray, window_documents: int, rng: np
 
 
 def _epoch(
-    index: Index, config: DataConfig, seed: int, epoch: int, texts: _Texts | None
+    index: Index, config: DataConfig, seed: int, epoch: int, mixture: _Mixture | None
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """Packs of one epoch as positions in the index; per document of the index: caption last, no caption.
 
@@ -196,11 +217,7 @@ def _epoch(
     is_null &= is_medium
     is_last = ~is_null & is_medium & (draw(index.media, seed, epoch, 2) < config.understanding_share)
     num_tokens = sequence_tokens(index, np.arange(len(index)), is_null)
-    placed = np.arange(len(index))
-    if texts is not None:
-        media = np.flatnonzero(is_medium)
-        wanted = float(num_tokens[media].sum()) * texts.share / (1 - texts.share)
-        placed = np.concatenate([media, texts.take(wanted)])
+    placed = np.arange(len(index)) if mixture is None else mixture.epoch(num_tokens)
 
     rng = np.random.default_rng([seed, epoch])
     shuffled = placed[rng.permutation(len(placed))]

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tokenmill.tokenizer.sequence import Kind
+from tokenmill.training.config import LossWeights
 
 _CHUNK_NUMBERS = 1 << 20  # logits per chunk; 4 MB of float32 stay in a CPU's cache
 _MIN_CHUNK_TOKENS = 64
@@ -66,20 +67,20 @@ def linear_cross_entropy(
 
 
 def next_tokens(
-    ids_BT: torch.Tensor, kinds_BT: torch.Tensor, documents_BT: torch.Tensor, vision_weight: float
+    ids_BT: torch.Tensor, kinds_BT: torch.Tensor, documents_BT: torch.Tensor, weights: LossWeights
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What each token must predict: ids int64, kinds int64 and loss weights float32, all (B, T).
 
-    The weight is 1 for captions and text documents and `vision_weight` for all else; 0 for padding and at the end of
-    a document.
+    The weight is `weights.text` for captions and text documents and `weights.vision` for all else; 0 for padding and
+    at the end of a document.
     """
     targets = ids_BT.roll(-1, 1).long()
     kinds = kinds_BT.roll(-1, 1).long()
     is_same = documents_BT == documents_BT.roll(-1, 1)
     is_same[:, -1] = False
     is_text = (kinds == Kind.TEXT) | (kinds == Kind.DOCUMENT)
-    weights = torch.where(is_text, 1.0, vision_weight)
-    return targets, kinds, torch.where(is_same & (documents_BT >= 0), weights, 0.0)
+    weights_BT = torch.where(is_text, weights.text, weights.vision)
+    return targets, kinds, torch.where(is_same & (documents_BT >= 0), weights_BT, 0.0)
 
 
 def sums_by_kind(nll_N: torch.Tensor, kinds_N: torch.Tensor, weights_N: torch.Tensor) -> torch.Tensor:

@@ -14,11 +14,12 @@ from torch.nn import functional
 from transformers import Emu3ForCausalLM, Emu3TextConfig
 from transformers.utils import logging
 
+from tokenmill import storage
 from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.failures import find
 from tokenmill.storage.tensors import check_sizes
 from tokenmill.tokenizer.vocabulary import Vocabulary
-from tokenmill.training.config import ModelConfig
+from tokenmill.training.config import LossWeights, ModelConfig
 from tokenmill.training.model import attention
 from tokenmill.training.model.flops import Flops
 from tokenmill.training.model.loss import linear_cross_entropy, next_tokens, sums_by_kind
@@ -31,12 +32,14 @@ logging.disable_progress_bar()  # loading and saving take a moment; the training
 
 
 def build_model(config: ModelConfig, vocabulary: Vocabulary, context_tokens: int, seed: int) -> Emu3ForCausalLM:
-    """A model in float32 with seeded random weights, or the one of `config.init_from`.
+    """A model in float32 with seeded random weights, or the one of `config.init_from`: a hub name, a folder, an s3://
+    prefix. It is told of `context_tokens` positions at least.
 
     Raises TrainingError when that model has no room for the vocabulary, or is not whole.
     """
     if config.init_from is not None:
         model = _given(config.init_from, config.dropout)
+        model.config.max_position_embeddings = max(model.config.max_position_embeddings, context_tokens)
         if model.config.vocab_size < vocabulary.size:
             raise TrainingError(
                 f"init_from = {config.init_from!r} has {model.config.vocab_size} ids, text and codes take "
@@ -66,11 +69,11 @@ def build_model(config: ModelConfig, vocabulary: Vocabulary, context_tokens: int
 
 def _given(init_from: str, dropout: float) -> Emu3ForCausalLM:
     """The model of that hub name or folder. Raises TrainingError where its files do not hold exactly its weights."""
-    with _as_unfit(init_from):
-        if Path(init_from).is_dir():
-            check_sizes(Path(init_from), Emu3ForCausalLM, text_config(init_from))
+    with _as_unfit(init_from), _at_hand(init_from) as name:
+        if Path(name).is_dir():
+            check_sizes(Path(name), Emu3ForCausalLM, text_config(name))
         model, found = load_published(
-            init_from,
+            name,
             dtype=torch.float32,
             dropout=dropout,
             attn_implementation=attention.NAME,
@@ -81,6 +84,16 @@ def _given(init_from: str, dropout: float) -> Emu3ForCausalLM:
                 more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
                 raise ValueError(f"{what} weights {', '.join(names[:_NAMED])}{more}")
     return model
+
+
+@contextmanager
+def _at_hand(name: str) -> Iterator[str]:
+    """`name`, and of an s3:// prefix a folder with its files."""
+    if not storage.is_remote(name):
+        yield name
+        return
+    with storage.local_folder(name) as folder:
+        yield str(folder)
 
 
 @contextmanager
@@ -100,10 +113,10 @@ def _as_unfit(init_from: str) -> Iterator[None]:
 class PackLoss(nn.Module):
     """The forward pass that data parallelism wraps: packs in, weighted loss out."""
 
-    def __init__(self, lm: Emu3ForCausalLM, vision_weight: float):
+    def __init__(self, lm: Emu3ForCausalLM, weights: LossWeights):
         super().__init__()
         self.lm, self.flops = lm, Flops(lm)
-        self.vision_weight = vision_weight
+        self.weights = weights
 
     def forward(
         self, ids_BT: torch.Tensor, kinds_BT: torch.Tensor, positions_BT: torch.Tensor, documents_BT: torch.Tensor
@@ -117,7 +130,7 @@ class PackLoss(nn.Module):
             documents=attention.attend_mask(documents_BT),
             use_cache=False,
         ).last_hidden_state
-        targets, kinds, weights = next_tokens(ids_BT, kinds_BT, documents_BT, self.vision_weight)
+        targets, kinds, weights = next_tokens(ids_BT, kinds_BT, documents_BT, self.weights)
         loss, nll = linear_cross_entropy(
             hidden_BTD.flatten(0, 1), self.lm.lm_head.weight, targets.flatten(), weights.flatten()
         )

@@ -57,11 +57,16 @@ def set_learning_rate(optimizers: list[Optimizer], config: OptimizerConfig, shar
 
 
 def schedule(config: OptimizerConfig, step: int, num_steps: int) -> float:
-    """Share of the learning rate at optimizer step `step` (from 0): linear warm-up times a cosine that ends at zero
-    (Emu3 paper 3.3).
+    """Share of the learning rate at optimizer step `step` (from 0): linear warm-up times a cosine or a line that ends
+    at zero (Emu3 paper 3.3; linear in its quality fine-tuning, 3.4), or times one.
     """
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    return warmup * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+    after = {
+        "cosine": 0.5 * (1 + math.cos(math.pi * step / num_steps)),
+        "linear": 1 - step / num_steps,
+        "constant": 1.0,
+    }
+    return warmup * after[config.schedule]
 
 
 class Muon(Optimizer):

@@ -27,13 +27,18 @@ _SPEEDS = ("tokens_per_s", "mfu")
 _NOT_LOSSES = {"step", "lr", "tokens", "workers", "seconds", *_SPEEDS}
 
 
-def fit(job: TrainJob, resources: TrainResources | None = None, on_report: OnReport | None = None) -> TrainResult:
+def fit(
+    job: TrainJob,
+    resources: TrainResources | None = None,
+    on_report: OnReport | None = None,
+    on_begin: Callable[[dict[str, Any]], None] | None = None,
+) -> TrainResult:
     """Train, from the newest checkpoint if there is one; a finished run only returns its result. Ray must be up.
 
-    `on_report` is called here, on the driver, for every logged step: (steps done, steps in all, losses by name, speeds
-    by name: tokens_per_s, and mfu where the peak of the GPUs is known). Raises TrainingError for a job that cannot be
-    trained, ValueError for numbers of workers that do not suit its batch, KeyboardInterrupt when stopped; at SIGTERM
-    and SIGUSR1 a checkpoint is written first.
+    `on_begin` is called here, on the driver, with plan.json before the first step; `on_report` for every logged step:
+    (steps done, steps in all, losses by name, speeds by name: tokens_per_s, and mfu where the peak of the GPUs is
+    known). Raises TrainingError for a job that cannot be trained, ValueError for numbers of workers that do not suit
+    its batch, KeyboardInterrupt when stopped; at SIGTERM and SIGUSR1 a checkpoint is written first.
     """
     resources = resources or TrainResources()
     sizes = resources.sizes(job.config.data.batch_packs)
@@ -42,6 +47,8 @@ def fit(job: TrainJob, resources: TrainResources | None = None, on_report: OnRep
         from ray.train import torch as _  # noqa: F401
 
         summary = unwrapped(lambda: ray.get(preparing))
+        if on_begin:
+            on_begin(summary)
 
         def report(record: Record) -> None:
             losses = {name: value for name, value in record.items() if name not in _NOT_LOSSES}

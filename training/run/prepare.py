@@ -1,19 +1,22 @@
 """A job -> what every worker shares: text tokenizer, vocabulary, index and plan, made once under the run's folder.
 
-    run/text/           tokenizer files and vocabulary.json
-    run/index.parquet   one row per document; per piece of a text document
-    run/plan.parquet    one row per placed document
-    run/plan.json       hashes, counts; written last, so its presence says that the rest is whole
+    run/selected.parquet  which media data.select leaves, where it is used; written by who knows their scores
+    run/text/             tokenizer files and vocabulary.json
+    run/index.parquet     one row per document; per piece of a text document
+    run/plan.parquet      one row per placed document
+    run/plan.json         hashes, counts; written last, so its presence says that the rest is whole
 
 All of it is a pure function of the job, so a crash in the middle is cured by doing it again.
 """
 
 import io
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
@@ -23,10 +26,10 @@ from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.failures import as_damaged
 from tokenmill.tokenizer.sequence import SequenceLayout
 from tokenmill.tokenizer.text import load_text_tokenizer, train_text_tokenizer
-from tokenmill.tokenizer.vocabulary import Vocabulary
-from tokenmill.training.data.index import Index, build_index, captions
-from tokenmill.training.data.plan import Plan, make_plan, sequence_tokens
-from tokenmill.training.job import TrainJob
+from tokenmill.tokenizer.vocabulary import FILE_NAME, Vocabulary
+from tokenmill.training.data.index import Index, build_index, captions, media_key
+from tokenmill.training.data.plan import Plan, make_plan, of_sort, sequence_tokens
+from tokenmill.training.job import ANCESTORS, SELECTED, TrainJob, lineage
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,14 @@ def prepare(job: TrainJob) -> dict[str, Any]:
         return summary
     data, optimizer = job.config.data, job.config.optimizer
     tokenizer = _text_tokenizer(job)
-    vocabulary = Vocabulary.of(tokenizer, job.codebook_size)
+    vocabulary = _vocabulary(job, tokenizer)
     layout = SequenceLayout(tokenizer, vocabulary)
-    index, excluded = build_index(job.shard_uris, job.rows_used, layout, data.context_tokens, job.removed)
+    selected = _selected(job) if data.select else None
+    index, excluded = build_index(job.shard_uris, job.rows_used, layout, data.context_tokens, job.removed, selected)
+    if data.mixture is not None:
+        is_mixed = np.any([of_sort(index, sort) for sort in data.mixture], axis=0)
+        excluded["not_in_mixture"] = int((~is_mixed).sum())
+        index = index.of(is_mixed)
     plan = make_plan(index, data, job.config.seed, optimizer.steps, optimizer.epochs)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
@@ -66,6 +74,8 @@ def prepare(job: TrainJob) -> dict[str, Any]:
         "config": job.config.model_dump(),
         "tokens_version": job.tokens_version,
         "tokens_fingerprint": job.tokens_fingerprint,
+        "stage": job.stage,
+        ANCESTORS: [] if job.parent is None else lineage(job.parent),
         "codebook_size": job.codebook_size,
         "num_documents": len(index),
         "num_videos": int(index.is_video.sum()),
@@ -103,9 +113,49 @@ def load_prepared(job: TrainJob) -> Prepared:
 
 def _text_tokenizer(job: TrainJob) -> PreTrainedTokenizerBase:
     if job.text_tokenizer is not None:
-        return load_text_tokenizer(job.text_tokenizer)
+        if not storage.is_remote(job.text_tokenizer):
+            return load_text_tokenizer(job.text_tokenizer)
+        with storage.local_folder(job.text_tokenizer) as folder:
+            return load_text_tokenizer(folder)
     texts = captions(job.shard_uris, job.rows_used, job.removed)
     return train_text_tokenizer(texts, job.config.data.text_vocab_size)
+
+
+def _vocabulary(job: TrainJob, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
+    """Of the text tokenizer and the codes; where the model that is gone on from says its own, the two must be one.
+
+    Raises TrainingError.
+    """
+    made = Vocabulary.of(tokenizer, job.codebook_size)
+    place = None if job.init_from is None else storage.join(job.init_from, FILE_NAME)
+    if place is None or not storage.exists(place):
+        return made
+    with as_damaged(place):
+        known = Vocabulary.model_validate(storage.read_json(place))
+    if known.codebook_size != made.codebook_size:
+        raise TrainingError(
+            f"{place}: the model knows {known.codebook_size} codes, those of the token shards come from a tokenizer "
+            f"of {made.codebook_size}; tokenize with the one that the model was trained on, or train a model anew"
+        )
+    if known != made:
+        raise TrainingError(
+            f"{place}: the model's words have other ids than those of data.text_tokenizer {job.text_tokenizer}; leave "
+            "it out, and the model's own is taken"
+        )
+    return made
+
+
+def _selected(job: TrainJob) -> np.ndarray:
+    """uint64, rising: keys of the media that were selected."""
+    uri = job.at(SELECTED)
+    with as_damaged(uri):
+        return _read_table(uri)["media"].to_numpy()
+
+
+def write_selected(job: TrainJob, media_ids: Iterable[str]) -> None:
+    """Say which media `data.select` leaves, before the job is prepared."""
+    keys = np.sort(np.array([media_key(media_id) for media_id in media_ids], np.uint64))
+    _write_table(pa.table({"media": keys}), job.at(SELECTED))
 
 
 def _write_table(table: pa.Table, uri: str) -> None:

@@ -74,7 +74,7 @@ class _Trainer:
         lm = build_model(model_config, ready.layout.vocabulary, config.data.context_tokens, config.seed)
         if resources.recompute:
             lm.activation_checkpointing_enable({"use_reentrant": False})
-        self.model = PackLoss(lm, config.optimizer.vision_weight).to(device).train()
+        self.model = PackLoss(lm, config.optimizer.weights).to(device).train()
         self.workers = Workers(self.model, rank, world, device, resources.spread_model, notices)
         self.peak_per_s = self.workers.peak_per_s(config.dtype)
         dtype = getattr(torch, config.dtype)
@@ -121,7 +121,7 @@ class _Trainer:
         pairs of them that see each other.
         """
         config, workers, device = self.job.config, self.workers, self.workers.device
-        weight = sum(pack.loss_weight(self.model.vision_weight) for pack in packs)
+        weight = sum(pack.loss_weight(self.model.weights) for pack in packs)
         total_weight = workers.agree(weight)
         numbers = self.ready.plan.step_packs(step, workers.rank, workers.world)
         figures = torch.zeros(_NUM_FIGURES, dtype=torch.float64, device=device)

@@ -5,12 +5,14 @@ import pytest
 from tokenmill import storage
 from tokenmill.pipeline.catalog import models
 from tokenmill.pipeline.config import RunConfig
+from tokenmill.pipeline.phases import Train
 from tokenmill.pipeline.refresh.fingerprints import standing_tokens
 from tokenmill.storage import cpu
 from tokenmill.training.config import OptimizerConfig, TrainConfig
 from tokenmill.training.job import DONE, PLAN
 
 AUTO = TrainConfig(optimizer=OptimizerConfig(steps=3))
+PLACE = models.Place(3)
 
 
 def with_dtype(dtype: str) -> TrainConfig:
@@ -27,18 +29,18 @@ def test_auto_goes_on_with_what_is_there(tmp_path, has_units):
     root = str(tmp_path)
 
     def chosen() -> str:
-        return models.with_dtype(root, AUTO, 3, None, on_gpu=False).dtype
+        return models.with_dtype(root, AUTO, PLACE, on_gpu=False).dtype
 
     assert chosen() == ("bfloat16" if has_units else "float32")
     begun, done = ("float32", "bfloat16") if has_units else ("bfloat16", "float32")
-    storage.write_json(storage.join(models.run_uri(root, with_dtype(begun), 3), PLAN), {})
+    storage.write_json(storage.join(PLACE.uri(root, with_dtype(begun)), PLAN), {})
     assert chosen() == begun, "a training that was begun on another machine goes on"
-    assert models.newest(root, AUTO) is None
-    storage.write_json(storage.join(models.run_uri(root, with_dtype(done), 3), DONE), {})
+    assert models.newest(root, Train(**dict(AUTO))) is None
+    storage.write_json(storage.join(PLACE.uri(root, with_dtype(done)), DONE), {})
     assert chosen() == done, "a finished one is not trained anew"
-    assert models.newest(root, AUTO) == models.run_uri(root, with_dtype(done), 3)
-    assert models.with_dtype(root, with_dtype(begun), 3, None, False).dtype == begun, "a dtype by name is that one"
-    assert models.newest(root, with_dtype(begun)) is None
+    assert models.newest(root, Train(**dict(AUTO))) == PLACE.uri(root, with_dtype(done))
+    assert models.with_dtype(root, with_dtype(begun), PLACE, False).dtype == begun, "a dtype by name is that one"
+    assert models.newest(root, Train(**dict(with_dtype(begun)))) is None
 
 
 def test_token_rows_of_any_dtype_stand_for_auto(has_units):

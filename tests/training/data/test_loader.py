@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tokenmill.tokenizer.sequence import Kind
+from tokenmill.training.config import LossWeights
 from tokenmill.training.data.index import media_key
 from tokenmill.training.data.loader import PADDING, Loader, Pack, RowGroups
 from tokenmill.training.run.prepare import load_prepared, prepare
@@ -52,8 +53,9 @@ def test_loss_weight_is_the_sum_over_predicted_tokens():
         documents=np.array([0, 0, 0, 0, 1, 1, PADDING, PADDING], np.int32),
     )
     assert Kind.TEXT == 0
-    assert pack.loss_weight(0.5) == 2 + 0.5 * 2
-    assert Pack.empty().loss_weight(0.5) == 0
+    assert pack.loss_weight(LossWeights(1, 0.5)) == 2 + 0.5 * 2
+    assert pack.loss_weight(LossWeights(0, 0.25)) == 0.25 * 2
+    assert Pack.empty().loss_weight(LossWeights(1, 0.5)) == 0
 
 
 def test_steps_of_all_ranks_are_the_packs_of_the_plan(loader):
@@ -144,4 +146,4 @@ def test_loss_weight_counts_documents_as_captions():
         positions=np.array([0, 1, 2, 0, 1], np.int32),
         documents=np.array([0, 0, 0, 1, 1], np.int32),
     )
-    assert pack.loss_weight(0.5) == 3, "the first token of a piece is predicted by nothing"
+    assert pack.loss_weight(LossWeights(1, 0.5)) == 3, "the first token of a piece is predicted by nothing"

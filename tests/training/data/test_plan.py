@@ -8,7 +8,7 @@ import pytest
 
 from tokenmill.training.config import DataConfig
 from tokenmill.training.data.index import Index
-from tokenmill.training.data.plan import Plan, draw, make_plan, sequence_tokens
+from tokenmill.training.data.plan import Plan, draw, make_plan, of_sort, sequence_tokens
 
 NUM_DOCUMENTS = 3_000
 
@@ -27,6 +27,11 @@ def index():
         medium_tokens=rng.integers(60, 100, NUM_DOCUMENTS).astype(np.int32),
         caption_tokens=rng.integers(0, 28, NUM_DOCUMENTS).astype(np.int32),
     )
+
+
+def with_text(share):
+    """A mixture of text and media."""
+    return {"text": share, "media": 1 - share}
 
 
 def config(**changes):
@@ -161,53 +166,68 @@ def test_text_is_placed_whole_and_as_the_corpus_has_it(mixed):
 @pytest.mark.parametrize("window_documents", [100_000, 500])
 @pytest.mark.parametrize("share", [0.02, 0.2, 0.7])
 def test_text_share_is_met_by_thinning_and_repeating_evenly(mixed, share, window_documents):
-    plan = make_plan(mixed, config(text_share=share, window_documents=window_documents), 3, None, 4)
-    assert share_of(plan, mixed) == pytest.approx(share, abs=1e-4)
+    plan = make_plan(mixed, config(mixture=with_text(share), window_documents=window_documents), 3, None, 4)
+    assert share_of(plan, mixed) == pytest.approx(share, abs=3e-4)
     times = np.bincount(plan.documents, minlength=len(mixed))
-    assert (times[:NUM_DOCUMENTS] == 4).all()
-    texts = times[NUM_DOCUMENTS:]
-    assert texts.max() - texts.min() <= 1, "no text twice more often than another"
+    media, texts = times[:NUM_DOCUMENTS], times[NUM_DOCUMENTS:]
+    once, others = (media, texts) if share < 0.5 else (texts, media)
+    assert (once == 4).all(), "the largest share once an epoch"
+    assert others.max() - others.min() <= 1, "no document twice more often than another of its sort"
     sizes = np.add.reduceat(sequence_tokens(mixed, plan.documents, plan.is_null_caption), plan.starts[:-1])
     assert sizes.max() <= 1024
 
 
 def test_text_share_is_met_all_along(mixed):
     """Also in a run that stops inside an epoch, and in every stretch of it."""
-    plan = make_plan(mixed, config(text_share=0.3), 0, 110, None)
+    plan = make_plan(mixed, config(mixture=with_text(0.3)), 0, 110, None)
     stretches = [share_of(plan, mixed, slice(start, start + 44)) for start in range(0, plan.num_packs, 44)]
     assert len(stretches) == 10
     assert max(abs(share - 0.3) for share in stretches) < 0.06
 
 
-def test_text_share_zero_leaves_text_out(mixed, index):
-    plan = make_plan(mixed, config(text_share=0.0), 0, None, 1)
+def test_what_a_mixture_does_not_name_is_left_out(mixed, index):
+    plan = make_plan(mixed, config(mixture={"media": 1.0}), 0, None, 1)
     assert sorted(plan.documents.tolist()) == list(range(NUM_DOCUMENTS))
-    assert make_plan(index, config(text_share=0.0), 0, None, 1).num_packs == plan.num_packs
+    assert make_plan(index, config(mixture={"media": 1.0}), 0, None, 1).num_packs == plan.num_packs
+
+
+def test_images_and_videos_have_shares_of_their_own(mixed):
+    is_video = ~mixed.is_text & (np.arange(len(mixed)) % 4 == 0)
+    three = dataclasses.replace(mixed, is_video=is_video)
+    shares = {"text": 0.1, "image": 0.4, "video": 0.5}
+    plan = make_plan(three, config(mixture=shares), 0, None, 3)
+    tokens = sequence_tokens(three, plan.documents, plan.is_null_caption)
+    found = {sort: tokens[of_sort(three, sort)[plan.documents]].sum() / tokens.sum() for sort in shares}
+    assert found == pytest.approx(shares, abs=1e-3)
+    times = np.bincount(plan.documents, minlength=len(three))
+    assert (times[is_video] == 3).all()
+    assert np.ptp(times[of_sort(three, "image")]) == 1 and times[of_sort(three, "image")].max() < 3
 
 
 def test_a_plan_with_text_share_is_pure_and_free_of_shards(mixed):
     """Below one window, also where text is thinned: a table and its export give the same plan."""
-    plans = [make_plan(mixed, config(text_share=0.1), 5, None, 2) for _ in range(2)]
+    plans = [make_plan(mixed, config(mixture=with_text(0.1)), 5, None, 2) for _ in range(2)]
     assert plans[0].hash(mixed) == plans[1].hash(mixed)
     elsewhere = dataclasses.replace(mixed, shard=np.zeros_like(mixed.shard), row_group=mixed.row)
-    assert make_plan(elsewhere, config(text_share=0.1), 5, None, 2).hash(elsewhere) == plans[0].hash(mixed)
+    assert make_plan(elsewhere, config(mixture=with_text(0.1)), 5, None, 2).hash(elsewhere) == plans[0].hash(mixed)
     other = dataclasses.replace(mixed, text_skip=mixed.text_skip + 1)
     assert plans[0].hash(other) != plans[0].hash(mixed)
 
 
 def test_thinned_text_reads_few_row_groups(mixed):
     """Above one window, an epoch that takes a tenth of the text takes it from few of its row groups."""
-    plan = make_plan(mixed, config(text_share=0.02, window_documents=100), 0, None, 1)
+    plan = make_plan(mixed, config(mixture=with_text(0.02), window_documents=100), 0, None, 1)
     texts = plan.documents[mixed.is_text[plan.documents]]
     assert 0.05 < len(texts) / 1_000 < 0.15
     assert len(set(zip(mixed.shard[texts].tolist(), mixed.row_group[texts].tolist(), strict=True))) <= 2
 
 
 def test_a_share_that_nothing_can_meet_is_an_error(mixed, index):
-    with pytest.raises(ValueError, match=r"text_share = 0\.1.*no text document.*set it to null"):
-        make_plan(index, config(text_share=0.1), 0, None, 1)
+    with pytest.raises(ValueError, match=r"data.mixture.text = 0\.1: .* hold no text.*out of the mixture"):
+        make_plan(index, config(mixture=with_text(0.1)), 0, None, 1)
+    with pytest.raises(ValueError, match="hold no video that is used"):
+        make_plan(mixed, config(mixture={"image": 0.5, "video": 0.5}), 0, None, 1)
     text_alone = {name: getattr(mixed, name)[NUM_DOCUMENTS:] for name in Index.__dataclass_fields__}
     make_plan(Index(**text_alone), config(), 0, None, 1)
-    for share in (0.0, 0.5):
-        with pytest.raises(ValueError, match="text documents alone"):
-            make_plan(Index(**text_alone), config(text_share=share), 0, None, 1)
+    with pytest.raises(ValueError, match="hold no media"):
+        make_plan(Index(**text_alone), config(mixture=with_text(0.5)), 0, None, 1)

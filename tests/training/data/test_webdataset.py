@@ -90,7 +90,9 @@ def test_batches_are_those_of_the_parquet_shards(jobs, tmp_path):
 def test_thinned_and_repeated_text_is_the_same_from_both(jobs, tmp_path, small_config):
     small = small_config(steps=20)
     for share in (0.05, 0.5):
-        config = small.model_copy(update={"data": small.data.model_copy(update={"text_share": share})})
+        config = small.model_copy(
+            update={"data": small.data.model_copy(update={"mixture": {"text": share, "media": 1 - share}})}
+        )
         both = jobs(str(tmp_path / "out"))
         assert_same_batches(
             *(dataclasses.replace(job, config=config, run_uri=f"{job.run_uri}-{share}") for job in both)

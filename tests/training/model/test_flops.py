@@ -12,12 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from tokenmill.pipeline.run.train import said
 from tokenmill.storage.run_log import read_log
 from tokenmill.tokenizer.vocabulary import Vocabulary
-from tokenmill.training.config import ModelConfig, TrainResources
+from tokenmill.training.config import LossWeights, ModelConfig, TrainResources
 from tokenmill.training.data.loader import PADDING, Pack
 from tokenmill.training.model.flops import Flops, peak_of, peak_per_s
 from tokenmill.training.model.model import PackLoss, build_model
 from tokenmill.training.run import parallel, worker
 
+WEIGHTS = LossWeights(text=1.0, vision=0.5)
 VOCABULARY = Vocabulary(pad=0, eol=1, eof=2, bos=3, eos=4, sot=5, sov=6, eov=7, vision_offset=40, codebook_size=60)
 
 
@@ -39,7 +40,7 @@ def test_they_are_what_torch_counts(length, num_layers, num_kv_heads):
     one, flops = pack(length), Flops(lm)
     with FlopCounterMode(display=False) as counted:
         arrays = (one.ids, one.kinds, one.positions, one.documents)
-        loss, _ = PackLoss(lm, 0.5)(*(torch.from_numpy(array)[None] for array in arrays))
+        loss, _ = PackLoss(lm, WEIGHTS)(*(torch.from_numpy(array)[None] for array in arrays))
         loss.backward()
     unseen = length * length - one.num_pairs
     assert counted.get_total_flops() == flops.of(length, one.num_pairs + unseen)

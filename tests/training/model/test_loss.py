@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional
 
 from tokenmill.tokenizer.sequence import Kind
+from tokenmill.training.config import LossWeights
 from tokenmill.training.model import loss as loss_module
 from tokenmill.training.model.loss import linear_cross_entropy, next_tokens, sums_by_kind
 
@@ -88,7 +89,7 @@ def test_next_tokens_stay_inside_their_document():
     ids = torch.tensor([[10, 11, 12, 20, 21, 0, 0]])
     documents = torch.tensor([[0, 0, 0, 1, 1, -1, -1]])
     kinds = torch.tensor([[3, 0, 1, 3, 2, 0, 0]], dtype=torch.uint8)
-    targets, target_kinds, weights = next_tokens(ids, kinds, documents, 0.5)
+    targets, target_kinds, weights = next_tokens(ids, kinds, documents, LossWeights(1, 0.5))
     assert targets[0, [0, 1, 3]].tolist() == [11, 12, 21]
     assert weights.tolist() == [[1.0, 0.5, 0.0, 0.5, 0.0, 0.0, 0.0]]
     assert target_kinds[0, [0, 1, 3]].tolist() == [Kind.TEXT, Kind.IMAGE, Kind.VIDEO]
@@ -104,7 +105,7 @@ def test_sums_by_kind():
 def test_text_documents_weigh_as_much_as_captions_and_are_summed_apart():
     documents = torch.zeros(1, 6, dtype=torch.int32)
     kinds = torch.tensor([[Kind.STRUCTURE, Kind.TEXT, Kind.IMAGE, Kind.DOCUMENT, Kind.DOCUMENT, Kind.STRUCTURE]])
-    _, target_kinds, weights = next_tokens(torch.arange(6)[None], kinds, documents, 0.5)
+    _, target_kinds, weights = next_tokens(torch.arange(6)[None], kinds, documents, LossWeights(1, 0.5))
     assert weights.tolist() == [[1.0, 0.5, 1.0, 1.0, 0.5, 0.0]]
     sums = sums_by_kind(torch.arange(1.0, 7.0), target_kinds.flatten(), weights.flatten())
     assert sums[:, Kind.DOCUMENT].tolist() == [3.0 + 4.0, 2.0]

@@ -12,12 +12,13 @@ from transformers import Emu3ForCausalLM
 
 from tokenmill.storage.errors import TrainingError
 from tokenmill.tokenizer.vocabulary import Vocabulary
-from tokenmill.training.config import ModelConfig
+from tokenmill.training.config import LossWeights, ModelConfig
 from tokenmill.training.data.loader import PADDING
 from tokenmill.training.model import attention
 from tokenmill.training.model.attention import DocumentRows, attend_documents, attend_mask
 from tokenmill.training.model.model import PackLoss, build_model
 
+WEIGHTS = LossWeights(text=1.0, vision=0.5)
 VOCABULARY = Vocabulary(pad=0, eol=1, eof=2, bos=3, eos=4, sot=5, sov=6, eov=7, vision_offset=40, codebook_size=60)
 
 
@@ -44,11 +45,11 @@ def test_a_pack_has_the_loss_and_gradient_of_its_documents_one_by_one(plain_max_
     monkeypatch.setattr(attention, "_PLAIN_MAX_TOKENS", plain_max_tokens)
     lengths = [7, 1, 19, 12, 3]
     batch = packed(lengths, 50)
-    model = PackLoss(make(), 0.5)
+    model = PackLoss(make(), WEIGHTS)
     loss, sums = model(*batch)
     loss.backward()
 
-    alone = PackLoss(make(), 0.5)
+    alone = PackLoss(make(), WEIGHTS)
     alone.lm.set_attn_implementation("sdpa")
     total, start = torch.zeros(()), 0
     all_sums = torch.zeros_like(sums)
@@ -68,7 +69,7 @@ def test_a_pack_has_the_loss_and_gradient_of_its_documents_one_by_one(plain_max_
 
 
 def test_padding_changes_nothing():
-    model = PackLoss(make(), 0.5)
+    model = PackLoss(make(), WEIGHTS)
     short = model(*packed([7, 5], 12))
     fillers = (0, 0, 0, PADDING)
     padded = [
@@ -79,7 +80,7 @@ def test_padding_changes_nothing():
 
 
 def test_a_pack_of_padding_alone_has_zero_loss_and_zero_gradient():
-    model = PackLoss(make(), 0.5)
+    model = PackLoss(make(), WEIGHTS)
     loss, sums = model(*packed([], 3))
     loss.backward()
     assert loss == 0 and (sums == 0).all()
@@ -140,7 +141,7 @@ def test_a_page_among_small_pictures_leaves_few_rows_empty(monkeypatch):
 
 
 def test_dropout_falls_in_training_only():
-    model = PackLoss(make(dropout=0.3), 0.5)
+    model = PackLoss(make(dropout=0.3), WEIGHTS)
     batch = packed([20, 20], 40)
     model.eval()
     assert model(*batch)[0] == model(*batch)[0]

@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from tokenmill.tokenizer.vocabulary import Vocabulary
-from tokenmill.training.config import ModelConfig, OptimizerConfig
+from tokenmill.training.config import LossWeights, ModelConfig, OptimizerConfig
 from tokenmill.training.model.model import PackLoss, build_model
 from tokenmill.training.model.optimizer import Muon, make_optimizers, orthogonalized, schedule, set_learning_rate
 
+WEIGHTS = LossWeights(text=1.0, vision=0.5)
 MODEL = ModelConfig(hidden_size=32, num_layers=2, num_heads=2, num_kv_heads=1, intermediate_size=48)
 VOCABULARY = Vocabulary(
     pad=0, eol=1, eof=2, bos=3, eos=4, sot=5, sov=6, eov=7, vision_offset=30, codebook_size=20
@@ -46,7 +47,7 @@ def test_matrices_of_one_shape_are_orthogonalized_at_once_and_stay_apart():
 
 
 def test_only_matrices_of_the_layers_learn_by_muon():
-    model = PackLoss(build_model(MODEL, VOCABULARY, 64, 0), 0.5)
+    model = PackLoss(build_model(MODEL, VOCABULARY, 64, 0), WEIGHTS)
     config = OptimizerConfig(steps=10, lr=0.003, muon_lr=0.02, warmup_steps=0)
     adam, muon = make_optimizers(model, config, torch.float32)
     names = {id(weight): name for name, weight in model.named_parameters()}

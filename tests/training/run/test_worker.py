@@ -200,7 +200,9 @@ def test_the_export_needs_nothing_of_this_project(make_job):
 
 
 def with_share(config, share):
-    return config.model_copy(update={"data": config.data.model_copy(update={"text_share": share})})
+    return config.model_copy(
+        update={"data": config.data.model_copy(update={"mixture": {"text": share, "media": 1 - share}})}
+    )
 
 
 def test_text_documents_are_learned_beside_images(make_job, mixed_uris, small_config):

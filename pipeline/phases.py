@@ -161,7 +161,7 @@ class Stage(TrainConfig):
 
 
 class NamedStage(Stage):
-    """One of several trainings, each from the model of another."""
+    """One of several trainings, each from the model of another; with blocks as those of `train`."""
 
     after: str | None = Field(
         None, description="The stage whose model it starts from; null: the one before. Of the first: none."
@@ -174,7 +174,7 @@ class Train(Stage):
     stages: dict[str, NamedStage] = Field(
         {},
         description="By name, in their order, with keys as those of `train`, which count where a stage says nothing "
-        "else. {}: one training. Emu3: two of pre-training, then tuning.",
+        "else; null takes away one of a config that is extended. {}: one training. Emu3: two, then tuning.",
     )
     only: list[str] = Field(
         [], description="Stages to train, where those that they start from are trained; []: all there are."
@@ -186,7 +186,8 @@ class Train(Stage):
         if isinstance(given, dict) and isinstance(named := given.get("stages"), dict) and named:
             base = {name: value for name, value in given.items() if name not in ("stages", "only")}
             handler(base)  # so its mistakes are said once
-            given = given | {"stages": {name: overlaid(base, stage) for name, stage in named.items()}}
+            there = {name: stage for name, stage in named.items() if stage is not None}
+            given = given | {"stages": {name: overlaid(base, stage) for name, stage in there.items()}}
         return handler(given)
 
     @model_validator(mode="after")

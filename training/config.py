@@ -23,7 +23,9 @@ class ModelConfig(Config):
     dropout: float = Field(0.1, description="0 collapsed Emu3's training, much learns slowly. Emu3: 0.1.", ge=0, lt=1)
     rope_theta: float = Field(1e6, description="Small blurs far positions. Emu3: 1e6.", gt=1)
     init_from: str | None = Field(
-        None, description="Hub name or folder of a model to continue from; its sizes then replace those above."
+        None,
+        description="Of a model to go on from: hub name, folder, or a config, for the newest model that it trained. Its "
+        "sizes replace those above, and its words are those of data.text_tokenizer null.",
     )
 
     @model_validator(mode="after")

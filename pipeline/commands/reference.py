@@ -21,6 +21,7 @@ What only says how (`resources`, `cluster`, `curate.fetch_pace`) changes no resu
 
 Keys as `--set` takes them. A list's blocks stand below `KEY.0`, `KEY.1`, and so on; `NAME` is one of your own.
 """
+_AS_ABOVE = "train.stages.NAME."  # begins titles of blocks that are explained where they stand for all stages
 
 
 def reference() -> str:
@@ -28,7 +29,7 @@ def reference() -> str:
     lines = [_HEAD]
     for title, model in _blocks("", RunConfig):
         rows = [f"| `{name}` | {_default(field)} | {_cell(field.description)} |" for name, field in _values(model)]
-        if rows:
+        if rows and not title.startswith(_AS_ABOVE):
             said = (model.__doc__ or "").strip().split("\n\n")[0].replace("\n    ", " ")
             lines += [
                 f"### {title or 'top level'}",

@@ -30,7 +30,9 @@ def test_every_shipped_config_loads(path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_a_misspelt_key_names_its_neighbour(path, tmp_path):
     document = yaml.safe_load(path.read_text())
-    document["curate"]["decide"]["image_rule"] = {}
+    document.setdefault("curate", {}).setdefault("decide", {})["image_rule"] = {}
+    if "extends" in document:
+        document["extends"] = str(path.parent / document["extends"])
     broken = tmp_path / path.name
     broken.write_text(yaml.safe_dump(document))
     with pytest.raises(ConfigError, match=rf"{path.name}: curate.decide.image_rule: unknown key.*'image_rules'"):

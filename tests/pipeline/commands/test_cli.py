@@ -26,7 +26,7 @@ COMMANDS = {
     "convert-head": ["PTH", "OUT"],
     "caption": ["CONFIG", "--set", "--plan"],
     "tokenize": ["CONFIG", "--set", "--plan"],
-    "train": ["CONFIG", "--set", "--version", "--plan"],
+    "train": ["CONFIG", "--set", "--version", "--stage", "--plan"],
     "status": ["CONFIG", "--set", "--json", "--version", "--watch"],
     "log": ["CONFIG", "--set", "--json"],
     "diff": ["CONFIG", "V1", "V2", "--set", "--json"],

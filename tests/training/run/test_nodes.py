@@ -32,7 +32,8 @@ def on_machines(job, resources, names, events=(), num_cpus=1):
     told = json.loads((folder / "events.json").read_text()) if events else []
     assert [event["what"] for event in told] == [what for _, what, _ in events]
     seen = json.loads((folder / "result.json").read_text())["seen"]
-    for event in told:  # what was logged until it took effect is seen until a moment later
+    for event in (event for event in told if event["what"] == "kill"):
+        # what was logged until it took effect is seen until a moment later
         reached = max(step for at_s, step in seen if at_s <= event["at_s"] + 3)
         event["lost_s"] = min(at_s for at_s, step in seen if step > reached) - event["at_s"]
     return told

@@ -13,8 +13,8 @@ Without a caption a sequence is unconditional, which classifier-free guidance ne
 Every token has a kind. The loss reports captions, images, videos and text documents apart, and gives text weight 1
 and all else the vision weight (Emu3: 0.5; which tokens it covered is unpublished): what is not text belongs to the
 medium or follows from its grid, so it deserves no more than the codes. What is neither text nor code is a kind of its
-own, structure, because its loss is almost zero and would flatter that of the codes. The EOS of a text document is
-text: no grid says where it comes, so the model learns it as it learns words.
+own, structure, because its loss is almost zero and would flatter that of the codes. The EOS of a text document, and of
+a caption that stands last, is text: no grid says where it comes, so the model learns it as it learns words.
 """
 
 import re
@@ -37,11 +37,12 @@ _NO_TEXT = np.empty(0, np.int32)
 class Kind(IntEnum):
     """What a token stands for."""
 
-    TEXT = 0  # the caption
+    TEXT = 0  # the caption, an answer; the EOS of one that stands last
     IMAGE = 1  # codes of an image
     VIDEO = 2  # codes of a video
     STRUCTURE = 3  # BOS, EOS, SOV, meta, SOT, EOL, EOF, EOV
     DOCUMENT = 4  # a text document, its EOS too
+    PROMPT = 5  # a question: nobody is to learn to ask it
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ class SequenceLayout:
         kinds = np.full(len(ids), Kind.STRUCTURE, np.uint8)
         kinds[ids >= v.vision_offset] = Kind.VIDEO if is_video else Kind.IMAGE
         start = len(head) + len(medium) + 1 if is_caption_last else 1
-        kinds[start : start + len(caption_ids)] = Kind.TEXT
+        kinds[start : start + len(caption_ids) + (is_caption_last and len(caption_ids) > 0)] = Kind.TEXT
         return Sequence(ids, kinds)
 
     def build_text(self, text_ids: np.ndarray, is_first: bool, is_last: bool) -> Sequence:

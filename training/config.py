@@ -24,7 +24,7 @@ class ModelConfig(Config):
     rope_theta: float = Field(1e6, description="Small blurs far positions. Emu3: 1e6.", gt=1)
     init_from: str | None = Field(
         None,
-        description="Of a model to go on from: hub name, folder, or a config, for the newest model that it trained. Its "
+        description="Of a model to go on from: hub name, folder, or a config, for the newest model it trained. Its "
         "sizes replace those above, and its words are those of data.text_tokenizer null.",
     )
 

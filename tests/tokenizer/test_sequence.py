@@ -73,7 +73,8 @@ def test_kinds_cover_what_they_should(layout):
     for is_last in (False, True):
         sequence = layout.build(np.zeros((3, 4), int), caption, is_caption_last=is_last)
         assert sequence.kinds.dtype == np.uint8
-        np.testing.assert_array_equal(sequence.ids[sequence.kinds == Kind.TEXT], caption)
+        end = [layout.vocabulary.eos] if is_last else []
+        np.testing.assert_array_equal(sequence.ids[sequence.kinds == Kind.TEXT], [*caption, *end])
         assert (sequence.ids[sequence.kinds == Kind.IMAGE] == layout.vocabulary.vision_offset).all()
         assert (sequence.kinds == Kind.STRUCTURE).sum() == layout.num_medium_tokens(3, 4) - 12
 

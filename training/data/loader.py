@@ -44,7 +44,7 @@ class Pack:
         """Sum of the loss weights, as training/model/loss.py gives them: none for the first token of a document and for
         padding.
         """
-        predicted = (self.documents != PADDING) & (self.positions > 0)
+        predicted = (self.documents != PADDING) & (self.positions > 0) & (self.kinds != Kind.PROMPT)
         is_text = (self.kinds == Kind.TEXT) | (self.kinds == Kind.DOCUMENT)
         num_text = int((predicted & is_text).sum())
         return weights.text * num_text + weights.vision * (int(predicted.sum()) - num_text)

@@ -71,8 +71,8 @@ def next_tokens(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What each token must predict: ids int64, kinds int64 and loss weights float32, all (B, T).
 
-    The weight is `weights.text` for captions and text documents and `weights.vision` for all else; 0 for padding and
-    at the end of a document.
+    The weight is `weights.text` for captions, answers and text documents and `weights.vision` for all else; 0 for
+    questions, for padding and at the end of a document.
     """
     targets = ids_BT.roll(-1, 1).long()
     kinds = kinds_BT.roll(-1, 1).long()
@@ -80,7 +80,7 @@ def next_tokens(
     is_same[:, -1] = False
     is_text = (kinds == Kind.TEXT) | (kinds == Kind.DOCUMENT)
     weights_BT = torch.where(is_text, weights.text, weights.vision)
-    return targets, kinds, torch.where(is_same & (documents_BT >= 0), weights_BT, 0.0)
+    return targets, kinds, torch.where(is_same & (documents_BT >= 0) & (kinds != Kind.PROMPT), weights_BT, 0.0)
 
 
 def sums_by_kind(nll_N: torch.Tensor, kinds_N: torch.Tensor, weights_N: torch.Tensor) -> torch.Tensor:

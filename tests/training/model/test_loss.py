@@ -99,7 +99,7 @@ def test_sums_by_kind():
     sums = sums_by_kind(
         torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([0, 1, 1, 2]), torch.tensor([1.0, 0.5, 0.5, 0.0])
     )
-    assert sums.tolist() == [[1.0, 6.0, 0.0, 0.0, 0.0], [1.0, 2.0, 0.0, 0.0, 0.0]]
+    assert sums.tolist() == [[1.0, 6.0, 0.0, 0.0, 0.0, 0.0], [1.0, 2.0, 0.0, 0.0, 0.0, 0.0]]
 
 
 def test_text_documents_weigh_as_much_as_captions_and_are_summed_apart():

@@ -155,6 +155,11 @@ class Stage(TrainConfig):
         return self
 
     @property
+    def files(self) -> dict[str, str]:
+        """The files that the stage names, by key; what is trained hangs on what they hold."""
+        return {} if self.data.dialogues is None else {"data.dialogues": self.data.dialogues}
+
+    @property
     def what(self) -> TrainConfig:
         """What is trained, on whatever shards and machines."""
         return _part(self, TrainConfig)

@@ -39,7 +39,7 @@ class ModelConfig(Config):
         return self
 
 
-Sort = Literal["text", "image", "video", "media"]
+Sort = Literal["text", "image", "video", "media", "dialogue"]
 _MEDIA = {"image", "video"}
 
 
@@ -53,7 +53,7 @@ class LossWeights(NamedTuple):
 class DataConfig(Config):
     """Which rows of the token table become sequences, and how these are packed."""
 
-    later_fields = frozenset({"mixture", "select"})
+    later_fields = frozenset({"mixture", "select", "dialogues"})
 
     context_tokens: int = Field(
         5_120,
@@ -75,7 +75,7 @@ class DataConfig(Config):
     )
     mixture: dict[Sort, Annotated[float, Field(gt=0, le=1)]] | None = Field(
         None,
-        description="Shares of the tokens: text, image and video, or media for both as the corpus has them; 1 in all. "
+        description="Shares of the tokens: text, dialogue, image and video, or media for both as they are; 1 in all. "
         "An epoch is one pass over the largest; others are repeated or thinned, what is not named is left out. Small: "
         "forgotten, large: overfitted. Null: as the corpus has it. Emu3: unpublished; Emu3.5: text 0.2.",
     )
@@ -83,6 +83,11 @@ class DataConfig(Config):
         {},
         description="By kind, rules over the columns of `media`, as those of curate: media for which one does not "
         "hold, or was not scored, are left out. Strict: few are left, lax: their quality is not raised. {}: all.",
+    )
+    dialogues: str | None = Field(
+        None,
+        description="A .jsonl of questions and answers about media of the catalog (docs/tune.md); answers alone count "
+        "in the loss. Null: none.",
     )
     text_tokenizer: str | None = Field(
         None, description="Hub name or folder; null trains a byte-level BPE on the captions and text documents."
@@ -105,6 +110,8 @@ class DataConfig(Config):
     def _shares_are_whole(self) -> "DataConfig":
         if self.mixture is None:
             return self
+        if "dialogue" in self.mixture and self.dialogues is None:
+            raise ValueError("mixture.dialogue: data.dialogues names no file of them")
         if "media" in self.mixture and _MEDIA & set(self.mixture):
             raise ValueError("mixture: media are images and video; name media, or image and video")
         if not math.isclose(total := math.fsum(self.mixture.values()), 1, abs_tol=1e-6):

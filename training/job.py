@@ -13,8 +13,10 @@ from tokenmill.training.config import TrainConfig
 
 MODEL = "model"  # folder of the model, as transformers loads it
 PLAN = "plan.json"  # written when all is prepared: a folder with it has begun
-ANCESTORS = "ancestors"  # in it: names of the folders that the model goes back to, its parent first
+INPUTS = "inputs"  # in it: what names the run besides its config: the parent's name, contents of files
+ANCESTORS = "ancestors"  # in it: [name, inputs] of the folders that the model goes back to, its parent first
 DONE = "done.json"  # the result, written last: a folder with it is finished
+SPOKEN = "dialogues.parquet"  # data.dialogues, each with the id of its medium, written before plan.json
 SELECTED = "selected.parquet"  # keys of the media that `data.select` leaves, written before plan.json
 
 
@@ -45,6 +47,7 @@ class TrainJob:
     removed: dict[str, list[str]] = field(default_factory=dict)  # media_ids that are no part of the export, by tar
     stage: str | None = None  # its name among several; recorded
     parent: str | None = None  # the folder of the finished run whose model it starts from
+    given: list[str] = field(default_factory=list)  # identities of the files that the config names
     text_tokenizer: str | None = field(init=False)  # of the config, a relative folder made absolute
     init_from: str | None = field(init=False)  # a hub name, a folder, an s3:// prefix
 
@@ -73,13 +76,17 @@ class TrainJob:
         return None if self.tokens_fingerprint is None else [self.tokens_fingerprint, *self.equal_fingerprints]
 
     @property
+    def inputs(self) -> list[str]:
+        """What the run hangs on besides config and tokens: the name of its parent's folder, contents of files."""
+        return [*([] if self.parent is None else [name_of(self.parent)]), *self.given]
+
+    @property
     def fingerprint(self) -> str:
         """Changes with all that the result depends on."""
         names = [uri.rsplit("/", 1)[1] for uri in self.shard_uris]
-        parent = [] if self.parent is None else [name_of(self.parent)]
         return fingerprint_of(
             self.config, self.export_id or names, self.codebook_size, self.tokens_version, self.tokens_fingerprint,
-            *parent,
+            *self.inputs,
         )  # fmt: skip
 
     def read_summary(self) -> dict[str, Any] | None:
@@ -133,14 +140,18 @@ def name_of(run_uri: str) -> str:
     return run_uri.rstrip("/").rsplit("/", 1)[-1]
 
 
-def lineage(run_uri: str) -> list[str]:
-    """Names of the folder of a run and of those that its model goes back to, its own first; without a plan its own
-    alone.
+Lineage = list[tuple[str, list[str]]]
+
+
+def lineage(run_uri: str) -> Lineage:
+    """Name and inputs of the folder of a run, and of those that its model goes back to, its own first; without a plan
+    its own name alone.
     """
     plan = storage.join(run_uri, PLAN)
     with as_damaged(plan):
-        before = storage.read_json(plan).get(ANCESTORS, []) if storage.exists(plan) else []
-    return [name_of(run_uri), *before]
+        known = storage.read_json(plan) if storage.exists(plan) else {}
+        before = [(name, inputs) for name, inputs in known.get(ANCESTORS, [])]
+        return [(name_of(run_uri), known.get(INPUTS, [])), *before]
 
 
 def _absolute_folder(name: str | None) -> str | None:

@@ -6,6 +6,7 @@ trained anew on another.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tokenmill import storage
@@ -15,7 +16,7 @@ from tokenmill.storage.cpu import DTYPES, quick_dtype
 from tokenmill.storage.identity import fingerprint_of
 from tokenmill.tokenizer.webdataset_shards import Export, ExportError, read_export
 from tokenmill.training.config import TrainConfig
-from tokenmill.training.job import DONE, PLAN, lineage, name_of
+from tokenmill.training.job import DONE, PLAN, Lineage, lineage, name_of
 
 _VERSION = re.compile(r"v(\d+)-")
 
@@ -27,18 +28,18 @@ class Place:
     tokens_version: int
     export_id: str | None = None  # null: trained from the table
     stage: str | None = None
-    parent: str | None = None  # the name of the folder whose model it starts from
+    inputs: tuple[str, ...] = ()  # what else it hangs on (training/job.py), the name of its parent's folder first
 
     def uri(self, root: str, config: TrainConfig) -> str:
         """The folder of the training of `config`, its dtype named."""
         export = "" if self.export_id is None else f"{self.export_id[:8]}-"
         stage = "" if self.stage is None else f"{self.stage}-"
-        name = f"v{self.tokens_version:06d}-{export}{stage}{_suffix(config, self.parent)}"
+        name = f"v{self.tokens_version:06d}-{export}{stage}{_suffix(config, self.inputs)}"
         return storage.join(root, "training", name)
 
 
-def _suffix(config: TrainConfig, parent: str | None) -> str:
-    return fingerprint_of("train", config, *([] if parent is None else [parent]))[:8]
+def _suffix(config: TrainConfig, inputs: Iterable[str]) -> str:
+    return fingerprint_of("train", config, *inputs)[:8]
 
 
 def version_of(name: str) -> int | None:
@@ -84,14 +85,14 @@ def trained(root: str, train: Train, stage: str | None) -> list[str]:
     return [
         uri
         for uri in finished(root)
-        if (from_nothing and _ends_as(name_of(uri), train, stage, None)) or _is_of(lineage(uri), train, stage)
+        if (from_nothing and _ends_as(name_of(uri), train, stage, ())) or _is_of(lineage(uri), train, stage)
     ]
 
 
-def _is_of(names: list[str], train: Train, stage: str | None) -> bool:
+def _is_of(runs: Lineage, train: Train, stage: str | None) -> bool:
     """Whether a folder, by its name and those of the folders that its model goes back to, is of this stage."""
-    name, *before = names
-    if not _ends_as(name, train, stage, before[0] if before else None):
+    (name, inputs), *before = runs
+    if not _ends_as(name, train, stage, inputs):
         return False
     after = None if stage is None else train.parent_of(stage)
     if not before or is_config(train.stage(stage).model.init_from):
@@ -99,8 +100,8 @@ def _is_of(names: list[str], train: Train, stage: str | None) -> bool:
     return _is_of(before, train, stage) or (after is not None and _is_of(before, train, after))
 
 
-def _ends_as(name: str, train: Train, stage: str | None, parent: str | None) -> bool:
-    return name.endswith(tuple(f"-{_suffix(each, parent)}" for each in _as_each_dtype(train.stage(stage).what)))
+def _ends_as(name: str, train: Train, stage: str | None, inputs: Iterable[str]) -> bool:
+    return name.endswith(tuple(f"-{_suffix(each, inputs)}" for each in _as_each_dtype(train.stage(stage).what)))
 
 
 def is_config(init_from: str | None) -> bool:

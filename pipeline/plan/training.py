@@ -12,6 +12,7 @@ from tokenmill.pipeline.config import RunConfig, load
 from tokenmill.pipeline.refresh import fingerprints
 from tokenmill.pipeline.refresh.changed_keys import Why
 from tokenmill.pipeline.refresh.steps import Outlook, Step
+from tokenmill.storage.identity import content_id
 from tokenmill.training.job import DONE, PLAN, TrainJob, lineage, name_of
 
 _COMPACTED_AT_MOST = 16  # one after the other
@@ -96,15 +97,16 @@ def _job(config: RunConfig, catalog: Catalog, name: str | None, after: TrainJob 
     stage = config.train.stage(name)
     export = None if stage.shards is None else models.export_to_train_on(stage.shards, config.version)
     export_id = None if export is None else export.id
-    parent = after.run_uri if after is not None else _given(stage.model.init_from)
-    place = Place(catalog.tokens.version, export_id, name, None if parent is None else name_of(parent))
+    parent = after.run_uri if after is not None else _trained_by(stage.model.init_from)
+    given = tuple(_identity(key, uri) for key, uri in stage.files.items())
+    place = Place(catalog.tokens.version, export_id, name, (*([] if parent is None else [name_of(parent)]), *given))
     if export is not None:
         place = replace(place, tokens_version=export.tokens_version)
     elif config.version is None:
         place = replace(place, tokens_version=_version(config, catalog, place))
     if stage.continues and (older := _older(config, catalog.root, place)) is not None:
         parent = older
-        place = replace(place, parent=name_of(older))
+        place = replace(place, inputs=(name_of(older), *given))
     what = models.with_dtype(catalog.root, stage.what, place, stage.resources.use_gpu)
     uri, version = place.uri(catalog.root, what), place.tokens_version
     is_done = storage.exists(storage.join(uri, DONE))
@@ -121,10 +123,18 @@ def _job(config: RunConfig, catalog: Catalog, name: str | None, after: TrainJob 
         removed={} if export is None else export.removed,
         stage=name,
         parent=parent,
+        given=list(given),
     )
 
 
-def _given(init_from: str | None) -> str | None:
+def _identity(key: str, uri: str) -> str:
+    """Of a file's content. Raises CatalogError where there is none."""
+    if not storage.exists(uri):
+        raise CatalogError(f"train.{key}: {uri}: no such file; give the path of one, or an s3:// address")
+    return content_id(storage.read_chunks(uri))
+
+
+def _trained_by(init_from: str | None) -> str | None:
     """The newest training of the config that `init_from` names, if it names one. Raises ConfigError, CatalogError."""
     if init_from is None or not models.is_config(init_from):
         return None
@@ -142,8 +152,8 @@ def _older(config: RunConfig, root: str, place: Place) -> str | None:
     """What a stage goes on from that continues with new data: its newest model of a version before."""
     found = [(models.version_of(name_of(uri)) or 0, uri) for uri in models.trained(root, config.train, place.stage)]
     for version, uri in reversed(found):
-        if version == place.tokens_version and len(names := lineage(uri)) > 1:
-            return storage.join(root, "training", names[1])
+        if version == place.tokens_version and len(runs := lineage(uri)) > 1:
+            return storage.join(root, "training", runs[1][0])
         if version == place.tokens_version:
             return None  # trained from its start
         if version < place.tokens_version:

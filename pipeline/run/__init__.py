@@ -14,7 +14,7 @@ In: a config and the names of phases. Out: tables, a model, a record and a repor
     fill.py        what these two share: media into rows of a table
     redecide.py    the rules on stored scores, without workers
     train.py       a transformer on one version of `tokens`, stage by stage
-    selected.py    the media that a stage's rules leave
+    given.py       what a stage is given besides: media that its rules leave, dialogues
     pools.py       the stages of each phase and their pools: do they fit
     workers.py     who computes: processes here for little work, Ray for the rest
 """

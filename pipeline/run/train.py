@@ -6,8 +6,8 @@ from typing import Any
 from tokenmill import storage
 from tokenmill.pipeline.catalog.tables import CatalogError
 from tokenmill.pipeline.plan.training import TrainPlan, train_jobs
+from tokenmill.pipeline.run.given import give
 from tokenmill.pipeline.run.run import Run
-from tokenmill.pipeline.run.selected import select_media
 from tokenmill.storage.cpu import emulation
 from tokenmill.training.job import DONE, TrainJob, TrainResult
 from tokenmill.training.run.curves import draw_curves
@@ -56,7 +56,7 @@ def _train(run: Run, job: TrainJob) -> None:
         if not is_done:
             if slow := emulation(job.config.dtype, part.resources.use_gpu):
                 meter.note(slow)
-            select_media(run.catalog, job)
+            give(run.catalog, job)
         result = fit(job, part.resources, show, begin)
         draw_curves(job.run_uri, job.at("loss.png"))
         meter.report.num_read = 0 if is_done else result.num_documents

@@ -8,7 +8,6 @@ has pieces (training/data/text_pieces.py). Rows that training cannot use are cou
 silence.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -23,6 +22,7 @@ from tokenmill.storage.errors import DamagedError, TrainingError
 from tokenmill.tokenizer import webdataset_shards
 from tokenmill.tokenizer.sequence import SequenceLayout
 from tokenmill.tokenizer.text import encode_captions
+from tokenmill.training.data.spoken import Spoken, media_key, without_long
 from tokenmill.training.data.text_pieces import cut_texts
 
 _COLUMNS = ["media_id", "kind", "grid_t", "grid_h", "grid_w", "fps", "caption", "reject_reason", "fingerprint"]
@@ -55,6 +55,7 @@ class Index:
         default_factory=_no_text
     )  # int32, where the piece begins: training/data/text_pieces.py
     text_skip: np.ndarray = field(default_factory=_no_text)  # int32
+    dialogue: np.ndarray = field(default_factory=_no_text)  # int32, row of the dialogues, else -1; empty without any
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -68,6 +69,11 @@ class Index:
         """These documents alone; `is_taken`: bool (N,)."""
         columns = {f.name: getattr(self, f.name) for f in fields(self)}
         return Index(**{name: values[is_taken] if len(values) else values for name, values in columns.items()})
+
+    @property
+    def is_dialogue(self) -> np.ndarray:
+        """bool (N,): dialogues, about a medium or not."""
+        return self.dialogue >= 0 if len(self.dialogue) else np.zeros(len(self), bool)
 
     @property
     def num_texts(self) -> int:
@@ -144,9 +150,11 @@ def build_index(
     context_tokens: int,
     removed: Removed = _NONE,
     selected: np.ndarray | None = None,
+    dialogues: pa.Table | None = None,
 ) -> tuple[Index, Counter[str]]:
     """The index, and how many rows it leaves out by reason: rejected, other_fingerprint, not_selected, too_long,
     empty_text. `selected`: sorted `media_key`s of the images and clips that are used; null: all.
+    `dialogues`: rows of DIALOGUES, which are documents of their own.
 
     No text document is too long: it is cut into pieces of `context_tokens`.
 
@@ -154,6 +162,7 @@ def build_index(
     """
     parts: list[dict[str, np.ndarray]] = []
     excluded: Counter[str] = Counter()
+    spoken = None if dialogues is None else Spoken(dialogues, layout)
     for position, uri in enumerate(shard_uris):
         for group, table, reasons in usable_rows(uri, fingerprints, removed):
             excluded += reasons
@@ -168,11 +177,18 @@ def build_index(
             excluded["not_selected"] += int((~is_selected).sum())
             excluded += Counter(too_long=int(too_long.sum()), empty_text=len(is_written) - len(texts))
             found = [{name: values[fits] for name, values in media.items()}]
+            found += [] if spoken is None else [spoken.about(media)]
             found += [_text_records(texts, layout, context_tokens)] if len(texts) else []
             for part in found:
                 part["shard"] = np.full(len(part["row"]), position, np.int32)
                 part["row_group"] = np.full(len(part["row"]), group, np.int32)
             parts += found
+    if spoken is not None:
+        parts += spoken.of_words()
+        for part in parts:
+            part.setdefault("dialogue", np.full(len(part["row"]), -1, np.int32))
+        parts, too_long = without_long(parts, context_tokens)
+        excluded["too_long"] += too_long
     if not sum(len(part["row"]) for part in parts):
         raise TrainingError(
             f"no document to train on in {len(shard_uris)} token shards ({dict(excluded)} left out); "
@@ -183,12 +199,6 @@ def build_index(
         columns |= {name: _no_text() for name in _TEXT_COLUMNS}
     order = np.argsort(columns["media"], kind="stable")
     return Index(**{name: values[order] if len(values) else values for name, values in columns.items()}), excluded
-
-
-def media_key(media_id: str, piece: int = 0) -> int:
-    """The entry of a medium, or of a piece of a text document, in `Index.media`."""
-    name = f"{media_id}/{piece}" if piece else media_id
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
 def _row_group(shard: pq.ParquetFile, group: int, columns: list[str], uri: str) -> pa.Table:

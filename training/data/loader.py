@@ -17,10 +17,13 @@ from tokenmill import storage
 from tokenmill.storage.errors import DamagedError, TrainingError
 from tokenmill.storage.failures import as_damaged
 from tokenmill.tokenizer import webdataset_shards
+from tokenmill.tokenizer.dialogue import Turn, build_dialogue
 from tokenmill.tokenizer.sequence import Kind, Sequence, SequenceLayout
 from tokenmill.training.config import LossWeights
-from tokenmill.training.data.index import Index, media_key
+from tokenmill.training.data.dialogues import turns_of
+from tokenmill.training.data.index import Index
 from tokenmill.training.data.plan import Plan
+from tokenmill.training.data.spoken import media_key
 from tokenmill.training.data.text_pieces import piece_ids
 
 PADDING = -1  # the document number of padding
@@ -120,8 +123,9 @@ class Loader:
         layout: SequenceLayout,
         pack_tokens: int,
         cache_bytes: int = 1 << 30,
+        dialogues: pa.Table | None = None,
     ):
-        self.plan = plan
+        self.plan, self._dialogues = plan, dialogues
         self._index = index
         self._layout = layout
         self._pack_tokens = pack_tokens
@@ -145,30 +149,37 @@ class Loader:
 
     def _sequence(self, slot: int) -> Sequence:
         index, document = self._index, int(self.plan.documents[slot])
+        if index.shard[document] < 0:  # a dialogue about nothing seen
+            return build_dialogue(self._layout, self._turns(document))
         row = int(index.row[document])
         table = self._groups.get(int(index.shard[document]), int(index.row_group[document]))
         piece = index.piece_of(document)
         if piece is not None:
             return self._text_sequence(document, piece, table["media_id"][row].as_py(), table["caption"][row].as_py())
         grid = index.grid[document]
-        codes = table["codes"][row].values
-        is_null = bool(self.plan.is_null_caption[slot])
-        caption_ids = self._layout.caption_ids(None if is_null else table["caption"][row].as_py())
-        expected = int(index.medium_tokens[document]) + (0 if is_null else int(index.caption_tokens[document]))
-        if (
-            media_key(table["media_id"][row].as_py()) != index.media[document]
-            or codes is None
-            or len(codes) != grid.prod()
-            or len(caption_ids) + int(index.medium_tokens[document]) != expected
-        ):
+        media_id, codes = table["media_id"][row].as_py(), table["codes"][row].values
+        is_spoken = bool(index.is_dialogue[document])
+        key = media_key(f"{media_id}#{index.dialogue[document]}" if is_spoken else media_id)
+        if key != index.media[document] or codes is None or len(codes) != grid.prod():
             raise self._unplanned(document)
         is_video = bool(index.is_video[document])
-        return self._layout.build(
+        is_null = is_spoken or bool(self.plan.is_null_caption[slot])
+        sequence = self._layout.build(
             codes.to_numpy().reshape(grid if is_video else grid[1:]),
-            caption_ids,
+            self._layout.caption_ids(None if is_null else table["caption"][row].as_py()),
             table["fps"][row].as_py() if is_video else None,
             bool(self.plan.is_caption_last[slot]),
         )
+        if is_spoken:
+            sequence = build_dialogue(self._layout, self._turns(document), sequence)
+        of_text = int(index.caption_tokens[document]) if is_spoken or not is_null else 0
+        if len(sequence.ids) != int(index.medium_tokens[document]) + of_text:
+            raise self._unplanned(document)
+        return sequence
+
+    def _turns(self, document: int) -> list[Turn]:
+        assert self._dialogues is not None
+        return turns_of(self._dialogues, int(self._index.dialogue[document]))
 
     def _text_sequence(self, document: int, piece: int, media_id: str, text: str | None) -> Sequence:
         index = self._index

@@ -27,7 +27,7 @@ from tokenmill.training.data.index import Index
 from tokenmill.training.data.packing import best_fit_decreasing
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_PURPOSES = {"text": 2, "image": 4, "video": 6, "media": 8}  # of random numbers, this one and the next
+_PURPOSES = {"text": 2, "image": 4, "video": 6, "media": 8, "dialogue": 10}  # of random numbers, this one and the next
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ class Plan:
             digest.update(np.ascontiguousarray(values).tobytes())
         for values in (index.media, index.medium_tokens, index.caption_tokens, index.grid):
             digest.update(np.ascontiguousarray(values).tobytes())
-        for values in (index.piece, index.text_start, index.text_skip):  # nothing where there is no text
+        # nothing where there is no text, and no dialogue
+        for values in (index.piece, index.text_start, index.text_skip, index.dialogue):
             digest.update(np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
 
@@ -128,9 +129,11 @@ def sequence_tokens(index: Index, documents: np.ndarray, is_null_caption: np.nda
 
 
 def of_sort(index: Index, sort: str) -> np.ndarray:
-    """bool (N,): which documents are `text`, `image`, `video`, or `media`, which are both of these."""
-    is_text = index.is_text
-    return {"text": is_text, "media": ~is_text, "video": index.is_video, "image": ~is_text & ~index.is_video}[sort]
+    """bool (N,): which documents are `text`, `dialogue`, `image`, `video`, or `media`, which are both of these."""
+    if sort in ("text", "dialogue"):
+        return index.is_text if sort == "text" else index.is_dialogue
+    is_medium = ~index.is_text & ~index.is_dialogue
+    return is_medium & {"media": True, "video": index.is_video, "image": ~index.is_video}[sort]
 
 
 class _Mixture:
@@ -210,9 +213,9 @@ def _epoch(
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """Packs of one epoch as positions in the index; per document of the index: caption last, no caption.
 
-    A text document has no caption that could be last or left out.
+    A text document, or a dialogue, has no caption that could be last or left out.
     """
-    is_medium = ~index.is_text
+    is_medium = of_sort(index, "media")
     is_null = (index.caption_tokens == 0) | (draw(index.media, seed, epoch, 1) < config.null_caption_share)
     is_null &= is_medium
     is_last = ~is_null & is_medium & (draw(index.media, seed, epoch, 2) < config.understanding_share)

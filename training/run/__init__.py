@@ -8,6 +8,8 @@ In: a `TrainJob`. Out: its folder with plan, log, checkpoints, curves and model,
     recovery.py     whether a training goes on that lost workers, and with how many
     notices.py      what it is asked while it runs: save, stop
     prepare.py      text tokenizer, index and plan, made once
+    given.py        what it is given besides shards: selected media, dialogues
+    tables.py       tables of its folder
     worker.py       one worker: steps, checkpoints
     finish.py       the model in its folder
     model_files.py  its weights there, a file at a time

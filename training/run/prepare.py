@@ -1,6 +1,7 @@
 """A job -> what every worker shares: text tokenizer, vocabulary, index and plan, made once under the run's folder.
 
     run/selected.parquet  which media data.select leaves, where it is used; written by who knows their scores
+    run/dialogues.parquet data.dialogues with ids of media, likewise
     run/text/             tokenizer files and vocabulary.json
     run/index.parquet     one row per document; per piece of a text document
     run/plan.parquet      one row per placed document
@@ -9,16 +10,13 @@
 All of it is a pure function of the job, so a crash in the middle is cured by doing it again.
 """
 
-import io
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from tokenmill import storage
@@ -27,9 +25,11 @@ from tokenmill.storage.failures import as_damaged
 from tokenmill.tokenizer.sequence import SequenceLayout
 from tokenmill.tokenizer.text import load_text_tokenizer, train_text_tokenizer
 from tokenmill.tokenizer.vocabulary import FILE_NAME, Vocabulary
-from tokenmill.training.data.index import Index, build_index, captions, media_key
+from tokenmill.training.data.index import Index, build_index, captions
 from tokenmill.training.data.plan import Plan, make_plan, of_sort, sequence_tokens
-from tokenmill.training.job import ANCESTORS, SELECTED, TrainJob, lineage
+from tokenmill.training.job import ANCESTORS, INPUTS, TrainJob, lineage
+from tokenmill.training.run import given
+from tokenmill.training.run.tables import read_table, write_table
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Prepared:
     index: Index
     plan: Plan
     summary: dict[str, Any]  # plan.json
+    dialogues: pa.Table | None = None  # rows of training/data/dialogues.py
 
 
 def prepare(job: TrainJob) -> dict[str, Any]:
@@ -53,8 +54,11 @@ def prepare(job: TrainJob) -> dict[str, Any]:
     tokenizer = _text_tokenizer(job)
     vocabulary = _vocabulary(job, tokenizer)
     layout = SequenceLayout(tokenizer, vocabulary)
-    selected = _selected(job) if data.select else None
-    index, excluded = build_index(job.shard_uris, job.rows_used, layout, data.context_tokens, job.removed, selected)
+    selected = given.selected(job)
+    dialogues = given.dialogues(job)
+    index, excluded = build_index(
+        job.shard_uris, job.rows_used, layout, data.context_tokens, job.removed, selected, dialogues
+    )
     if data.mixture is not None:
         is_mixed = np.any([of_sort(index, sort) for sort in data.mixture], axis=0)
         excluded["not_in_mixture"] = int((~is_mixed).sum())
@@ -64,8 +68,8 @@ def prepare(job: TrainJob) -> dict[str, Any]:
         tokenizer.save_pretrained(folder)
         vocabulary.save(Path(folder))
         storage.upload_folder(Path(folder), job.at("text"))
-    _write_table(index.to_table(), job.at("index.parquet"))
-    _write_table(plan.to_table(), job.at("plan.parquet"))
+    write_table(index.to_table(), job.at("index.parquet"))
+    write_table(plan.to_table(), job.at("plan.parquet"))
     num_tokens = sequence_tokens(index, plan.documents, plan.is_null_caption)
     total_tokens = int(num_tokens.sum())
     summary = {
@@ -75,10 +79,12 @@ def prepare(job: TrainJob) -> dict[str, Any]:
         "tokens_version": job.tokens_version,
         "tokens_fingerprint": job.tokens_fingerprint,
         "stage": job.stage,
+        INPUTS: job.inputs,
         ANCESTORS: [] if job.parent is None else lineage(job.parent),
         "codebook_size": job.codebook_size,
         "num_documents": len(index),
-        "num_videos": int(index.is_video.sum()),
+        "num_videos": int(of_sort(index, "video").sum()),
+        "num_dialogues": int(index.is_dialogue.sum()),
         "num_texts": index.num_texts,
         "num_text_pieces": int(index.is_text.sum()),
         "excluded": dict(+excluded),
@@ -100,15 +106,15 @@ def load_prepared(job: TrainJob) -> Prepared:
     with as_damaged(job.at("text")), storage.local_folder(job.at("text")) as folder:
         layout = SequenceLayout(load_text_tokenizer(folder), Vocabulary.load(folder))
     with as_damaged(job.at("index.parquet")):
-        index = Index.from_table(_read_table(job.at("index.parquet")))
+        index = Index.from_table(read_table(job.at("index.parquet")))
     with as_damaged(job.at("plan.parquet")):
-        plan = Plan.from_table(_read_table(job.at("plan.parquet")), summary["num_steps"], job.config.data.batch_packs)
+        plan = Plan.from_table(read_table(job.at("plan.parquet")), summary["num_steps"], job.config.data.batch_packs)
         hash_ = plan.hash(index)
     if hash_ != summary["plan"]:
         raise TrainingError(
             f"{job.at('plan.parquet')}: damaged, its hash differs; delete {job.at('plan.json')} to redo"
         )
-    return Prepared(layout, index, plan, summary)
+    return Prepared(layout, index, plan, summary, given.dialogues(job))
 
 
 def _text_tokenizer(job: TrainJob) -> PreTrainedTokenizerBase:
@@ -143,26 +149,3 @@ def _vocabulary(job: TrainJob, tokenizer: PreTrainedTokenizerBase) -> Vocabulary
             "it out, and the model's own is taken"
         )
     return made
-
-
-def _selected(job: TrainJob) -> np.ndarray:
-    """uint64, rising: keys of the media that were selected."""
-    uri = job.at(SELECTED)
-    with as_damaged(uri):
-        return _read_table(uri)["media"].to_numpy()
-
-
-def write_selected(job: TrainJob, media_ids: Iterable[str]) -> None:
-    """Say which media `data.select` leaves, before the job is prepared."""
-    keys = np.sort(np.array([media_key(media_id) for media_id in media_ids], np.uint64))
-    _write_table(pa.table({"media": keys}), job.at(SELECTED))
-
-
-def _write_table(table: pa.Table, uri: str) -> None:
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", write_statistics=False)
-    storage.write_bytes(uri, sink.getvalue())
-
-
-def _read_table(uri: str) -> pa.Table:
-    return pq.read_table(pa.BufferReader(storage.read_bytes(uri)))

@@ -83,8 +83,9 @@ class _Trainer:
         keep = resources.keep_checkpoints
         self.checkpoints = Checkpoints(job.run_uri, self.model, self.optimizers, meta, keep, world)
         self.start = self.checkpoints.resume()
+        cache_bytes = resources.cache_mb << 20
         self.loader = Loader(
-            ready.plan, ready.index, job.shard_uris, ready.layout, config.data.pack_tokens, resources.cache_mb << 20
+            ready.plan, ready.index, job.shard_uris, ready.layout, config.data.pack_tokens, cache_bytes, ready.dialogues
         )
 
     def run(self) -> None:

@@ -35,7 +35,7 @@ def jobs(root: Path, **changes: object) -> list[TrainJob]:
 def finish(job: TrainJob) -> None:
     """As far as plans look at it."""
     ancestors = [] if job.parent is None else lineage(job.parent)
-    storage.write_json(job.at(PLAN), {"ancestors": ancestors})
+    storage.write_json(job.at(PLAN), {"inputs": job.inputs, "ancestors": ancestors})
     storage.write_json(job.at(DONE), {})
 
 

@@ -29,6 +29,7 @@ TINY_TRAINING = {
     "optimizer": {"steps": 3},
 }
 QUIET = Console(quiet=True)
+KEPT_IMAGE = pc.field("reject_reason").is_null() & (pc.field("kind") == "image")
 PER_RUN = {"run_id", "last_seen_run"}
 
 
@@ -156,6 +157,37 @@ def test_show_and_sample(undisturbed, tmp_path):
     )
     width, height = Image.open(out).size
     assert min(width, height) >= 128
+
+
+def test_tuning(undisturbed, tmp_path):
+    """The model of another config, rules over stored scores, dialogues by file names and ids; once."""
+    corpus, root, config = undisturbed
+    media = Catalog(str(root)).media.scan(["media_id", "colourfulness"], KEPT_IMAGE)
+    limit = float(np.median(media["colourfulness"]))
+    ask = [{"from": "human", "value": "What is it?"}, {"from": "gpt", "value": "a shape"}]
+    named = [{"image": "images/scene_0001.png"}, {"image": media["media_id"][1].as_py()}, {}]
+    chat = corpus / "chat.jsonl"
+    chat.write_text("".join(json.dumps(name | {"conversations": ask}) + "\n" for name in named))
+    document = yaml.safe_load(config.read_text())
+    document["train"]["model"]["init_from"] = str(config)
+    stage = {"select": {"image": {"bright": f"colourfulness > {limit}"}}, "dialogues": str(chat)}
+    document["train"]["stages"] = {"tuned": {"data": stage | {"mixture": {"image": 0.5, "dialogue": 0.5}}}}
+    tuning = tmp_path / "config.yaml"
+    tuning.write_text(yaml.safe_dump(document))
+    said = tokenmill("train", tuning).stdout
+    assert "tuned: trained in 3 steps" in said and "tuned: not used: " in said
+    [place] = root.glob("training/*-tuned-*/plan.json")
+    plan = json.loads(place.read_text())
+    assert plan["num_documents"] - 3 == sum(value > limit for value in media["colourfulness"].to_pylist())
+    assert plan["num_dialogues"] == 3 and len(plan["ancestors"]) == 1
+    again = run_phases(load(tuning), ("train",), "train", QUIET, plan_only=True)
+    assert [step.num_read for step in again.steps] == [0]
+    chat.write_text(chat.read_text() + json.dumps({"image": "images/none.png", "conversations": ask}) + "\n")
+    refused = tokenmill("train", tuning, check=False)
+    told = " ".join((refused.stdout + refused.stderr).split())
+    assert "1 of 4 dialogues are about media that the catalog does not know: images/none.png (line 4)" in told
+    assert refused.returncode == 1
+    chat.unlink()
 
 
 def run_here(config: Path) -> dict[str, int]:

@@ -11,7 +11,8 @@ from tokenmill import storage
 from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.run_log import read_log
 from tokenmill.training.config import OptimizerConfig
-from tokenmill.training.run.prepare import load_prepared, prepare, write_selected
+from tokenmill.training.run.given import give_selected
+from tokenmill.training.run.prepare import load_prepared, prepare
 from tokenmill.training.run.worker import train_worker
 
 
@@ -40,9 +41,9 @@ def test_a_stage_starts_from_the_weights_of_the_one_before(make_job, first):
     assert read_log(job.run_uri)[0]["loss"] == pytest.approx(read_log(first.run_uri)[-1]["loss"], abs=0.4)
     assert storage.read_json(f"{job.run_uri}/model/config.json")["max_position_embeddings"] == 96
     plan = storage.read_json(job.at("plan.json"))
-    assert (plan["stage"], plan["ancestors"]) == ("two", ["v1-one"])
+    assert (plan["stage"], plan["ancestors"]) == ("two", [["v1-one", []]])
     third = make_job("v1-three", config, parent=job.run_uri)
-    assert prepare(third)["ancestors"] == ["v1-two", "v1-one"]
+    assert prepare(third)["ancestors"] == [("v1-two", ["v1-one"]), ("v1-one", [])]
     assert len({each.fingerprint for each in (job, third, make_job("other", config))}) == 3
 
 
@@ -76,14 +77,14 @@ def test_selected_media_alone_are_used(make_job, small_config, shard_uris):
     some = [row["media_id"] for row in storage_rows(shard_uris) if row["kind"] == "image"][:7]
     config = changed(small_config(), data={"select": {"image": {"x": "aspect < 9"}, "video": {"x": "aspect < 9"}}})
     job = make_job("selected", config)
-    write_selected(job, some)
+    give_selected(job, some)
     summary = prepare(job)
     assert (summary["num_documents"], summary["excluded"]["not_selected"]) == (7, 33)
 
 
 def test_none_selected_says_so(make_job, small_config):
     job = make_job("nothing", changed(small_config(), data={"select": {"image": {"x": "aspect < 9"}}}))
-    write_selected(job, [])
+    give_selected(job, [])
     with pytest.raises(TrainingError, match=r"no document to train on .*not_selected.*ease data.select"):
         prepare(job)
 

@@ -74,7 +74,7 @@ class RoomPolicy(BackpressurePolicy):
         ids = [
             name
             for name, actor in found.items()
-            if actor["ActorClassName"].startswith(_CLASS) and not actor["Address"]["NodeID"].strip("f")
+            if actor["ActorClassName"].startswith(_CLASS) and not actor["Address"]["IPAddress"]
         ]
         self._since = {name: self._since.get(name, now) for name in ids}
         return sum(now - since >= _PATIENCE_S for since in self._since.values())

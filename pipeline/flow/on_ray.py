@@ -23,12 +23,10 @@ from ray.util.annotations import RayDeprecationWarning
 
 from tokenmill.pipeline.catalog.shard_files import Shard
 from tokenmill.pipeline.config import Cluster, ConfigError
-from tokenmill.pipeline.flow import nodes, writer
-from tokenmill.pipeline.flow.alone import AloneWorkers
+from tokenmill.pipeline.flow import alone, nodes, room, writer
 from tokenmill.pipeline.flow.flow import Collector, Flow, Group, Sink
 from tokenmill.pipeline.flow.metrics import ReadBytes
 from tokenmill.pipeline.flow.pool_use import pools_used, running
-from tokenmill.pipeline.flow.room import make_room
 from tokenmill.stages.table.at_hand import worker_notes
 from tokenmill.stages.table.chain import Chain, StageSpec
 from tokenmill.stages.table.limits import Limits
@@ -138,7 +136,7 @@ def cluster(config: Cluster) -> Iterator[None]:
     context.max_errored_blocks = -1
     context.autoscaling_config.actor_pool_util_downscaling_threshold = _NEVER
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # blocks for each worker: there is work
-    make_room(context)
+    room.make_room(context)
     name = _scratch_name()
     try:
         if config.address:
@@ -224,8 +222,8 @@ def run(flow: Flow) -> None:
             del bundles  # Ray's executor ends with it; kept by a traceback, that would be after Ray itself
     names = [group.stages[-1][0].__name__ for group in flow.groups]
     flow.meter.busy(pools_used(dataset, names, sizes), collector.seconds)
-    with closing(AloneWorkers(flow, _Worker)) as alone:
-        collector.retry_lost(alone, ray.put, flow.groups[0].pool.batch_rows)
+    with closing(alone.AloneWorkers(flow, _Worker)) as workers:
+        collector.retry_lost(workers, ray.put, flow.groups[0].pool.batch_rows)
 
 
 def _strategy(group: Group, workers: int, num_blocks: int) -> ActorPoolStrategy:

@@ -70,7 +70,8 @@ class RoomPolicy(BackpressurePolicy):
 
     def _num_waiting(self, now: float) -> int:
         """Workers that were without a place when this looked before, and are."""
-        found = ray._private.state.actors(job_id=ray.get_runtime_context().job_id, actor_state_name="RESTARTING")
+        job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
+        found = ray._private.state.actors(job_id=job, actor_state_name="RESTARTING")
         ids = [
             name
             for name, actor in found.items()

@@ -58,8 +58,9 @@ class Cluster:
         self._now = 100.0
         monkeypatch.setattr(room.time, "monotonic", lambda: self._now)
         state = SimpleNamespace(state=SimpleNamespace(actors=self._actors))
-        context = SimpleNamespace(job_id="job")
-        monkeypatch.setattr(room, "ray", SimpleNamespace(_private=state, get_runtime_context=lambda: context))
+        context, job = SimpleNamespace(get_job_id=lambda: "job"), SimpleNamespace(from_hex=lambda name: name)
+        ray = SimpleNamespace(_private=state, get_runtime_context=lambda: context, JobID=job)
+        monkeypatch.setattr(room, "ray", ray)
 
     def take(self, passed_s: float) -> list[bool]:
         """Which pools get blocks after so many seconds, with a look each second."""

@@ -22,7 +22,8 @@ from ray.data._internal.execution.backpressure_policy import (
 from ray.data._internal.execution.interfaces import ReportsExtraResourceUsage
 
 _LOOK_S = 1.0
-_PATIENCE_S = 1.5  # with a worker without a place: most have one at once
+_PATIENCE_S = 1.5  # with a worker without a place, where a machine died
+_START_S = 20.0  # the same where none did: its process is only slow to start, or a surplus worker was faster
 _TAKES_EFFECT_S = 5.0  # until a retired worker's place is another's
 _CLASS = "MapWorker("  # as Ray Data names the actors of all its pools
 
@@ -37,7 +38,7 @@ class RoomPolicy(BackpressurePolicy):
 
     def __init__(self, *of_base: Any):
         super().__init__(*of_base)
-        self._looked = 0.0
+        self._looked, self._num_dead = 0.0, _num_dead()
         self._closed: set[Any] = set()  # operators that get no blocks
         self._since: dict[str, float] = {}  # actors without a place, by id
         self._retired: list[float] = []  # when
@@ -78,7 +79,8 @@ class RoomPolicy(BackpressurePolicy):
             if actor["ActorClassName"].startswith(_CLASS) and not actor["Address"]["IPAddress"]
         ]
         self._since = {name: self._since.get(name, now) for name in ids}
-        return sum(now - since >= _PATIENCE_S for since in self._since.values())
+        patience_s = _PATIENCE_S if _num_dead() > self._num_dead else _START_S
+        return sum(now - since >= patience_s for since in self._since.values())
 
     @staticmethod
     def _giver(op: Any, pools: dict[Any, AutoscalingActorPool]) -> Any:
@@ -101,3 +103,8 @@ class RoomPolicy(BackpressurePolicy):
             why = "room for workers that lost their machine"
             done = pool.scale(ActorPoolScalingRequest.downscale(delta=-delta, force=True, reason=why)) or 0
             self._retired += [now] * (-done - num_pending)
+
+
+def _num_dead() -> int:
+    """Machines of the cluster that died."""
+    return sum(not node["Alive"] for node in ray.nodes())

@@ -54,13 +54,14 @@ class Cluster:
 
     def __init__(self, monkeypatch, *pools: Pool):
         self.ops = [Operator(pool) for pool in pools]
-        self.policy, self.waiting = RoomPolicy(None, self.ops, None), 0
-        self._now = 100.0
+        self._now, self.nodes, self.waiting = 100.0, [{"Alive": True}, {"Alive": False}], 0
         monkeypatch.setattr(room.time, "monotonic", lambda: self._now)
         state = SimpleNamespace(state=SimpleNamespace(actors=self._actors))
         context, job = SimpleNamespace(get_job_id=lambda: "job"), SimpleNamespace(from_hex=lambda name: name)
         ray = SimpleNamespace(_private=state, get_runtime_context=lambda: context, JobID=job)
+        ray.nodes = lambda: self.nodes
         monkeypatch.setattr(room, "ray", ray)
+        self.policy = RoomPolicy(None, self.ops, None)
 
     def take(self, passed_s: float) -> list[bool]:
         """Which pools get blocks after so many seconds, with a look each second."""
@@ -82,6 +83,7 @@ def test_idle_workers_and_those_that_have_no_place_make_room(monkeypatch):
     pool = Pool(active=3, pending=4, restarting=2)
     cluster = Cluster(monkeypatch, pool)
     cluster.waiting = 2
+    cluster.nodes.append({"Alive": False})
     assert cluster.take(2) == [True], "most find a place at once"
     assert (cluster.take(1), pool.pending) == ([False], 0)
     pool.active, pool.idle = 0, 3
@@ -97,10 +99,19 @@ def test_workers_that_start_again_where_they_were_take_nobodys_room(monkeypatch)
     assert (cluster.take(20), pool.idle, pool.pending) == ([True], 2, 1)
 
 
+def test_where_no_machine_died_a_worker_has_time_to_start(monkeypatch):
+    pool = Pool(active=2, idle=1, restarting=1)
+    cluster = Cluster(monkeypatch, pool)
+    cluster.waiting = 1
+    assert (cluster.take(20), pool.idle) == ([True], 1)
+    assert (cluster.take(2), pool.idle) == ([False], 0)
+
+
 @pytest.mark.parametrize("gpus, left", [(0.0, 1), (1.0, 3)])
 def test_a_pool_without_any_worker_gets_the_room_of_another_that_has_it(monkeypatch, gpus, left):
     lost, other = Pool(active=0, restarting=2, gpus=gpus), Pool(active=0, idle=3)
     cluster = Cluster(monkeypatch, lost, other)
     cluster.waiting = 2
+    cluster.nodes.append({"Alive": False})
     assert cluster.take(3) == [False, gpus > 0]
     assert other.idle == left

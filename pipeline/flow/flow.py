@@ -6,7 +6,7 @@ whose key columns tell the driver which rows are new, and the shard is committed
 because a medium hangs in it (stages/table/limits.py), takes its block with it; the worker that takes over does the
 block anew and knows what the one before had at hand. Where that is not enough, for what kills a worker without being
 at hand, rows are tried one by one in workers of their own, and one that no worker survives is rejected. All the rest
-goes on.
+goes on. Blocks of a machine that died are done by others, and no row is to blame for it.
 """
 
 import time
@@ -221,25 +221,37 @@ class Collector:
         """Since the first result."""
         return time.monotonic() - self._started if self._started else 0.0
 
-    def retry_lost(self, isolated: "Isolated", as_block: Callable[[pa.Table], Any]) -> None:
-        """Rows that went with a worker that died, one by one; `as_block` makes of a result what `writer` takes."""
+    def retry_lost(self, isolated: "Isolated", as_block: Callable[[pa.Table], Any], batch_rows: int = 1) -> None:
+        """Rows that went with workers that died: `batch_rows` at a time, and one by one where a row of these may be the
+        cause. `as_block` makes of a result what `writer` takes.
+        """
         flow = self._flow
         done = pa.chunked_array([chunk for column in self._seen for chunk in column.chunks], pa.string())
         lost = flow.todo.filter(pc.invert(pc.is_in(flow.todo[flow.key], value_set=done.combine_chunks())))
         if not lost.num_rows:
             return
         flow.meter.lost(lost.num_rows)
-        for row in blocks_of(lost, 1):
-            parts = [] if flow.containers is None else flow.containers.smaller(row)
-            for result in _tried(parts or [row], isolated, flow.reject, flow.containers):
+        for block in blocks_of(lost, batch_rows):
+            result = isolated(block) if block.num_rows > 1 else None
+            if isinstance(result, pa.Table):
                 flow.meter.settled(flow.sink.take(self._writer, [as_block(result)]))
-            if flow.containers is not None and parts:
-                flow.sink.commit(None, flow.containers.ending(row))
-            flow.meter.arrived(1)
+                flow.meter.arrived(block.num_rows)
+                continue
+            for row in blocks_of(block, 1):
+                self._retry_row(row, isolated, as_block)
+
+    def _retry_row(self, row: pa.Table, isolated: "Isolated", as_block: Callable[[pa.Table], Any]) -> None:
+        flow = self._flow
+        parts = [] if flow.containers is None else flow.containers.smaller(row)
+        for result in _tried(parts or [row], isolated, flow.reject, flow.containers):
+            flow.meter.settled(flow.sink.take(self._writer, [as_block(result)]))
+        if flow.containers is not None and parts:
+            flow.sink.commit(None, flow.containers.ending(row))
+        flow.meter.arrived(1)
 
 
 Isolated = Callable[[pa.Table], pa.Table | tuple[str, str]]
-"""The result of one row in workers of its own, or reason and detail of their death."""
+"""The result of rows in workers of their own, or reason and detail of their death."""
 
 
 def blocks_of(todo: pa.Table, batch_rows: int) -> list[pa.Table]:

@@ -12,28 +12,29 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import RayActorError, RayTaskError
 from ray.util.annotations import RayDeprecationWarning
 
 from tokenmill.pipeline.catalog.shard_files import Shard
 from tokenmill.pipeline.config import Cluster, ConfigError
-from tokenmill.pipeline.flow import nodes, writer
+from tokenmill.pipeline.flow import alone, nodes, room, writer
 from tokenmill.pipeline.flow.flow import Collector, Flow, Group, Sink
 from tokenmill.pipeline.flow.metrics import ReadBytes
 from tokenmill.pipeline.flow.pool_use import pools_used, running
-from tokenmill.stages.table.at_hand import LIVES, worker_notes
+from tokenmill.stages.table.at_hand import worker_notes
 from tokenmill.stages.table.chain import Chain, StageSpec
 from tokenmill.stages.table.limits import Limits
 from tokenmill.storage import failures, scratch, stopping
 
-_RETRIES = 4  # of a block: media that hang cost one each, those that kill two
+# Of a block: a machine that died costs some until Ray knows it, media that hang one each, those that kill two. What
+# kills for another reason has a count of its own (`_Worker`).
+_RETRIES = 100
 _WRITER_RESTARTS = 10  # without a limit, blocks that no memory holds would be tried for ever
 _ANSWER_S = 5.0
 _KEPT_S = 600  # what a worker had at hand, for the one that takes over
@@ -44,25 +45,35 @@ _CONTAINER_BLOCK_BYTES = 1 << 20  # of results, so that a tar's are committed wh
 
 class _Worker(Chain):
     """A Chain whose results leave it as they come: one row may be a tar of thousands. When its process dies, Ray starts
-    another one of the same name, which finds the note of what was at hand.
+    another one of the same name, which finds the note of what was at hand. On another machine it finds none: a lost
+    machine accuses no row.
     """
 
-    def __init__(self, stages: Sequence[StageSpec], limited: Limits, phase: str | None = None):
-        """`phase`: under which what it reads is counted; null in pools after the first."""
+    def __init__(self, stages: Sequence[StageSpec], limited: Limits, phase: str | None = None, notes: str = ""):
+        """`phase`: under which what it reads is counted; null in pools after the first. `notes`: their name, where not
+        that of the actor.
+        """
         self._read = None if phase is None else ReadBytes(phase)
         self._scratch = scratch.claim(_scratch_name(), _KEPT_S)
-        folder = os.path.join(self._scratch, ray.get_runtime_context().get_actor_id() or "")
-        super().__init__(stages, limited, worker_notes(folder))
+        folder = os.path.join(self._scratch, notes or ray.get_runtime_context().get_actor_id() or "")
+        self._notes = worker_notes(folder)
+        super().__init__(stages, limited, self._notes)
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:  # type: ignore[override]
+        """Raises BlockRefusedError where one more death would only be like those before."""
         scratch.renew(self._scratch)
-        yield from self.stream(table)
+        with self._notes.block(table):
+            yield from self.stream(table)
         if self._read is not None:
             self._read(table)
 
     def whole(self, table: pa.Table) -> pa.Table:
-        """The same as one table."""
+        """The same as one table, also where workers died over it."""
         return pa.concat_tables(self.stream(table))
+
+    def node(self) -> str:
+        """The id of its machine."""
+        return ray.get_runtime_context().get_node_id()
 
 
 class _Writer:
@@ -125,6 +136,7 @@ def cluster(config: Cluster) -> Iterator[None]:
     context.max_errored_blocks = -1
     context.autoscaling_config.actor_pool_util_downscaling_threshold = _NEVER
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0  # blocks for each worker: there is work
+    room.make_room(context)
     name = _scratch_name()
     try:
         if config.address:
@@ -210,7 +222,8 @@ def run(flow: Flow) -> None:
             del bundles  # Ray's executor ends with it; kept by a traceback, that would be after Ray itself
     names = [group.stages[-1][0].__name__ for group in flow.groups]
     flow.meter.busy(pools_used(dataset, names, sizes), collector.seconds)
-    collector.retry_lost(lambda row: _isolated(flow, row), ray.put)
+    with closing(alone.AloneWorkers(flow, _Worker)) as workers:
+        collector.retry_lost(workers, ray.put, flow.groups[0].pool.batch_rows)
 
 
 def _strategy(group: Group, workers: int, num_blocks: int) -> ActorPoolStrategy:
@@ -219,24 +232,3 @@ def _strategy(group: Group, workers: int, num_blocks: int) -> ActorPoolStrategy:
         return ActorPoolStrategy(size=workers)
     most = max(workers, min(group.pool.workers or num_blocks, num_blocks))
     return ActorPoolStrategy(min_size=1, initial_size=workers, max_size=most)
-
-
-def _isolated(flow: Flow, row: pa.Table) -> pa.Table | tuple[str, str]:
-    """The result of one row in workers of its own, or reason and detail of their death. A stage's exception is the
-    program's fault and is raised.
-    """
-    table = row
-    for group in flow.groups:
-        actor: Any = ray.remote(_Worker)
-        options = {"num_cpus": group.pool.num_cpus, "num_gpus": group.pool.num_gpus}
-        lives = {"max_restarts": LIVES - 1, "max_task_retries": LIVES - 1}
-        worker = actor.options(**options, **lives).remote(group.stages, flow.limits)
-        try:
-            table = ray.get(worker.whole.remote(table))
-        except RayTaskError:
-            raise
-        except RayActorError as error:
-            return "worker_died", str(error).splitlines()[0][:300]
-        finally:
-            ray.kill(worker)
-    return table

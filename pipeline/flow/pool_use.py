@@ -26,8 +26,7 @@ class PoolSizes:
         self._last += passed_s
         self._span_s += passed_s
         for number, pool in enumerate(self._pools):
-            info = pool.get_actor_info()
-            at_work = info.running - info.restarting
+            at_work = pool.get_actor_info().running  # without those that are started anew
             self.most[number] = max(self.most[number], at_work)
             self._worker_s[number] += at_work * passed_s
 

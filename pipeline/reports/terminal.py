@@ -125,7 +125,7 @@ class Meter:
     def lost(self, num_rows: int) -> None:
         """So many rows went with a worker that died."""
         self.num_lost += num_rows
-        self.note(f"{num_rows} rows were lost with a worker that died; trying them one by one")
+        self.note(f"{num_rows} rows were lost with a worker that died; trying them again")
 
     def judged(self, verdicts: Mapping[str | None, int]) -> None:
         """So many rows more were kept (null) or rejected for a reason; they are not committed yet."""

@@ -2,24 +2,33 @@
 
 A file of one page, mapped into memory and renewed at each medium without a system call. A process that opens the file
 of one that died adds the medium at hand to the deaths beside it. A medium that hung is refused from then on; one
-that was at hand at another death, only at the second: a lost machine takes along what it happens to be at.
+that was at hand at another death, only at the second: a lost machine takes along what it happens to be at. Where none
+was at hand the death is the whole block's, and a block is refused at the second, too.
 """
 
 import hashlib
 import mmap
 import os
 from collections import Counter, defaultdict
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import pyarrow as pa
 
 from tokenmill.storage import scratch
 
-LIVES = 2  # workers that a medium may cost when none of them hung
+LIVES = 2  # workers that a medium or a block may cost when none of them hung
 _PAGE_BYTES = mmap.PAGESIZE
 _DIGEST_BYTES = 16
 _NOTE = "at_hand"
 _KEY = ("media_id", "uri", "member")
+_KILLED = slice(1 + _DIGEST_BYTES, 9 + _DIGEST_BYTES)
+_IN_BLOCK = 9 + _DIGEST_BYTES
+_BLOCK = slice(_IN_BLOCK + 1, _IN_BLOCK + 1 + _DIGEST_BYTES)
+
+
+class BlockRefusedError(Exception):
+    """Workers died over this block, and nobody knows of which row: it is to be tried row by row."""
 
 
 def worker_notes(folder: str) -> "Notes":
@@ -47,7 +56,8 @@ class Notes:
     """The note of one worker at `path`, and the deaths of those before it.
 
     The page: 1 where a medium is at hand, its digest, the number of processes that the machine had killed for memory
-    when the worker began. What the watchdog says of a hang stands behind the page.
+    when the worker began, 1 where a block is at work, its digest. What the watchdog says of a hang stands behind the
+    page.
     """
 
     def __init__(self, path: str):
@@ -61,8 +71,7 @@ class Notes:
             self._page = mmap.mmap(file, _PAGE_BYTES)
         finally:
             os.close(file)
-        start = 1 + _DIGEST_BYTES
-        self._page[start : start + 8] = _num_killed().to_bytes(8, "little")
+        self._page[_KILLED] = _num_killed().to_bytes(8, "little")
         self._stage, self._columns = 0, list[pa.ChunkedArray]()
 
     def last_words(self) -> int:
@@ -78,8 +87,7 @@ class Notes:
 
     def take(self, row: int, part: int) -> str | None:
         """This medium is at hand now; or the reason why it may not be, for what it did before."""
-        key = "\0".join([str(self._stage), str(part), *(str(column[row]) for column in self._columns)])
-        digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()
+        digest = _digest([str(self._stage), str(part), *(str(column[row]) for column in self._columns)])
         if deaths := self._deaths.get(digest):
             if deaths["timed_out"]:
                 return "timed_out"
@@ -88,6 +96,19 @@ class Notes:
         self._page[1 : 1 + _DIGEST_BYTES] = digest
         self._page[0] = 1
         return None
+
+    @contextmanager
+    def block(self, table: pa.Table) -> Iterator[None]:
+        """While inside, these rows are at work. Raises BlockRefusedError where workers died of it before."""
+        digest = _digest([str(value) for name in _KEY if name in table.column_names for value in table[name]])
+        if self._deaths[digest].total() >= LIVES:
+            raise BlockRefusedError(f"{LIVES} workers died over these {table.num_rows} rows")
+        self._page[_BLOCK] = digest
+        self._page[_IN_BLOCK] = 1
+        try:
+            yield
+        finally:
+            self._page[_IN_BLOCK] = 0
 
     def lasting(self, name: str, count: int) -> memoryview:
         """Whole numbers, 0 at first, that the worker that takes over from this one goes on with."""
@@ -104,18 +125,24 @@ class Notes:
         self._page[0] = 0
 
     def _bury(self, page: bytes) -> None:
-        """Add to the deaths what the process before this one had at hand."""
-        start = 1 + _DIGEST_BYTES
+        """Add to the deaths what the process before this one had at hand, or at work where nothing was."""
         with open(self._record, "a+b") as record:
-            if page[:1] == b"\x01":
-                was_killed = _num_killed() > int.from_bytes(page[start : start + 8], "little")
+            is_held = page[:1] == b"\x01"
+            if is_held or page[_IN_BLOCK : _IN_BLOCK + 1] == b"\x01":
+                was_killed = _num_killed() > int.from_bytes(page[_KILLED], "little")
                 why = "out_of_memory" if was_killed else "worker_died"
                 why = "timed_out" if len(page) > _PAGE_BYTES else why
-                record.write(page[1:start] + why.encode().ljust(16))
+                record.write(page[1 : 1 + _DIGEST_BYTES] if is_held else page[_BLOCK])
+                record.write(why.encode().ljust(16))
                 record.flush()
             record.seek(0)
             while line := record.read(_DIGEST_BYTES + 16):
                 self._deaths[line[:_DIGEST_BYTES]][line[_DIGEST_BYTES:].decode().strip()] += 1
+
+
+def _digest(words: list[str]) -> bytes:
+    joined = "\0".join(words).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(joined, digest_size=_DIGEST_BYTES).digest()
 
 
 def _num_killed() -> int:

@@ -1,6 +1,6 @@
 """A flow of rows that take a moment each, on a Ray cluster whose nodes come and go:
-`python comers.py ROOT ADDRESS NUM_ROWS MAX_NODES [ROW_S BATCH_ROWS]`. Which nodes did rows stands in ROOT.log, a line
-for each; the last line that is said tells how it went, as JSON.
+`python comers.py ROOT ADDRESS NUM_ROWS MAX_NODES [ROW_S BATCH_ROWS]`. Which node did a row, and when, stands in
+ROOT.log, a line for each time; the last line that is said tells how it went, as JSON.
 """
 
 import json
@@ -39,10 +39,10 @@ class Slow:
     def __call__(self, table: pa.Table) -> pa.Table:
         rows = []
         for uri in table["uri"].to_pylist():
+            with open(self._log, "a") as log:
+                log.write(f"{self._node} {time.time():.2f} {uri}\n")
             time.sleep(self._row_s)
             rows.append({"media_id": uri, "file_id": uri, "kind": "image", "uri": uri})
-        with open(self._log, "a") as log:
-            log.write(f"{self._node}\n" * len(rows))
         return pa.Table.from_pylist(rows, schema=DONE)
 
 
@@ -57,7 +57,10 @@ def main(root: str, address: str, num_rows: int, max_nodes: int, row_s: float = 
     catalog = Catalog(root)
     catalog.create()
 
+    committed: list[str] = []
+
     def commit(shard: Any, keys: pa.Table) -> None:
+        committed.extend(keys["uri"].to_pylist())
         catalog.media.commit([shard] if shard else [], [], {})
 
     def reject(row: pa.Table, reason: str, detail: str) -> pa.Table:
@@ -75,6 +78,7 @@ def main(root: str, address: str, num_rows: int, max_nodes: int, row_s: float = 
         workers.run(phase, todo, "uri", sink, meter, reject)
         cpu_s = time.process_time() - before
     told = {"cpu_s": cpu_s, "rows_per_s": report.rows_per_s, "pools": report.numbers["pools"]}
+    told["is_in_order"] = committed == uris
     print(json.dumps(told), flush=True)
 
 

@@ -31,9 +31,15 @@ def started(root: Path, nodes: RayNodes, num_rows: int, max_nodes: int) -> subpr
     )
 
 
-def rows_of_nodes(root: Path) -> Counter[str]:
+def begun(root: Path) -> list[tuple[str, float, str]]:
+    """Each time that a row was begun: node, time, row."""
     log = Path(f"{root}.log")
-    return Counter(log.read_text().splitlines()) if log.exists() else Counter()
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [(node, float(at_s), uri) for node, at_s, uri in (line.split(" ", 2) for line in lines)]
+
+
+def rows_of_nodes(root: Path) -> Counter[str]:
+    return Counter(node for node, _, _ in begun(root))
 
 
 def wait(process: subprocess.Popen, what, limit_s: float = LIMIT_S) -> None:
@@ -56,8 +62,9 @@ def ended(process: subprocess.Popen, root: Path, num_rows: int) -> str:
 
 @pytest.mark.slow
 @pytest.mark.cluster
-def test_a_node_that_comes_gets_rows_and_one_that_leaves_loses_none(tmp_path):
-    root, num_rows = tmp_path / "root", 480
+def test_a_node_that_comes_gets_rows_and_those_of_one_that_dies_are_soon_done_by_others(tmp_path):
+    """Nobody takes the place of the one that dies. Ray needs about 15 s to notice."""
+    root, num_rows, batch_rows = tmp_path / "root", 600, 4
     with ray_nodes({}, "--num-cpus=2") as nodes:
         process = started(root, nodes, num_rows, 0)
         try:
@@ -66,11 +73,19 @@ def test_a_node_that_comes_gets_rows_and_one_that_leaves_loses_none(tmp_path):
             late = nodes.add(2)
             wait(process, lambda: len(rows_of_nodes(root)) == 2 and min(rows_of_nodes(root).values()) >= 24)
             nodes.kill(late)
+            num_before = len(begun(root))
             said = ended(process, root, num_rows)
         finally:
             process.kill()
+    times = begun(root)
     assert rows_of_nodes(root)[first] < num_rows
-    assert json.loads(said.splitlines()[-1])["pools"][0]["workers"] > 2, "its workers are counted"
+    told = json.loads(said.splitlines()[-1])
+    assert told["pools"][0]["workers"] > 2, "its workers are counted"
+    assert told["is_in_order"] and "rows were lost" not in said
+    again = [at for at, (_, _, uri) in enumerate(times) if uri in {other for _, _, other in times[:at]}]
+    assert 0 < len(again) <= 2 * batch_rows, "the blocks at hand of two workers"
+    assert times[again[-1]][1] - times[num_before][1] < 60
+    assert again[-1] < len(times) - 50, "they do not wait for the last rows"
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from tokenmill.stages.table import at_hand
-from tokenmill.stages.table.at_hand import Notes, is_held
+from tokenmill.stages.table.at_hand import BlockRefusedError, Notes, is_held
 
 TABLE = pa.table({"uri": ["a", "b"], "member": [None, "x"]})
 DIES = """
@@ -64,6 +64,27 @@ def test_a_death_with_nothing_at_hand_accuses_nobody(path, folder):
         assert dies(path, "pass\nos.kill(os.getpid(), 9)") == -signal.SIGKILL
         assert not is_held(folder)
     assert refusals(path) == [None] * 4
+
+
+def test_a_block_is_refused_where_two_died_over_it_with_nothing_at_hand(path):
+    body = "pass\nnotes = limits._notes\nwith notes.block(pa.table({'uri': ['a', 'b']})):\n    os.kill(os.getpid(), 9)"
+    for _ in range(2):
+        with Notes(path).block(TABLE.select(["uri"])):
+            pass
+        assert dies(path, body) == -signal.SIGKILL
+    notes = Notes(path)
+    with pytest.raises(BlockRefusedError, match="2 workers died over these 2 rows"), notes.block(TABLE.select(["uri"])):
+        raise AssertionError
+    with notes.block(TABLE.select(["uri"]).slice(1)):
+        pass
+
+
+def test_a_death_over_a_medium_is_not_the_blocks(path):
+    body = "with limits._notes.block(pa.table({'uri': ['a', 'b']})):\n        os.kill(os.getpid(), 9)"
+    for _ in range(2):
+        assert dies(path, body) == -signal.SIGKILL
+    with Notes(path).block(TABLE.select(["uri"])):
+        pass
 
 
 def test_it_says_where_the_machine_killed_for_memory(path, monkeypatch):

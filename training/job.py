@@ -1,6 +1,6 @@
 """A training as it is asked for and as it ends: `TrainJob` in, `TrainResult` out. No model is imported for either."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ INPUTS = "inputs"  # in it: what names the run besides its config: the parent's 
 ANCESTORS = "ancestors"  # in it: [name, inputs] of the folders that the model goes back to, its parent first
 DONE = "done.json"  # the result, written last: a folder with it is finished
 SPOKEN = "dialogues.parquet"  # data.dialogues, each with the id of its medium, written before plan.json
+KIN = "families.parquet"  # media that are held out with others, or are like one that is not; likewise
 SELECTED = "selected.parquet"  # keys of the media that `data.select` leaves, written before plan.json
 
 
@@ -26,6 +27,18 @@ class Asked(IntEnum):
     NOTHING = 0
     SAVE = 1  # a checkpoint now
     STOP = 2  # after a checkpoint
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How pictures are drawn while a model trains: what `Sampler.draw` takes, and who decodes them."""
+
+    tokenizer: str  # name, folder or s3:// prefix of the vision tokenizer
+    grid_h: int
+    grid_w: int
+    top_k: int
+    temperature: float
+    guidance: float
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,7 @@ class TrainJob:
     stage: str | None = None  # its name among several; recorded
     parent: str | None = None  # the folder of the finished run whose model it starts from
     given: list[str] = field(default_factory=list)  # identities of the files that the config names
+    drawing: Drawing | None = None  # for `resources.prompts`; no part of what is trained
     text_tokenizer: str | None = field(init=False)  # of the config, a relative folder made absolute
     init_from: str | None = field(init=False)  # a hub name, a folder, an s3:// prefix
 
@@ -58,6 +72,9 @@ class TrainJob:
         object.__setattr__(self, "run_uri", storage.absolute(self.run_uri))
         uris = [storage.absolute(uri) for uri in self.shard_uris]
         object.__setattr__(self, "shard_uris", sorted(uris, key=lambda uri: uri.rsplit("/", 1)[1]))
+        if self.drawing is not None:
+            tokenizer = _absolute_folder(self.drawing.tokenizer) or self.drawing.tokenizer
+            object.__setattr__(self, "drawing", replace(self.drawing, tokenizer=tokenizer))
         init_from = _absolute_folder(self.config.model.init_from)
         if self.parent is not None:
             object.__setattr__(self, "parent", storage.absolute(self.parent))
@@ -126,6 +143,8 @@ class TrainResult:
     num_text_pieces: int = 0  # what they were cut into
     num_text_tokens: int = 0  # of num_tokens, those of text documents
     dtype: str | None = None  # of the matrix products; null: an older release did not say
+    held_out: dict[str, int] = field(default_factory=dict)  # documents that it never saw, by sort; {}: none
+    validation: dict[str, float] = field(default_factory=dict)  # losses of these at the end
 
 
 def read_result(job: TrainJob) -> TrainResult:

@@ -12,8 +12,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from tokenmill.training.data.loader import Pack
 from tokenmill.training.job import Asked
 from tokenmill.training.model.flops import peak_per_s
 from tokenmill.training.model.model import PackLoss
@@ -69,6 +71,11 @@ class Workers:
             dist.all_reduce(value)
         return value
 
+    def norm(self, clip_norm: float) -> float:
+        """Of the gradients of all weights, which are scaled down to `clip_norm` where it is more."""
+        norm = nn.utils.clip_grad_norm_(self.forward.parameters(), clip_norm)
+        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
     def peak_per_s(self, dtype: str) -> float:
         """Operations a second that all devices together could do; not a number where that of one is not known."""
         return float(self.sum(torch.tensor(peak_per_s(self.device, dtype), dtype=torch.float64, device=self.device)))
@@ -80,3 +87,10 @@ class Workers:
         total, save, stop = self.sum(torch.tensor(values, dtype=torch.float64, device=self.device))
         self.asked = Asked.STOP if stop else Asked.SAVE if save else Asked.NOTHING
         return total
+
+
+def tensors(pack: Pack, device: torch.device) -> list[torch.Tensor]:
+    """ids, kinds, positions, documents, each (1, T). FlexAttention wants one length; a CPU need not compute padding."""
+    used = len(pack.ids) if device.type == "cuda" else max(1, pack.num_tokens)
+    arrays = (pack.ids, pack.kinds, pack.positions, pack.documents)
+    return [torch.from_numpy(array[:used])[None].to(device, non_blocking=True) for array in arrays]

@@ -1,0 +1,99 @@
+"""A model in the middle of its training -> pictures of fixed prompts, as one PNG.
+
+    run/samples/step_000500.png    a picture for each of resources.prompts, side by side
+
+They are drawn from a copy: the training's model may be spread over workers, its attention knows packs alone, and a
+sampler may do with its model as it likes. The copy is gathered a tensor at a time, bfloat16 on a GPU, and let go;
+numbers are drawn from streams of their own, so the training goes on as if nothing had been drawn.
+"""
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.distributed.tensor import DTensor
+from transformers import Emu3ForCausalLM
+
+from tokenmill import storage
+from tokenmill.storage.errors import TrainingError
+from tokenmill.tokenizer.sequence import SequenceLayout
+from tokenmill.tokenizer.vision.vision_tokenizer import VisionTokenizer
+from tokenmill.training.job import Drawing, TrainJob
+from tokenmill.training.sample import Sampler
+
+_GAP_PX = 4
+
+
+class Samples:
+    """Of one run. Raises TrainingError where nobody knows how to draw."""
+
+    def __init__(self, job: TrainJob, prompts: list[str], layout: SequenceLayout, rank: int):
+        if job.drawing is None:
+            raise TrainingError("resources.prompts: the job says no `drawing`, which decodes pictures; leave them out")
+        self._job, self._drawing = job, job.drawing
+        self._prompts, self._layout, self._rank = prompts, layout, rank
+
+    def draw(self, lm: Emu3ForCausalLM, step: int) -> str | None:
+        """Write the pictures after `step` steps; where they stand in the run's folder, of the first worker, which draws.
+        Every worker must call it.
+        """
+        copy = _copied(lm, self._rank)
+        if copy is None:
+            return None
+        name = f"samples/step_{step:06d}.png"
+        with torch.random.fork_rng(_devices(lm)):
+            pictures = _pictures(copy, self._layout, self._drawing, self._prompts)
+        storage.write_bytes(self._job.at(name), _png(pictures))
+        return name
+
+
+def _pictures(lm: Emu3ForCausalLM, layout: SequenceLayout, how: Drawing, prompts: list[str]) -> np.ndarray:
+    """uint8 (B, H, W, 3)."""
+    codes = Sampler(lm, layout).draw(
+        prompts,
+        how.grid_h,
+        how.grid_w,
+        top_k=how.top_k,
+        temperature=how.temperature,
+        guidance=how.guidance,
+        seeds=[0] * len(prompts),
+    )
+    return VisionTokenizer.load(how.tokenizer, device=str(lm.device)).decode_images(codes)
+
+
+def _copied(lm: Emu3ForCausalLM, rank: int) -> Emu3ForCausalLM | None:
+    """The whole model on the first worker, ready to generate; None on the others, which give their parts."""
+    copy = None
+    if rank == 0:
+        config = type(lm.config).from_dict(lm.config.to_dict())
+        config._attn_implementation = "sdpa"
+        with torch.device("meta"):
+            copy = Emu3ForCausalLM(config)
+    weights = {}
+    for name, tensor in lm.state_dict().items():
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if rank == 0:
+            dtype = torch.bfloat16 if whole.is_cuda else torch.float32
+            weights[name] = whole.detach().to(dtype, copy=True)
+    if copy is None:
+        return None
+    copy.load_state_dict(weights, assign=True)
+    for name, buffer in lm.named_buffers():  # those of positions are in no state
+        place, _, own = name.rpartition(".")
+        copy.get_submodule(place).register_buffer(own, buffer.clone(), persistent=False)
+    return copy.requires_grad_(False).eval()
+
+
+def _devices(lm: Emu3ForCausalLM) -> list[torch.device]:
+    return [lm.device] if lm.device.type == "cuda" else []
+
+
+def _png(pictures: np.ndarray) -> bytes:
+    num, height, width, _ = pictures.shape
+    row = np.full((height, num * (width + _GAP_PX) - _GAP_PX, 3), 255, np.uint8)
+    for place, picture in enumerate(pictures):
+        row[:, place * (width + _GAP_PX) :][:, :width] = picture
+    png = io.BytesIO()
+    Image.fromarray(row).save(png, "png")
+    return png.getvalue()

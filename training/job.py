@@ -17,7 +17,12 @@ INPUTS = "inputs"  # in it: what names the run besides its config: the parent's 
 ANCESTORS = "ancestors"  # in it: [name, inputs] of the folders that the model goes back to, its parent first
 DONE = "done.json"  # the result, written last: a folder with it is finished
 SPOKEN = "dialogues.parquet"  # data.dialogues, each with the id of its medium, written before plan.json
+PAIRED = "pairs.parquet"  # pairs of drawings that preferences make, written before plan.json
 SELECTED = "selected.parquet"  # keys of the media that `data.select` leaves, written before plan.json
+
+
+SPEEDS = ("tokens_per_s", "mfu")
+NOT_LOSSES = {"step", "lr", "tokens", "workers", "seconds", *SPEEDS}  # keys of a line of the log
 
 
 class Asked(IntEnum):
@@ -119,7 +124,7 @@ class TrainResult:
     num_tokens: int  # trained on, with repetitions
     excluded: dict[str, int]  # rows of the shards that were not used, by reason
     fill: float  # share of the packs that documents take
-    losses: dict[str, float]  # of the last steps: loss (weighted), text (captions), image, video, document (text)
+    losses: dict[str, float]  # of the last steps: loss (weighted), text (captions), image, video, document; margin ...
     seconds: float
     resumed_from: int  # step at which the last of its starts began
     num_texts: int = 0  # text documents, each once

@@ -5,7 +5,7 @@ import pyarrow.compute as pc
 
 from tokenmill import stages, storage
 from tokenmill.pipeline.catalog.tables import Catalog
-from tokenmill.training.job import SELECTED, SPOKEN, TrainJob
+from tokenmill.training.job import PAIRED, SELECTED, SPOKEN, TrainJob
 
 
 def give(catalog: Catalog, job: TrainJob) -> None:
@@ -13,8 +13,12 @@ def give(catalog: Catalog, job: TrainJob) -> None:
 
     Raises TrainingError for a file that holds other things, or names media that are not there.
     """
-    from tokenmill.training.run.given import give_dialogues, give_selected
+    from tokenmill.training.run.given import give_dialogues, give_pairs, give_selected
 
+    if job.config.preferences is not None:  # drawings take the place of the corpus
+        if not storage.exists(job.at(PAIRED)):
+            give_pairs(job)
+        return
     data = job.config.data
     if data.select and not storage.exists(job.at(SELECTED)):
         media = catalog.media.scan(["media_id", *stages.columns_chosen_by(data.select)])

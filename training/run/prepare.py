@@ -11,6 +11,7 @@ All of it is a pure function of the job, so a crash in the middle is cured by do
 """
 
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from tokenmill.tokenizer.sequence import SequenceLayout
 from tokenmill.tokenizer.text import load_text_tokenizer, train_text_tokenizer
 from tokenmill.tokenizer.vocabulary import FILE_NAME, Vocabulary
 from tokenmill.training.data.index import Index, build_index, captions
+from tokenmill.training.data.pairs import pair_index
 from tokenmill.training.data.plan import Plan, make_plan, of_sort, sequence_tokens
 from tokenmill.training.job import ANCESTORS, INPUTS, TrainJob, lineage
 from tokenmill.training.run import given
@@ -41,6 +43,7 @@ class Prepared:
     plan: Plan
     summary: dict[str, Any]  # plan.json
     dialogues: pa.Table | None = None  # rows of training/data/dialogues.py
+    pairs: pa.Table | None = None  # rows of training/data/pairs.py, in place of all else
 
 
 def prepare(job: TrainJob) -> dict[str, Any]:
@@ -54,11 +57,7 @@ def prepare(job: TrainJob) -> dict[str, Any]:
     tokenizer = _text_tokenizer(job)
     vocabulary = _vocabulary(job, tokenizer)
     layout = SequenceLayout(tokenizer, vocabulary)
-    selected = given.selected(job)
-    dialogues = given.dialogues(job)
-    index, excluded = build_index(
-        job.shard_uris, job.rows_used, layout, data.context_tokens, job.removed, selected, dialogues
-    )
+    index, excluded = _index(job, layout)
     if data.mixture is not None:
         is_mixed = np.any([of_sort(index, sort) for sort in data.mixture], axis=0)
         excluded["not_in_mixture"] = int((~is_mixed).sum())
@@ -84,7 +83,7 @@ def prepare(job: TrainJob) -> dict[str, Any]:
         "codebook_size": job.codebook_size,
         "num_documents": len(index),
         "num_videos": int(of_sort(index, "video").sum()),
-        "num_dialogues": int(index.is_dialogue.sum()),
+        "num_dialogues": 0 if job.config.preferences else int(index.is_dialogue.sum()),
         "num_texts": index.num_texts,
         "num_text_pieces": int(index.is_text.sum()),
         "excluded": dict(+excluded),
@@ -96,6 +95,14 @@ def prepare(job: TrainJob) -> dict[str, Any]:
     }
     storage.write_json(job.at("plan.json"), summary)
     return summary
+
+
+def _index(job: TrainJob, layout: SequenceLayout) -> tuple[Index, Counter[str]]:
+    if (pairs := given.pairs(job)) is not None:
+        return pair_index(pairs, layout, job.config.data)
+    selected, dialogues = given.selected(job), given.dialogues(job)
+    context_tokens = job.config.data.context_tokens
+    return build_index(job.shard_uris, job.rows_used, layout, context_tokens, job.removed, selected, dialogues)
 
 
 def load_prepared(job: TrainJob) -> Prepared:
@@ -114,7 +121,7 @@ def load_prepared(job: TrainJob) -> Prepared:
         raise TrainingError(
             f"{job.at('plan.parquet')}: damaged, its hash differs; delete {job.at('plan.json')} to redo"
         )
-    return Prepared(layout, index, plan, summary, given.dialogues(job))
+    return Prepared(layout, index, plan, summary, given.dialogues(job), given.pairs(job))
 
 
 def _text_tokenizer(job: TrainJob) -> PreTrainedTokenizerBase:

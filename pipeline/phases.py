@@ -157,7 +157,11 @@ class Stage(TrainConfig):
     @property
     def files(self) -> dict[str, str]:
         """The files that the stage names, by key; what is trained hangs on what they hold."""
-        return {} if self.data.dialogues is None else {"data.dialogues": self.data.dialogues}
+        found = {} if self.data.dialogues is None else {"data.dialogues": self.data.dialogues}
+        if self.preferences is not None:
+            found |= {"preferences.samples": self.preferences.samples}
+            found |= {f"preferences.votes.{n}": uri for n, uri in enumerate(self.preferences.votes)}
+        return found
 
     @property
     def what(self) -> TrainConfig:

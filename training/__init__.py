@@ -4,6 +4,7 @@ In: shards and a `TrainConfig`. Out: a model that plain transformers loads, and 
 documents, `model/` computes their loss, `run/` steps, saves and restarts; `captioner/` trains what writes captions.
 
     config.py     what is trained, and how
+    pack.py       documents side by side, one forward pass
     job.py        a training as it is asked for and as it ends
     sample.py     grid-constrained, guided sampling
     published.py  the layouts in which Emu3's language model stands

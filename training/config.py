@@ -200,15 +200,29 @@ class GuardConfig(Config):
     )
 
 
+class PreferenceConfig(Config):
+    """Learning from choices between drawings of one prompt (Emu3 3.4), instead of from the corpus."""
+
+    samples: str = Field(description="Folder of drawings that `tokenmill prefer draw` made.", min_length=1)
+    votes: list[str] = Field(
+        description="Files .jsonl of choices between them, of people or of scores (docs/tune.md).", min_length=1
+    )
+    beta: float = Field(0.1, description="Small leaves the model far behind, large learns little. Unpublished.", gt=0)
+    ntp_weight: float = Field(
+        1.0, description="Of the next-token loss of the chosen: small forgets how to draw, large prefers less.", ge=0
+    )
+
+
 class TrainConfig(Config):
     """One training run."""
 
-    later_fields = frozenset({"guard"})
+    later_fields = frozenset({"guard", "preferences"})
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig(epochs=1)
     guard: GuardConfig = GuardConfig()
+    preferences: PreferenceConfig | None = Field(None, description="Null learns from the corpus.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="Of the matrix products; weights, sums and loss stay float32. auto: bfloat16 where the device "

@@ -18,7 +18,12 @@ ANCESTORS = "ancestors"  # in it: [name, inputs] of the folders that the model g
 DONE = "done.json"  # the result, written last: a folder with it is finished
 SPOKEN = "dialogues.parquet"  # data.dialogues, each with the id of its medium, written before plan.json
 KIN = "families.parquet"  # media that are held out with others, or are like one that is not; likewise
+PAIRED = "pairs.parquet"  # pairs of drawings that preferences make, written before plan.json
 SELECTED = "selected.parquet"  # keys of the media that `data.select` leaves, written before plan.json
+
+
+SPEEDS = ("tokens_per_s", "mfu", "data_wait")
+NOT_LOSSES = {"step", "lr", "grad_norm", "spikes", "tokens", "workers", "seconds", *SPEEDS}  # keys of the log's lines
 
 
 class Asked(IntEnum):
@@ -136,7 +141,7 @@ class TrainResult:
     num_tokens: int  # trained on, with repetitions
     excluded: dict[str, int]  # rows of the shards that were not used, by reason
     fill: float  # share of the packs that documents take
-    losses: dict[str, float]  # of the last steps: loss (weighted), text (captions), image, video, document (text)
+    losses: dict[str, float]  # of the last steps: loss (weighted), text (captions), image, video, document; margin ...
     seconds: float
     resumed_from: int  # step at which the last of its starts began
     num_texts: int = 0  # text documents, each once

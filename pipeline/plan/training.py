@@ -131,6 +131,9 @@ def _identity(key: str, uri: str) -> str:
     """Of a file's content. Raises CatalogError where there is none."""
     if not storage.exists(uri):
         raise CatalogError(f"train.{key}: {uri}: no such file; give the path of one, or an s3:// address")
+    if storage.is_folder(uri):
+        names = sorted(name for name in storage.list_names(uri) if name.endswith(".parquet"))
+        return content_id(chunk for name in names for chunk in storage.read_chunks(storage.join(uri, name)))
     return content_id(storage.read_chunks(uri))
 
 

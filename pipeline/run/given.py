@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from tokenmill import stages, storage
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.run.families import families
-from tokenmill.training.job import KIN, SELECTED, SPOKEN, TrainJob
+from tokenmill.training.job import KIN, PAIRED, SELECTED, SPOKEN, TrainJob
 
 
 def give(catalog: Catalog, job: TrainJob) -> None:
@@ -16,8 +16,12 @@ def give(catalog: Catalog, job: TrainJob) -> None:
 
     Raises TrainingError for a file that holds other things, or names media that are not there.
     """
-    from tokenmill.training.run.given import give_dialogues, give_families, give_selected
+    from tokenmill.training.run.given import give_dialogues, give_families, give_pairs, give_selected
 
+    if job.config.preferences is not None:  # drawings take the place of the corpus
+        if not storage.exists(job.at(PAIRED)):
+            give_pairs(job)
+        return
     data = job.config.data
     if data.held_out and not storage.exists(job.at(KIN)):
         give_families(job, families(catalog, data.held_out))

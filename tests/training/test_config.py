@@ -60,7 +60,10 @@ def test_defaults_are_possible_and_have_a_fingerprint():
 
 def test_a_later_field_leaves_the_fingerprint_as_it_was():
     """Models trained before these were there are still found and resumed."""
-    for config, later in ((DataConfig(), {"mixture", "select"}), (OptimizerConfig(), {"schedule", "text_weight"})):
+    for config, later in (
+        (DataConfig(), {"mixture", "select", "dialogues"}),
+        (OptimizerConfig(), {"schedule", "text_weight"}),
+    ):
         before = {name: value for name, value in config.model_dump().items() if name not in later | {"muon_lr"}}
         assert fingerprint_of(config) == fingerprint_of(before)
     shares = [fingerprint_of(DataConfig(mixture=mixture)) for mixture in (None, {"media": 1.0}, {"image": 1.0})]

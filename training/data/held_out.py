@@ -7,7 +7,7 @@ the catalog knows), which is decided by the family's id. A held-out medium that 
 left out of both: it would flatter the validation, and it teaches nothing that the other does not.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 import numpy as np
@@ -48,7 +48,7 @@ class HeldOut:
     """
 
     share: float
-    families: pa.Table = FAMILIES.empty_table()
+    families: pa.Table = field(default_factory=FAMILIES.empty_table)
 
     def fates(self, keys: np.ndarray) -> np.ndarray:
         """uint8 (N,), a Fate for each medium, uint64 keys."""

@@ -5,9 +5,8 @@ free of any text vocabulary. Row groups stay in a cache of bounded size; one ste
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -18,50 +17,13 @@ from tokenmill.storage.errors import DamagedError, TrainingError
 from tokenmill.storage.failures import as_damaged
 from tokenmill.tokenizer import webdataset_shards
 from tokenmill.tokenizer.dialogue import Turn, build_dialogue
-from tokenmill.tokenizer.sequence import Kind, Sequence, SequenceLayout
-from tokenmill.training.config import LossWeights
+from tokenmill.tokenizer.sequence import Sequence, SequenceLayout
 from tokenmill.training.data.dialogues import turns_of
 from tokenmill.training.data.index import Index
 from tokenmill.training.data.plan import Plan
 from tokenmill.training.data.spoken import media_key
 from tokenmill.training.data.text_pieces import piece_ids
-
-PADDING = -1  # the document number of padding
-
-
-@dataclass(frozen=True)
-class Pack:
-    """Documents one after the other, then padding; every array (pack_tokens,)."""
-
-    ids: np.ndarray  # int32
-    kinds: np.ndarray  # uint8, Kind
-    positions: np.ndarray  # int32, from 0 in each document
-    documents: np.ndarray  # int32, 0, 1, ... in the pack; PADDING behind the last
-
-    @classmethod
-    def empty(cls) -> "Pack":
-        """One token of padding: what a worker computes when the others have a pack more."""
-        return cls(np.zeros(1, np.int32), np.zeros(1, np.uint8), np.zeros(1, np.int32), np.full(1, PADDING, np.int32))
-
-    def loss_weight(self, weights: LossWeights) -> float:
-        """Sum of the loss weights, as training/model/loss.py gives them: none for the first token of a document and for
-        padding.
-        """
-        predicted = (self.documents != PADDING) & (self.positions > 0) & (self.kinds != Kind.PROMPT)
-        is_text = (self.kinds == Kind.TEXT) | (self.kinds == Kind.DOCUMENT)
-        num_text = int((predicted & is_text).sum())
-        return weights.text * num_text + weights.vision * (int(predicted.sum()) - num_text)
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that are not padding."""
-        return int((self.documents != PADDING).sum())
-
-    @property
-    def num_pairs(self) -> int:
-        """Pairs of tokens of which one sees the other: n (n + 1) / 2 of a document of n, which is causal."""
-        lengths = np.bincount(self.documents[self.documents != PADDING])
-        return int((lengths * (lengths + 1) // 2).sum())
+from tokenmill.training.pack import PADDING, Pack
 
 
 class RowGroups:
@@ -133,13 +95,17 @@ class Loader:
 
     def pack(self, number: int) -> Pack:
         """Pack `number` of the plan. Raises TrainingError when a shard is no longer the one that was planned."""
+        slots = range(self.plan.starts[number], self.plan.starts[number + 1])
+        return self.packed(sequence for slot in slots for sequence in self.sequences(slot))
+
+    def packed(self, sequences: Iterable[Sequence]) -> Pack:
+        """Sequences, which must fit, as one pack."""
         ids = np.full(self._pack_tokens, self._layout.vocabulary.pad, np.int32)
         kinds = np.zeros(self._pack_tokens, np.uint8)
         positions = np.zeros(self._pack_tokens, np.int32)
         documents = np.full(self._pack_tokens, PADDING, np.int32)
         end = 0
-        for count, slot in enumerate(range(self.plan.starts[number], self.plan.starts[number + 1])):
-            sequence = self._sequence(slot)
+        for count, sequence in enumerate(sequences):
             place = slice(end, end + len(sequence.ids))
             ids[place], kinds[place] = sequence.ids, sequence.kinds
             positions[place] = np.arange(len(sequence.ids))
@@ -159,6 +125,10 @@ class Loader:
                 name = table["media_id"][int(index.row[document])].as_py()
             names.append(name + dialogue)
         return names
+
+    def sequences(self, slot: int) -> Iterable[Sequence]:
+        """What stands in the pack for a slot of the plan."""
+        return [self._sequence(slot)]
 
     def _sequence(self, slot: int) -> Sequence:
         index, document = self._index, int(self.plan.documents[slot])

@@ -2,9 +2,10 @@
 
 In: ids, kinds, positions and documents of packs. Out: the weighted loss, its sums by kind, optimizers.
 
-    model.py      Emu3ForCausalLM and the loss of a pack
-    attention.py  documents in a pack are blind to each other
-    flops.py      what a step computes, and its share of a GPU's peak
-    loss.py       linear + cross-entropy in chunks
-    optimizer.py  AdamW, and Muon for matrices
+    model.py       Emu3ForCausalLM and the loss of a pack
+    preference.py  the loss of choices between drawings
+    attention.py   documents in a pack are blind to each other
+    flops.py       what a step computes, and its share of a GPU's peak
+    loss.py        linear + cross-entropy in chunks
+    optimizer.py   AdamW, and Muon for matrices
 """

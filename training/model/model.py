@@ -18,11 +18,13 @@ from tokenmill import storage
 from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.failures import find
 from tokenmill.storage.tensors import check_sizes
+from tokenmill.tokenizer.sequence import Kind
 from tokenmill.tokenizer.vocabulary import Vocabulary
 from tokenmill.training.config import LossWeights, ModelConfig
 from tokenmill.training.model import attention
 from tokenmill.training.model.flops import Flops
 from tokenmill.training.model.loss import linear_cross_entropy, next_tokens, sums_by_kind
+from tokenmill.training.pack import Pack
 from tokenmill.training.published import load_published, text_config
 
 _NAMED = 5  # tensors in a message
@@ -113,6 +115,8 @@ def _as_unfit(init_from: str) -> Iterator[None]:
 class PackLoss(nn.Module):
     """The forward pass that data parallelism wraps: packs in, weighted loss out."""
 
+    num_sums = 2 * len(Kind)
+
     def __init__(self, lm: Emu3ForCausalLM, weights: LossWeights):
         super().__init__()
         self.lm, self.flops = lm, Flops(lm)
@@ -129,14 +133,7 @@ class PackLoss(nn.Module):
         """The weighted sum of the loss (float32 scalar), and `sums_by_kind` (float32 (2, number of kinds)); `by_token`
         instead of these the unweighted loss of what each token predicts, and its weight (float32 (2, B * T)).
         """
-        embedded_BTD = self.lm.model.embed_tokens(ids_BT)
-        embedded_BTD = functional.dropout(embedded_BTD, self.lm.config.attention_dropout, self.training)
-        hidden_BTD = self.lm.model(
-            inputs_embeds=embedded_BTD,
-            position_ids=positions_BT,
-            documents=attention.attend_mask(documents_BT),
-            use_cache=False,
-        ).last_hidden_state
+        hidden_BTD = self.hidden(ids_BT, positions_BT, documents_BT)
         targets, kinds, weights = next_tokens(ids_BT, kinds_BT, documents_BT, self.weights)
         loss, nll = linear_cross_entropy(
             hidden_BTD.flatten(0, 1), self.lm.lm_head.weight, targets.flatten(), weights.flatten()
@@ -144,3 +141,34 @@ class PackLoss(nn.Module):
         if by_token:
             return loss, torch.stack([nll, weights.flatten()])
         return loss, sums_by_kind(nll, kinds.flatten(), weights.flatten())
+
+    def hidden(self, ids_BT: torch.Tensor, positions_BT: torch.Tensor, documents_BT: torch.Tensor) -> torch.Tensor:
+        """The last hidden states, (B, T, D)."""
+        embedded_BTD = self.lm.model.embed_tokens(ids_BT)
+        embedded_BTD = functional.dropout(embedded_BTD, self.lm.config.attention_dropout, self.training)
+        return self.lm.model(
+            inputs_embeds=embedded_BTD,
+            position_ids=positions_BT,
+            documents=attention.attend_mask(documents_BT),
+            use_cache=False,
+        ).last_hidden_state
+
+    def loss_weight(self, pack: Pack) -> float:
+        """What a step's loss is divided by, summed over its packs."""
+        return pack.loss_weight(self.weights)
+
+    def inputs(self, pack: Pack, device: torch.device) -> list[torch.Tensor]:
+        """Those of `forward`."""
+        return tensors(pack, device)
+
+    def told(self, sums: list[float]) -> dict[str, float]:
+        """Mean loss of a token by kind, of sums as `forward` returns them, flat."""
+        totals, counts = sums[: len(Kind)], sums[len(Kind) :]
+        return {kind.name.lower(): totals[kind] / counts[kind] for kind in Kind if counts[kind]}
+
+
+def tensors(pack: Pack, device: torch.device) -> list[torch.Tensor]:
+    """ids, kinds, positions, documents, each (1, T). FlexAttention wants one length; a CPU need not compute padding."""
+    used = len(pack.ids) if device.type == "cuda" else max(1, pack.num_tokens)
+    arrays = (pack.ids, pack.kinds, pack.positions, pack.documents)
+    return [torch.from_numpy(array[:used])[None].to(device, non_blocking=True) for array in arrays]

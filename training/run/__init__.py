@@ -10,6 +10,8 @@ In: a `TrainJob`. Out: its folder with plan, log, checkpoints, curves and model,
     prepare.py      text tokenizer, index and plan, made once
     given.py        what it is given besides shards: selected media, dialogues
     tables.py       tables of its folder
+    objective.py    what it learns from: its loss, and who reads its packs
+    reference.py    the model that preferences start from, on their drawings
     worker.py       one worker: steps, checkpoints
     finish.py       the model in its folder
     model_files.py  its weights there, a file at a time

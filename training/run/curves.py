@@ -10,6 +10,7 @@ from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.run_log import read_log
 
 _NAMES = {"text": "captions", "image": "images", "video": "videos", "document": "text documents"}
+_NAMES |= {"preference": "preferences", "chosen_nll": "drawings that were chosen"}
 
 
 def draw_curves(run_uri: str, png_uri: str, names: Mapping[str, str] = _NAMES) -> None:

@@ -10,7 +10,7 @@ from tokenmill.storage import scratch
 from tokenmill.storage.checksums import NAME, checksum
 from tokenmill.storage.run_log import Record, read_log
 from tokenmill.tokenizer.sequence import Kind
-from tokenmill.training.job import DONE, TrainJob, TrainResult
+from tokenmill.training.job import DONE, NOT_LOSSES, TrainJob, TrainResult
 from tokenmill.training.model.model import PackLoss
 from tokenmill.training.run.model_files import write_weights
 from tokenmill.training.run.prepare import Prepared
@@ -59,6 +59,7 @@ def finish(job: TrainJob, ready: Prepared, model: PackLoss, start: int, rank: in
 
 
 def _mean_losses(records: list[Record]) -> dict[str, float]:
-    names = ("loss", *(kind.name.lower() for kind in Kind if kind is not Kind.STRUCTURE))
+    named = dict.fromkeys(name for record in records for name in record)
+    names = [name for name in named if name not in NOT_LOSSES and name != Kind.STRUCTURE.name.lower()]
     found: dict[str, Any] = {name: [record[name] for record in records if name in record] for name in names}
     return {name: sum(values) / len(values) for name, values in found.items() if values}

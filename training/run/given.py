@@ -10,8 +10,9 @@ from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.failures import as_damaged
 from tokenmill.training.data.dialogues import read_dialogues, table_of
 from tokenmill.training.data.held_out import HeldOut
+from tokenmill.training.data.pairs import DRAWINGS, pairs_of
 from tokenmill.training.data.spoken import media_key
-from tokenmill.training.job import KIN, SELECTED, SPOKEN, TrainJob
+from tokenmill.training.job import KIN, PAIRED, SELECTED, SPOKEN, TrainJob
 from tokenmill.training.run.tables import read_table, write_table
 
 _NAMED = 3  # names in a message
@@ -67,6 +68,29 @@ def give_dialogues(job: TrainJob, ids_of: Callable[[dict[str, str]], dict[str, s
         )
     media_ids = [None if dialogue.name is None else ids[dialogue.name] for dialogue in found]
     write_table(table_of(found, media_ids), job.at(SPOKEN))
+
+
+def give_pairs(job: TrainJob) -> int:
+    """Read drawings and votes of `preferences`; how many prompts the votes leave undecided. Raises TrainingError."""
+    part = job.config.preferences
+    assert part is not None
+    uri = storage.absolute(part.samples)
+    names = [name for name in storage.list_names(uri) if name.endswith(".parquet")]
+    if not names:
+        raise TrainingError(f"preferences.samples: {uri}: no drawings there; `tokenmill prefer draw` makes some")
+    with as_damaged(uri):
+        drawings = pa.concat_tables(read_table(storage.join(uri, name)).cast(DRAWINGS) for name in sorted(names))
+    table, num_undecided = pairs_of(drawings, [storage.absolute(votes) for votes in part.votes])
+    write_table(table, job.at(PAIRED))
+    return num_undecided
+
+
+def pairs(job: TrainJob) -> pa.Table | None:
+    """Rows of PAIRS (training/data/pairs.py); None: it learns from the corpus."""
+    if job.config.preferences is None:
+        return None
+    with as_damaged(job.at(PAIRED)):
+        return read_table(job.at(PAIRED))
 
 
 def dialogues(job: TrainJob) -> pa.Table | None:

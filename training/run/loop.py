@@ -16,15 +16,12 @@ import ray
 from tokenmill import storage
 from tokenmill.storage.run_log import Record
 from tokenmill.training.config import TrainResources
-from tokenmill.training.job import DONE, TrainJob, TrainResult, read_result
+from tokenmill.training.job import DONE, NOT_LOSSES, SPEEDS, TrainJob, TrainResult, read_result
 from tokenmill.training.run.folders import newest_step
 from tokenmill.training.run.launch import Going, run_on_workers, unwrapped
 from tokenmill.training.run.notices import Reader, open_board
 
 OnReport = Callable[[int, int, dict[str, float], dict[str, float]], None]
-
-_SPEEDS = ("tokens_per_s", "mfu")
-_NOT_LOSSES = {"step", "lr", "tokens", "workers", "seconds", *_SPEEDS}
 
 
 def fit(
@@ -51,9 +48,9 @@ def fit(
             on_begin(summary)
 
         def report(record: Record) -> None:
-            losses = {name: value for name, value in record.items() if name not in _NOT_LOSSES}
+            losses = {name: value for name, value in record.items() if name not in NOT_LOSSES}
             if on_report:
-                speeds = {name: record[name] for name in _SPEEDS if name in record}
+                speeds = {name: record[name] for name in SPEEDS if name in record}
                 on_report(record["step"], summary["num_steps"], losses, speeds)
 
         going = Going(sizes, partial(newest_step, job.run_uri), open_board())

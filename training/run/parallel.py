@@ -15,7 +15,6 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from tokenmill.training.data.loader import Pack
 from tokenmill.training.job import Asked
 from tokenmill.training.model.flops import peak_per_s
 from tokenmill.training.model.model import PackLoss
@@ -87,10 +86,3 @@ class Workers:
         total, save, stop = self.sum(torch.tensor(values, dtype=torch.float64, device=self.device))
         self.asked = Asked.STOP if stop else Asked.SAVE if save else Asked.NOTHING
         return total
-
-
-def tensors(pack: Pack, device: torch.device) -> list[torch.Tensor]:
-    """ids, kinds, positions, documents, each (1, T). FlexAttention wants one length; a CPU need not compute padding."""
-    used = len(pack.ids) if device.type == "cuda" else max(1, pack.num_tokens)
-    arrays = (pack.ids, pack.kinds, pack.positions, pack.documents)
-    return [torch.from_numpy(array[:used])[None].to(device, non_blocking=True) for array in arrays]

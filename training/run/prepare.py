@@ -13,6 +13,7 @@ All of it is a pure function of the job, so a crash in the middle is cured by do
 """
 
 import tempfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from tokenmill.tokenizer.text import load_text_tokenizer, train_text_tokenizer
 from tokenmill.tokenizer.vocabulary import FILE_NAME, Vocabulary
 from tokenmill.training.data.held_out import Fate
 from tokenmill.training.data.index import Index, build_index, captions
+from tokenmill.training.data.pairs import pair_index
 from tokenmill.training.data.plan import Plan, make_plan, of_sort, sequence_tokens
 from tokenmill.training.job import ANCESTORS, INPUTS, TrainJob, lineage
 from tokenmill.training.run import given
@@ -46,7 +48,8 @@ class Prepared:
     plan: Plan
     summary: dict[str, Any]  # plan.json
     dialogues: pa.Table | None = None  # rows of training/data/dialogues.py
-    held_out: tuple[Index, Plan] | None = None  # of validation: every document once, as it is each time
+    pairs: pa.Table | None = None  # rows of training/data/pairs.py, in place of all else
+    held_out: tuple[Index, Plan] | None = None  # of validation: every document once, the same each time
 
 
 def prepare(job: TrainJob) -> dict[str, Any]:
@@ -60,18 +63,13 @@ def prepare(job: TrainJob) -> dict[str, Any]:
     tokenizer = _text_tokenizer(job)
     vocabulary = _vocabulary(job, tokenizer)
     layout = SequenceLayout(tokenizer, vocabulary)
-    selected = given.selected(job)
-    dialogues = given.dialogues(job)
-    held_out = given.held_out(job)
-    index, excluded = build_index(
-        job.shard_uris, job.rows_used, layout, data.context_tokens, job.removed, selected, dialogues, held_out
-    )
+    index, excluded = _index(job, layout)
     if data.mixture is not None:
         is_mixed = np.any([of_sort(index, sort) for sort in data.mixture], axis=0)
         excluded["not_in_mixture"] = int((~is_mixed).sum())
         index = index.of(is_mixed)
     unseen: Index | None = None
-    if held_out is not None:
+    if len(index.fate):
         unseen, near = index.of_fate(Fate.HELD_OUT), index.of_fate(Fate.NEAR_TRAINED)
         index, excluded["near_trained"] = index.of_fate(Fate.TRAINED), len(near)
         _check(data.held_out, len(unseen), len(index))
@@ -98,7 +96,7 @@ def prepare(job: TrainJob) -> dict[str, Any]:
         "codebook_size": job.codebook_size,
         "num_documents": len(index),
         "num_videos": int(of_sort(index, "video").sum()),
-        "num_dialogues": int(index.is_dialogue.sum()),
+        "num_dialogues": 0 if job.config.preferences else int(index.is_dialogue.sum()),
         "num_texts": index.num_texts,
         "num_text_pieces": int(index.is_text.sum()),
         "excluded": dict(+excluded),
@@ -111,6 +109,16 @@ def prepare(job: TrainJob) -> dict[str, Any]:
     }
     storage.write_json(job.at("plan.json"), summary)
     return summary
+
+
+def _index(job: TrainJob, layout: SequenceLayout) -> tuple[Index, Counter[str]]:
+    if (pairs := given.pairs(job)) is not None:
+        return pair_index(pairs, layout, job.config.data)
+    selected, dialogues = given.selected(job), given.dialogues(job)
+    context_tokens = job.config.data.context_tokens
+    return build_index(
+        job.shard_uris, job.rows_used, layout, context_tokens, job.removed, selected, dialogues, given.held_out(job)
+    )
 
 
 def load_prepared(job: TrainJob) -> Prepared:
@@ -130,7 +138,7 @@ def load_prepared(job: TrainJob) -> Prepared:
             f"{job.at('plan.parquet')}: damaged, its hash differs; delete {job.at('plan.json')} to redo"
         )
     held_out = _read_held_out(job) if summary.get("held_out") else None
-    return Prepared(layout, index, plan, summary, given.dialogues(job), held_out)
+    return Prepared(layout, index, plan, summary, given.dialogues(job), given.pairs(job), held_out)
 
 
 def _check(share: float, num_held_out: int, num_trained: int) -> None:

@@ -13,9 +13,10 @@ from torch.distributed.fsdp import FSDPModule
 
 from tokenmill.storage.run_log import Record
 from tokenmill.tokenizer.sequence import Kind
-from tokenmill.training.data.loader import Loader, Pack
-from tokenmill.training.model.model import PackLoss
-from tokenmill.training.run.parallel import Workers, tensors
+from tokenmill.training.data.loader import Loader
+from tokenmill.training.model.model import PackLoss, tensors
+from tokenmill.training.pack import Pack
+from tokenmill.training.run.parallel import Workers
 
 _NUM_PLACES = 24  # powers of two: up to 16 million tokens
 _TOLD = [kind for kind in Kind if kind is not Kind.PROMPT]  # questions have no weight

@@ -15,18 +15,18 @@ from torch import nn
 from tokenmill import storage
 from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.run_log import Record, TrainLog, read_log
-from tokenmill.tokenizer.sequence import Kind
 from tokenmill.training.config import TrainResources
-from tokenmill.training.data.loader import Loader, Pack
 from tokenmill.training.job import DONE, Asked, TrainJob
-from tokenmill.training.model.model import PackLoss, build_model
+from tokenmill.training.model.model import build_model
 from tokenmill.training.model.optimizer import make_optimizers, schedule, set_learning_rate
+from tokenmill.training.pack import Pack
 from tokenmill.training.run.checkpoint import Checkpoints
 from tokenmill.training.run.finish import finish
+from tokenmill.training.run.objective import loader_of, objective_of
 from tokenmill.training.run.parallel import Notices, Workers
 from tokenmill.training.run.prepare import Prepared, load_prepared, prepare
 
-_NUM_FIGURES = 2 * len(Kind) + 4  # of a step
+_NUM_FIGURES = 4  # of a step, besides the model's sums
 
 
 def train_worker(
@@ -74,7 +74,7 @@ class _Trainer:
         lm = build_model(model_config, ready.layout.vocabulary, config.data.context_tokens, config.seed)
         if resources.recompute:
             lm.activation_checkpointing_enable({"use_reentrant": False})
-        self.model = PackLoss(lm, config.optimizer.weights).to(device).train()
+        self.model = objective_of(job, lm).to(device).train()
         self.workers = Workers(self.model, rank, world, device, resources.spread_model, notices)
         self.peak_per_s = self.workers.peak_per_s(config.dtype)
         dtype = getattr(torch, config.dtype)
@@ -83,10 +83,7 @@ class _Trainer:
         keep = resources.keep_checkpoints
         self.checkpoints = Checkpoints(job.run_uri, self.model, self.optimizers, meta, keep, world)
         self.start = self.checkpoints.resume()
-        cache_bytes = resources.cache_mb << 20
-        self.loader = Loader(
-            ready.plan, ready.index, job.shard_uris, ready.layout, config.data.pack_tokens, cache_bytes, ready.dialogues
-        )
+        self.loader = loader_of(job, ready, self.model, self.workers, self.start, resources.cache_mb << 20)
 
     def run(self) -> None:
         try:
@@ -100,7 +97,7 @@ class _Trainer:
         before = read_log(self.job.run_uri, "seconds") if rank == 0 else []
         clock = _Clock(before[-1]["seconds"] if before else 0.0)
         num_steps, every = self.ready.plan.num_steps, self.resources.checkpoint_every_steps
-        window = torch.zeros(_NUM_FIGURES, dtype=torch.float64, device=device)
+        window = torch.zeros(self.model.num_sums + _NUM_FIGURES, dtype=torch.float64, device=device)
         for step, packs in self.loader.steps(self.start, rank, world):
             window += self.step(step, packs)
             done = step + 1
@@ -118,21 +115,21 @@ class _Trainer:
                 break
 
     def step(self, step: int, packs: list[Pack]) -> torch.Tensor:
-        """One optimizer step. Returns this worker's sums: loss and count per kind, weighted loss, weight, tokens, and
-        pairs of them that see each other.
+        """One optimizer step. Returns this worker's sums: those of the model, weighted loss, weight, tokens, and pairs
+        of them that see each other.
         """
         config, workers, device = self.job.config, self.workers, self.workers.device
-        weight = sum(pack.loss_weight(self.model.weights) for pack in packs)
+        weight = sum(self.model.loss_weight(pack) for pack in packs)
         total_weight = workers.agree(weight)
         numbers = self.ready.plan.step_packs(step, workers.rank, workers.world)
-        figures = torch.zeros(_NUM_FIGURES, dtype=torch.float64, device=device)
+        figures = torch.zeros(self.model.num_sums + _NUM_FIGURES, dtype=torch.float64, device=device)
         num_passes = -(-config.data.batch_packs // workers.world)  # the same on all workers; some may be empty
         for i in range(num_passes):
             pack = packs[i] if i < len(packs) else Pack.empty()
             torch.manual_seed(_pack_seed(config.seed, numbers[i] if i < len(packs) else 0))
             with workers.synchronized(i == num_passes - 1):
                 with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
-                    loss, sums = workers.forward(*_tensors(pack, device))
+                    loss, sums = workers.forward(*self.model.inputs(pack, device))
                 # gradients become the mean over workers; the loss is a sum
                 (loss * (workers.world / total_weight).float()).backward()
             parts = [sums.flatten().double(), loss.detach().double()[None]]
@@ -149,7 +146,6 @@ class _Trainer:
     def record(self, done: int, window: torch.Tensor, clock: "_Clock") -> Record:
         """The log line of the steps in `window`, all workers together."""
         values = self.workers.sum(window).tolist()
-        sums, counts = values[: len(Kind)], values[len(Kind) : 2 * len(Kind)]
         loss, weight, num_tokens, num_pairs = values[-4:]
         if not math.isfinite(loss):
             raise TrainingError(
@@ -157,7 +153,7 @@ class _Trainer:
                 "and the checkpoints, and train again"
             )
         record: Record = {"step": done, "loss": loss / weight}
-        record |= {kind.name.lower(): sums[kind] / counts[kind] for kind in Kind if counts[kind]}
+        record |= self.model.told(values[: self.model.num_sums])
         optimizer = self.job.config.optimizer
         record["lr"] = optimizer.lr * schedule(optimizer, done - 1, self.ready.plan.num_steps)
         record |= {"tokens": int(num_tokens), "workers": self.workers.world}
@@ -179,10 +175,3 @@ class _Clock:
 
 def _pack_seed(seed: int, pack: int) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}:{pack}".encode(), digest_size=7).digest(), "little")
-
-
-def _tensors(pack: Pack, device: torch.device) -> list[torch.Tensor]:
-    """ids, kinds, positions, documents, each (1, T). FlexAttention wants one length; a CPU need not compute padding."""
-    used = len(pack.ids) if device.type == "cuda" else max(1, pack.num_tokens)
-    arrays = (pack.ids, pack.kinds, pack.positions, pack.documents)
-    return [torch.from_numpy(array[:used])[None].to(device, non_blocking=True) for array in arrays]

@@ -6,8 +6,9 @@ import pytest
 
 from tokenmill.tokenizer.sequence import Kind
 from tokenmill.training.config import LossWeights
-from tokenmill.training.data.loader import PADDING, Loader, Pack, RowGroups
+from tokenmill.training.data.loader import Loader, RowGroups
 from tokenmill.training.data.spoken import media_key
+from tokenmill.training.pack import PADDING, Pack
 from tokenmill.training.run.prepare import load_prepared, prepare
 
 

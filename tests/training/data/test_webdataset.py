@@ -18,8 +18,9 @@ from tokenmill.pipeline.export.webdataset import export_webdataset
 from tokenmill.tokenizer import webdataset_shards
 from tokenmill.tokenizer.sequence import Kind
 from tokenmill.tokenizer.shards import TOKENS
-from tokenmill.training.data.loader import Loader, Pack, RowGroups
+from tokenmill.training.data.loader import Loader, RowGroups
 from tokenmill.training.job import TrainJob
+from tokenmill.training.pack import Pack
 from tokenmill.training.run.prepare import load_prepared, prepare
 
 NUM_ROWS = 600  # about 2 MiB of tar

@@ -13,10 +13,10 @@ from transformers import Emu3ForCausalLM
 from tokenmill.storage.errors import TrainingError
 from tokenmill.tokenizer.vocabulary import Vocabulary
 from tokenmill.training.config import LossWeights, ModelConfig
-from tokenmill.training.data.loader import PADDING
 from tokenmill.training.model import attention
 from tokenmill.training.model.attention import DocumentRows, attend_documents, attend_mask
 from tokenmill.training.model.model import PackLoss, build_model
+from tokenmill.training.pack import PADDING
 
 WEIGHTS = LossWeights(text=1.0, vision=0.5)
 VOCABULARY = Vocabulary(pad=0, eol=1, eof=2, bos=3, eos=4, sot=5, sov=6, eov=7, vision_offset=40, codebook_size=60)

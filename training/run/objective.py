@@ -1,0 +1,31 @@
+"""What a job learns from: the corpus, or choices between drawings; its loss, and who reads its packs."""
+
+from transformers import Emu3ForCausalLM
+
+from tokenmill.training.data.loader import Loader
+from tokenmill.training.data.pairs import PairLoader
+from tokenmill.training.job import TrainJob
+from tokenmill.training.model.model import PackLoss
+from tokenmill.training.model.preference import PreferenceLoss
+from tokenmill.training.run.parallel import Workers
+from tokenmill.training.run.prepare import Prepared
+from tokenmill.training.run.reference import set_reference
+
+
+def objective_of(job: TrainJob, lm: Emu3ForCausalLM) -> PackLoss:
+    """The forward pass of the job's packs that ends in its loss."""
+    if job.config.preferences is not None:
+        return PreferenceLoss(lm, job.config.preferences)
+    return PackLoss(lm, job.config.optimizer.weights)
+
+
+def loader_of(
+    job: TrainJob, ready: Prepared, model: PackLoss, workers: Workers, start: int, cache_bytes: int
+) -> Loader:
+    """Who reads the packs; `start` steps are done. Every worker must call it. Raises TrainingError."""
+    pack_tokens = job.config.data.pack_tokens
+    if ready.pairs is not None and isinstance(model, PreferenceLoss):
+        loader = PairLoader(ready.plan, ready.index, ready.pairs, ready.layout, pack_tokens)
+        set_reference(job, loader, model, workers, start)
+        return loader
+    return Loader(ready.plan, ready.index, job.shard_uris, ready.layout, pack_tokens, cache_bytes, ready.dialogues)

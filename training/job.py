@@ -26,6 +26,18 @@ SPEEDS = ("tokens_per_s", "mfu", "data_wait")
 NOT_LOSSES = {"step", "lr", "grad_norm", "spikes", "tokens", "workers", "seconds", *SPEEDS}  # keys of the log's lines
 
 
+def is_step(line: dict[str, Any]) -> bool:
+    """Whether a line of the log tells of steps; others tell of a validation, or of samples."""
+    return "tokens" in line
+
+
+def told_of(spike: dict[str, Any]) -> str:
+    """A step that stood out (training/run/guard.py), for a person."""
+    loss = "no number" if spike["loss"] is None else f"{spike['loss']:.3f}"
+    usual = "" if spike["usual"] is None else f", usually below {spike['usual']:.3f}"
+    return f"step {spike['step']} {spike['did']}: its loss is {loss}{usual}; spikes/ names its documents"
+
+
 class Asked(IntEnum):
     """What a training is asked while it runs."""
 

@@ -59,4 +59,3 @@ class HeldOut:
         at[np.append(known, np.uint64(0))[at] != keys] = len(known)
         held = is_held_out(np.where(at < len(known), families[at], keys), self.share)
         return np.where(held, np.where(is_near[at], Fate.NEAR_TRAINED, Fate.HELD_OUT), Fate.TRAINED).astype(np.uint8)
-

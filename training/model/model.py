@@ -128,6 +128,7 @@ class PackLoss(nn.Module):
         kinds_BT: torch.Tensor,
         positions_BT: torch.Tensor,
         documents_BT: torch.Tensor,
+        *,
         by_token: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The weighted sum of the loss (float32 scalar), and `sums_by_kind` (float32 (2, number of kinds)); `by_token`

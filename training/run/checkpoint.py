@@ -66,7 +66,7 @@ class Checkpoints:
             self.load(step)
         return step
 
-    def begin(self, step: int, seen: dict[str, Any]) -> None:
+    def begin(self, step: int, seen: dict[str, Any] | None = None) -> None:
         """Write the checkpoint after `step` steps, and delete all but the newest; returns when the state is copied. One
         that is still being written is waited for. `seen`, of JSON, is what `seen` gives back after a resume.
         """
@@ -76,7 +76,7 @@ class Checkpoints:
         with _plainly():
             self._writing = dcp.async_save(  # type: ignore[assignment]
                 _nested(state),
-                storage_writer=Writer(uri, state, self._world, partial(self._complete, step, seen)),
+                storage_writer=Writer(uri, state, self._world, partial(self._complete, step, seen or {})),
                 async_stager=self._stager,
                 process_group=self._group,
                 no_dist=self._world == 1,
@@ -151,7 +151,9 @@ class Checkpoints:
 
     def _complete(self, step: int, seen: dict[str, Any]) -> None:
         """All files of a checkpoint are there: say so, and let older ones go."""
-        storage.write_json(storage.join(folder_uri(self._run_uri, step), META), {"step": step, "seen": seen} | self._meta)
+        storage.write_json(
+            storage.join(folder_uri(self._run_uri, step), META), {"step": step, "seen": seen} | self._meta
+        )
         kept = {folder_uri(self._run_uri, each) for each in complete_steps(self._run_uri)[-self._keep :]}
         for uri in set(all_folders(self._run_uri)) - kept:
             if storage.exists(mark := storage.join(uri, META)):

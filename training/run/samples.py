@@ -8,6 +8,7 @@ numbers are drawn from streams of their own, so the training goes on as if nothi
 """
 
 import io
+from copy import deepcopy
 
 import numpy as np
 import torch
@@ -28,29 +29,33 @@ _GAP_PX = 4
 class Samples:
     """Of one run. Raises TrainingError where nobody knows how to draw."""
 
-    def __init__(self, job: TrainJob, prompts: list[str], layout: SequenceLayout, rank: int):
+    def __init__(self, job: TrainJob, prompts: list[str], layout: SequenceLayout, rank: int, device: torch.device):
         if job.drawing is None:
             raise TrainingError("resources.prompts: the job says no `drawing`, which decodes pictures; leave them out")
         self._job, self._drawing = job, job.drawing
         self._prompts, self._layout, self._rank = prompts, layout, rank
+        self._vision = VisionTokenizer.load(job.drawing.tokenizer, str(device), "auto") if rank == 0 else None
+        if self._vision is not None and not self._vision.decodes:
+            raise TrainingError(f"resources.prompts: {job.drawing.tokenizer} decodes nothing; leave them out")
 
     def draw(self, lm: Emu3ForCausalLM, step: int) -> str | None:
-        """Write the pictures after `step` steps; where they stand in the run's folder, of the first worker, which draws.
-        Every worker must call it.
+        """Write the pictures after `step` steps; returns where they stand in the run's folder, of the first worker,
+        which draws. Every worker must call it.
         """
         copy = _copied(lm, self._rank)
-        if copy is None:
+        if copy is None or self._vision is None:
             return None
         name = f"samples/step_{step:06d}.png"
         with torch.random.fork_rng(_devices(lm)):
-            pictures = _pictures(copy, self._layout, self._drawing, self._prompts)
+            codes = _drawn(copy, self._layout, self._drawing, self._prompts)
+            pictures = self._vision.decode_images(codes)
         storage.write_bytes(self._job.at(name), _png(pictures))
         return name
 
 
-def _pictures(lm: Emu3ForCausalLM, layout: SequenceLayout, how: Drawing, prompts: list[str]) -> np.ndarray:
-    """uint8 (B, H, W, 3)."""
-    codes = Sampler(lm, layout).draw(
+def _drawn(lm: Emu3ForCausalLM, layout: SequenceLayout, how: Drawing, prompts: list[str]) -> np.ndarray:
+    """Codes, int64 (B, h, w)."""
+    return Sampler(lm, layout).draw(
         prompts,
         how.grid_h,
         how.grid_w,
@@ -59,17 +64,15 @@ def _pictures(lm: Emu3ForCausalLM, layout: SequenceLayout, how: Drawing, prompts
         guidance=how.guidance,
         seeds=[0] * len(prompts),
     )
-    return VisionTokenizer.load(how.tokenizer, device=str(lm.device)).decode_images(codes)
 
 
 def _copied(lm: Emu3ForCausalLM, rank: int) -> Emu3ForCausalLM | None:
     """The whole model on the first worker, ready to generate; None on the others, which give their parts."""
     copy = None
     if rank == 0:
-        config = type(lm.config).from_dict(lm.config.to_dict())
-        config._attn_implementation = "sdpa"
         with torch.device("meta"):
-            copy = Emu3ForCausalLM(config)
+            copy = Emu3ForCausalLM(deepcopy(lm.config))
+        copy.set_attn_implementation("sdpa")
     weights = {}
     for name, tensor in lm.state_dict().items():
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -14,13 +14,26 @@ from torch.distributed.fsdp import FSDPModule
 from tokenmill.storage.run_log import Record
 from tokenmill.tokenizer.sequence import Kind
 from tokenmill.training.data.loader import Loader
+from tokenmill.training.job import TrainJob
 from tokenmill.training.model.model import PackLoss, tensors
 from tokenmill.training.pack import Pack
 from tokenmill.training.run.parallel import Workers
+from tokenmill.training.run.prepare import Prepared
 
+_CACHE_BYTES = 64 << 20  # each pack is read once, and kept as it is
 _NUM_PLACES = 24  # powers of two: up to 16 million tokens
-_TOLD = [kind for kind in Kind if kind is not Kind.PROMPT]  # questions have no weight
-_BY_PLACE = [kind for kind in _TOLD if kind is not Kind.STRUCTURE]
+_TOLD: list[Kind] = [kind for kind in Kind if kind is not Kind.PROMPT]  # questions have no weight
+_BY_PLACE: list[Kind] = [kind for kind in _TOLD if kind is not Kind.STRUCTURE]
+
+
+def validation_of(job: TrainJob, ready: Prepared, num_packs: int, workers: Workers) -> "Validation":
+    """That of the documents which a job holds out."""
+    assert ready.held_out is not None
+    index, plan = ready.held_out
+    pack_tokens = job.config.data.pack_tokens
+    loader = Loader(plan, index, job.shard_uris, ready.layout, pack_tokens, _CACHE_BYTES, ready.dialogues)
+    num_frames = int(index.grid[index.is_video, 0].max(initial=0))
+    return Validation(loader, num_packs, num_frames, ready.layout.vocabulary.eof, workers, job.config.dtype)
 
 
 class Validation:
@@ -39,13 +52,13 @@ class Validation:
         """
         model.eval()
         try:
-            sums = torch.from_numpy(self._sums(model)).to(self._workers.device)
+            mine = torch.from_numpy(self._sums(model)).to(self._workers.device)
         finally:
             model.train()
             for part in model.modules():
                 if isinstance(part, FSDPModule):
                     part.reshard()  # as a backward pass leaves it
-        sums = self._workers.sum(sums).cpu().numpy()
+        sums = self._workers.sum(mine).cpu().numpy()
         weighted, (nll, counts) = sums[:, -1], sums[:, :-1]
         of_frame, of_place = self._num_frames, len(Kind) * _NUM_PLACES
         by_place = nll[:of_place].reshape(len(Kind), -1), counts[:of_place].reshape(len(Kind), -1)
@@ -109,6 +122,4 @@ def _names(kinds: list[Kind]) -> list[str]:
 
 def _means(names: list[str], sums: np.ndarray, counts: np.ndarray) -> dict[str, float]:
     """Of what there was any."""
-    return {
-        name: float(total / count) for name, total, count in zip(names, sums, counts, strict=True) if count
-    }
+    return {name: float(total / count) for name, total, count in zip(names, sums, counts, strict=True) if count}

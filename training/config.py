@@ -231,9 +231,6 @@ class TrainConfig(Config):
     seed: int = Field(0, description="Of weights, order and dropout.", ge=0)
 
 
-Tracker = Literal["tensorboard", "wandb", "mlflow"]
-
-
 class WorkerResources(Resources):
     """How many workers train, and what each reserves. Never changes what is computed."""
 
@@ -268,29 +265,6 @@ class TrainResources(WorkerResources):
     log_every_steps: int = Field(1, description="Often writes many lines, rarely shows nothing for long.", gt=0)
     checkpoint_every_steps: int = Field(500, description="Often costs time, rarely loses more at a crash.", gt=0)
     keep_checkpoints: int = Field(2, description="Newest checkpoints that stay; each is three times the model.", gt=0)
-    validate_every_steps: int = Field(
-        500, description="Where data.held_out is not 0, and at the end: often costs time, rarely shows it late.", gt=0
-    )
-    validate_packs: int = Field(
-        64, description="Of the held-out ones, the same each time: few are noisy, many take long.", gt=0
-    )
-    sample_every_steps: int | None = Field(
-        None, description="Draws resources.prompts, and at the end: often costs time. Null: never.", gt=0
-    )
-    prompts: list[Annotated[str, Field(min_length=1)]] = Field(
-        [], description="Captions to draw while it trains, on a grid as `sample` says; many take long."
-    )
-    track: list[Tracker] = Field(
-        ["tensorboard"],
-        description="Who is told beside log.jsonl: tensorboard, wandb, mlflow; these two need `pip install "
-        "tokenmill[wandb]` or `[mlflow]` and their own environment variables where the command runs.",
-    )
-
-    @model_validator(mode="after")
-    def _prompts_are_drawn(self) -> "TrainResources":
-        if (self.sample_every_steps is None) != (not self.prompts):
-            raise ValueError("sample_every_steps and prompts: give both, or neither")
-        return self
 
     def sizes(self, batch_packs: int) -> list[int]:
         """The numbers of workers that a run may have. Raises ValueError when the two ends do not suit the batch."""
@@ -308,3 +282,31 @@ class TrainResources(WorkerResources):
                     f"as much to do: {fitting} do"
                 )
         return [size for size in range(self.min_workers, self.num_workers + 1) if batch_packs % size == 0]
+
+
+class Monitor(Resources):
+    """What is looked at while a model trains, and who is told. Never changes what is computed."""
+
+    validate_every_steps: int = Field(
+        500, description="Where data.held_out is not 0, and at the end: often costs time, rarely shows it late.", gt=0
+    )
+    validate_packs: int = Field(
+        64, description="Of the held-out ones, the same each time: few are noisy, many take long.", gt=0
+    )
+    sample_every_steps: int | None = Field(
+        None, description="Draws prompts, and at the end: often costs time. Null: never.", gt=0
+    )
+    prompts: list[Annotated[str, Field(min_length=1)]] = Field(
+        [], description="Captions to draw while it trains, on a grid as `sample` says; many take long."
+    )
+    track: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(
+        ["tensorboard"],
+        description="Who is told beside log.jsonl: tensorboard, wandb, mlflow; these two need `pip install "
+        "tokenmill[wandb]` or `[mlflow]` and their own environment variables where the command runs.",
+    )
+
+    @model_validator(mode="after")
+    def _prompts_are_drawn(self) -> "Monitor":
+        if (self.sample_every_steps is None) != (not self.prompts):
+            raise ValueError("sample_every_steps and prompts: give both, or neither")
+        return self

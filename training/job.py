@@ -9,7 +9,7 @@ from tokenmill import storage
 from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.failures import as_damaged
 from tokenmill.storage.identity import fingerprint_of
-from tokenmill.training.config import TrainConfig
+from tokenmill.training.config import Monitor, TrainConfig
 
 MODEL = "model"  # folder of the model, as transformers loads it
 PLAN = "plan.json"  # written when all is prepared: a folder with it has begun
@@ -78,7 +78,8 @@ class TrainJob:
     stage: str | None = None  # its name among several; recorded
     parent: str | None = None  # the folder of the finished run whose model it starts from
     given: list[str] = field(default_factory=list)  # identities of the files that the config names
-    drawing: Drawing | None = None  # for `resources.prompts`; no part of what is trained
+    monitor: Monitor = Monitor()  # like the next, no part of what is trained
+    drawing: Drawing | None = None  # of `monitor.prompts`
     text_tokenizer: str | None = field(init=False)  # of the config, a relative folder made absolute
     init_from: str | None = field(init=False)  # a hub name, a folder, an s3:// prefix
 

@@ -125,6 +125,7 @@ def _job(config: RunConfig, catalog: Catalog, name: str | None, after: TrainJob 
         stage=name,
         parent=parent,
         given=list(given),
+        monitor=stage.monitor,
         drawing=Drawing(config.tokenize.model, how.grid_h, how.grid_w, how.top_k, how.temperature, how.guidance),
     )
 

@@ -61,7 +61,7 @@ def test_defaults_are_possible_and_have_a_fingerprint():
 def test_a_later_field_leaves_the_fingerprint_as_it_was():
     """Models trained before these were there are still found and resumed."""
     for config, later in (
-        (DataConfig(), {"mixture", "select", "dialogues"}),
+        (DataConfig(), {"mixture", "select", "dialogues", "held_out"}),
         (OptimizerConfig(), {"schedule", "text_weight"}),
     ):
         before = {name: value for name, value in config.model_dump().items() if name not in later | {"muon_lr"}}

@@ -65,7 +65,7 @@ def fit(
                 speeds = {name: record[name] for name in SPEEDS if name in record}
                 on_report(record["step"], summary["num_steps"], losses, speeds)
 
-        with tracking(job, resources.track, note) as tell:
+        with tracking(job, note) as tell:
             going = Going(sizes, partial(newest_step, job.run_uri), open_board())
             arguments = {"job": job, "resources": resources, "board": going.board}
             run_on_workers(_worker, arguments, resources, job.run_uri, report, going)

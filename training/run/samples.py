@@ -1,6 +1,6 @@
 """A model in the middle of its training -> pictures of fixed prompts, as one PNG.
 
-    run/samples/step_000500.png    a picture for each of resources.prompts, side by side
+    run/samples/step_000500.png    a picture for each of monitor.prompts, side by side
 
 They are drawn from a copy: the training's model may be spread over workers, its attention knows packs alone, and a
 sampler may do with its model as it likes. The copy is gathered a tensor at a time, bfloat16 on a GPU, and let go;
@@ -29,14 +29,14 @@ _GAP_PX = 4
 class Samples:
     """Of one run. Raises TrainingError where nobody knows how to draw."""
 
-    def __init__(self, job: TrainJob, prompts: list[str], layout: SequenceLayout, rank: int, device: torch.device):
+    def __init__(self, job: TrainJob, layout: SequenceLayout, rank: int, device: torch.device):
         if job.drawing is None:
-            raise TrainingError("resources.prompts: the job says no `drawing`, which decodes pictures; leave them out")
-        self._job, self._drawing = job, job.drawing
-        self._prompts, self._layout, self._rank = prompts, layout, rank
+            raise TrainingError("monitor.prompts: the job says no `drawing`, which decodes pictures; leave them out")
+        self._job, self._drawing, self._prompts = job, job.drawing, job.monitor.prompts
+        self._layout, self._rank = layout, rank
         self._vision = VisionTokenizer.load(job.drawing.tokenizer, str(device), "auto") if rank == 0 else None
         if self._vision is not None and not self._vision.decodes:
-            raise TrainingError(f"resources.prompts: {job.drawing.tokenizer} decodes nothing; leave them out")
+            raise TrainingError(f"monitor.prompts: {job.drawing.tokenizer} decodes nothing; leave them out")
 
     def draw(self, lm: Emu3ForCausalLM, step: int) -> str | None:
         """Write the pictures after `step` steps; returns where they stand in the run's folder, of the first worker,

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import torch
 
 from tokenmill.storage.run_log import Record
-from tokenmill.training.config import TrainResources
 from tokenmill.training.data.loader import Loader
 from tokenmill.training.job import TrainJob
 from tokenmill.training.model.model import PackLoss
@@ -30,13 +29,12 @@ class Sight:
     def __init__(
         self,
         job: TrainJob,
-        resources: TrainResources,
         ready: Prepared,
         loader: Loader,
         workers: Workers,
         seen: dict[str, Any],
     ):
-        self._workers, self._resources, self._num_steps = workers, resources, ready.plan.num_steps
+        self._workers, self._monitor, self._num_steps = workers, job.monitor, ready.plan.num_steps
         self._clip_norm = job.config.optimizer.clip_norm
         self._guard = Guard(job.config.guard, job.run_uri, loader, workers.rank, seen)
         self._norms: list[float] = []
@@ -44,10 +42,10 @@ class Sight:
         self._last_s = time.monotonic()
         self._validation: Validation | None = None
         if ready.held_out is not None:
-            self._validation = validation_of(job, ready, resources.validate_packs, workers)
+            self._validation = validation_of(job, ready, workers)
         self._samples: Samples | None = None
-        if resources.sample_every_steps is not None:
-            self._samples = Samples(job, resources.prompts, ready.layout, workers.rank, workers.device)
+        if job.monitor.prompts:
+            self._samples = Samples(job, ready.layout, workers.rank, workers.device)
 
     @property
     def seen(self) -> dict[str, Any]:
@@ -100,8 +98,8 @@ class Sight:
 
     def looks(self, done: int, model: PackLoss) -> Iterator[Record]:
         """Lines of the log besides that of the step, after `done` steps; the time they take counts in no speed."""
-        every, is_last = self._resources.sample_every_steps, done == self._num_steps
-        if self._validation is not None and (done % self._resources.validate_every_steps == 0 or is_last):
+        every, is_last = self._monitor.sample_every_steps, done == self._num_steps
+        if self._validation is not None and (done % self._monitor.validate_every_steps == 0 or is_last):
             yield self._line(done, self._validation.losses(model))
         if self._samples is not None and every is not None and (done % every == 0 or is_last):
             yield self._line(done, {"samples": self._samples.draw(model.lm, done)})

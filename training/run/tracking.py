@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,13 +43,13 @@ class _Told(Protocol):
 
 
 @contextmanager
-def tracking(job: TrainJob, trackers: Sequence[str], note: Callable[[str], None]) -> Iterator[Callable[[Record], None]]:
+def tracking(job: TrainJob, note: Callable[[str], None]) -> Iterator[Callable[[Record], None]]:
     """What is to be called with each new line of the log; older lines of it are told first, and `note` of what goes
     wrong.
 
     Raises TrainingError for a tracker that is not installed, or does not answer at the start.
     """
-    told = {name: _Late(name, _opened(name, job), note) for name in dict.fromkeys(trackers)}
+    told = {name: _Late(name, _opened(name, job), note) for name in dict.fromkeys(job.monitor.track)}
 
     def tell(record: Record) -> None:
         numbers, pictures = numbers_of(record), _pictures_of(job, record)
@@ -130,7 +130,7 @@ def _opened(name: str, job: TrainJob) -> _Told:
     except Exception as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TrainingError(
-            f"train.resources.track: {name}: {said}; set what it asks for in the environment, or take it out"
+            f"train.monitor.track: {name}: {said}; set what it asks for in the environment, or take it out"
         ) from error
 
 
@@ -139,7 +139,7 @@ def _imported(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise TrainingError(
-            f"train.resources.track: {name} cannot be imported ({error}); pip install 'tokenmill[{name}]' where the "
+            f"train.monitor.track: {name} cannot be imported ({error}); pip install 'tokenmill[{name}]' where the "
             "command runs, or take it out"
         ) from error
 
@@ -180,7 +180,7 @@ class _Mlflow:
     def __init__(self, job: TrainJob):
         mlflow = _imported("mlflow")
         if not os.environ.get("MLFLOW_TRACKING_URI"):
-            raise TrainingError("train.resources.track: mlflow: set MLFLOW_TRACKING_URI to the address of its server")
+            raise TrainingError("train.monitor.track: mlflow: set MLFLOW_TRACKING_URI to the address of its server")
         self._client, self._entities = mlflow.MlflowClient(), mlflow.entities
         self._id = _id(job, "mlflow", lambda: self._new(job))
         self._known: dict[str, int] = {}  # tag -> the last step that it was told before

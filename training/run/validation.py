@@ -26,14 +26,15 @@ _TOLD: list[Kind] = [kind for kind in Kind if kind is not Kind.PROMPT]  # questi
 _BY_PLACE: list[Kind] = [kind for kind in _TOLD if kind is not Kind.STRUCTURE]
 
 
-def validation_of(job: TrainJob, ready: Prepared, num_packs: int, workers: Workers) -> "Validation":
+def validation_of(job: TrainJob, ready: Prepared, workers: Workers) -> "Validation":
     """That of the documents which a job holds out."""
     assert ready.held_out is not None
     index, plan = ready.held_out
     pack_tokens = job.config.data.pack_tokens
     loader = Loader(plan, index, job.shard_uris, ready.layout, pack_tokens, _CACHE_BYTES, ready.dialogues)
     num_frames = int(index.grid[index.is_video, 0].max(initial=0))
-    return Validation(loader, num_packs, num_frames, ready.layout.vocabulary.eof, workers, job.config.dtype)
+    eof, num_packs = ready.layout.vocabulary.eof, job.monitor.validate_packs
+    return Validation(loader, num_packs, num_frames, eof, workers, job.config.dtype)
 
 
 class Validation:

@@ -76,7 +76,7 @@ class _Trainer:
         self.checkpoints = Checkpoints(job.run_uri, self.model, self.optimizers, meta, keep, world)
         self.start = self.checkpoints.resume()
         self.loader = loader_of(job, ready, self.model, self.workers, self.start, resources.cache_mb << 20)
-        self.sight = Sight(job, resources, ready, self.loader, self.workers, self.checkpoints.seen(self.start))
+        self.sight = Sight(job, ready, self.loader, self.workers, self.checkpoints.seen(self.start))
 
     def run(self) -> None:
         try:

@@ -35,7 +35,7 @@ class Events:
         self._told: dict[str, int] = {}  # tag -> the last step of which it is told
         for event in read_events(folder):
             self._told |= {value.tag: max(event.step, self._told.get(value.tag, -1)) for value in event.summary.value}
-        self._start, self._number, self._put_at_s = int(time.time()), 0, 0.0
+        self._number, self._put_at_s = len(_names(folder)), 0.0
         self._data = bytearray()
         self._begin()
 
@@ -69,7 +69,7 @@ class Events:
         self.flush()
 
     def _begin(self) -> None:
-        name = f"{_PREFIX}{self._start}.{socket.gethostname()}.{self._number:06d}"
+        name = f"{_PREFIX}{int(time.time())}.{socket.gethostname()}.{self._number:06d}"
         self._uri, self._number = storage.join(self._folder, name), self._number + 1
         if not self._is_remote:
             storage.write_bytes(self._uri, b"")
@@ -89,7 +89,7 @@ class Events:
 
 def read_events(folder: str) -> Iterator[Event]:
     """What the event files of a folder hold, each up to where it breaks off."""
-    for name in sorted(name for name in storage.list_names(folder) if name.startswith(_PREFIX)):
+    for name in _names(folder):
         data, at = storage.read_bytes(storage.join(folder, name)), 0
         while at + _HEADER.size <= len(data):
             length, _ = _HEADER.unpack_from(data, at)
@@ -101,3 +101,7 @@ def read_events(folder: str) -> Iterator[Event]:
                 yield Event.FromString(data[start : start + length])
             except DecodeError:
                 break
+
+
+def _names(folder: str) -> list[str]:
+    return sorted(name for name in storage.list_names(folder) if name.startswith(_PREFIX))

@@ -29,7 +29,8 @@ from tokenmill.training.job import TrainJob, name_of
 _PROJECT = "tokenmill"
 _MOST_WAITING = 10_000  # lines for a service that does not answer
 _RETRY_S = 30.0
-_IDS = "tracking.json"
+_KEEP_EVERY_S = 30.0
+_KEPT = "tracking.json"
 _VALIDATION = ("val", "val_by_place", "val_by_frame")
 
 Numbers = Mapping[str, float]
@@ -144,36 +145,51 @@ def _imported(name: str) -> Any:
         ) from error
 
 
-def _id(job: TrainJob, name: str, new: Callable[[], str]) -> str:
-    """Of the run at a service, which stays over all starts."""
-    ids = storage.read_json(job.at(_IDS)) if storage.exists(job.at(_IDS)) else {}
-    if name not in ids:
-        ids[name] = new()
-        storage.write_json(job.at(_IDS), ids)
-    return str(ids[name])
+def _kept(job: TrainJob, name: str, new: Callable[[], Any]) -> Any:
+    """What is kept of a service over all starts; where there is nothing yet, `new` of it."""
+    kept = storage.read_json(job.at(_KEPT)) if storage.exists(job.at(_KEPT)) else {}
+    if name not in kept:
+        kept[name] = new()
+        _keep(job, **kept)
+    return kept[name]
+
+
+def _keep(job: TrainJob, **values: Any) -> None:
+    kept = storage.read_json(job.at(_KEPT)) if storage.exists(job.at(_KEPT)) else {}
+    storage.write_json(job.at(_KEPT), kept | values)
 
 
 class _WeightsAndBiases:
     def __init__(self, job: TrainJob):
         self._wandb = _imported("wandb")
         made = f"{name_of(job.run_uri)}-{fingerprint_of(job.run_uri, time.time())}"
+        self._job, self._kept_at_s = job, time.monotonic()
         self._run = self._wandb.init(
             project=os.environ.get("WANDB_PROJECT", _PROJECT),
-            id=_id(job, "wandb", lambda: made),
+            id=_kept(job, "wandb", lambda: made),
             name=os.environ.get("WANDB_NAME", name_of(job.run_uri)),
             dir=os.environ.get("WANDB_DIR") or (None if storage.is_remote(job.run_uri) else job.run_uri),
             config=job.config.model_dump(),
             resume="allow",
         )
-        self._known = self._run.step - 1  # the last step that it was told before
+        # the last step that it was told before; offline it does not know
+        self._known = self._newest = max(self._run.step - 1, _kept(job, "wandb_told", lambda: -1))
 
     def tell(self, step: int, numbers: Numbers, pictures: Pictures) -> None:
         if step > self._known:
             shown = {tag: self._wandb.Image(Image.open(io.BytesIO(png))) for tag, png in pictures.items()}
             self._run.log({**numbers, **shown}, step=step)
+            self._newest = step
+            if time.monotonic() - self._kept_at_s > _KEEP_EVERY_S:
+                self._keep()
 
     def close(self) -> None:
         self._run.finish()
+        self._keep()
+
+    def _keep(self) -> None:
+        _keep(self._job, wandb_told=self._newest)
+        self._kept_at_s = time.monotonic()
 
 
 class _Mlflow:
@@ -182,7 +198,7 @@ class _Mlflow:
         if not os.environ.get("MLFLOW_TRACKING_URI"):
             raise TrainingError("train.monitor.track: mlflow: set MLFLOW_TRACKING_URI to the address of its server")
         self._client, self._entities = mlflow.MlflowClient(), mlflow.entities
-        self._id = _id(job, "mlflow", lambda: self._new(job))
+        self._id = _kept(job, "mlflow", lambda: self._new(job))
         self._known: dict[str, int] = {}  # tag -> the last step that it was told before
         for tag in self._client.get_run(self._id).data.metrics:
             self._known[tag] = max(metric.step for metric in self._client.get_metric_history(self._id, tag))

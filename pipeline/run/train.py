@@ -26,7 +26,10 @@ def train(run: Run) -> None:
     """
     jobs = run.plan("train", TrainPlan).jobs
     jobs = train_jobs(run.config, run.catalog) if jobs is None else jobs
-    if not all(storage.exists(job.at(DONE)) for job in jobs):
+    waiting = [job for job in jobs if not storage.exists(job.at(DONE))]
+    for job in waiting:
+        give(run.catalog, job)  # what does not fit stops all before it starts
+    if waiting:
         run.workers.start_ray()
     for job in jobs:
         _train(run, job)
@@ -56,7 +59,6 @@ def _train(run: Run, job: TrainJob) -> None:
         if not is_done:
             if slow := emulation(job.config.dtype, part.resources.use_gpu):
                 meter.note(slow)
-            give(run.catalog, job)
         result = fit(job, part.resources, show, begin)
         draw_curves(job.run_uri, job.at("loss.png"))
         meter.report.num_read = 0 if is_done else result.num_documents

@@ -27,6 +27,7 @@ __all__ = [
     "delete_file",
     "delete_folder",
     "exists",
+    "is_folder",
     "filesystem",
     "is_remote",
     "join",
@@ -88,6 +89,12 @@ def exists(uri: str) -> bool:
     """True when a file or folder stands at `uri`."""
     filesystem_, path = filesystem(uri)
     return filesystem_.get_file_info(path).type != pafs.FileType.NotFound
+
+
+def is_folder(uri: str) -> bool:
+    """True when a folder stands at `uri`."""
+    filesystem_, path = filesystem(uri)
+    return filesystem_.get_file_info(path).type == pafs.FileType.Directory
 
 
 def read_bytes(uri: str) -> bytes:

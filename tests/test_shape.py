@@ -60,10 +60,11 @@ ROOMS: dict[str, str] = {
     "pipeline.export": "pipeline pipeline.catalog pipeline.reports",
     "pipeline.vision": "pipeline pipeline.catalog pipeline.reports pipeline.flow pipeline.run",
     "pipeline.captioner": "pipeline pipeline.catalog pipeline.reports pipeline.flow pipeline.run",
+    "pipeline.preferences": "pipeline pipeline.catalog",
     "pipeline.jobs": "pipeline",
     "pipeline.demo": "pipeline pipeline.catalog pipeline.reports pipeline.run pipeline.captioner",
     "pipeline.commands": "pipeline pipeline.catalog pipeline.reports pipeline.run pipeline.export pipeline.verify "
-    "pipeline.vision pipeline.captioner pipeline.jobs pipeline.demo",
+    "pipeline.vision pipeline.captioner pipeline.preferences pipeline.jobs pipeline.demo",
 }
 MOST_ROOMS = 4
 PATHS = sorted(path for house in HOUSES for path in (PROJECT / house).rglob("*.py"))

@@ -7,6 +7,7 @@ In: pixels and text. Out: ids of one vocabulary, in sequences, in shards. `visio
     vocabulary.py         one id space for text and codes
     sequence.py           Emu3's sequence layout, and back
     dialogue.py           questions and answers in that layout
+    drawings.py           what a model drew, with its codes
     shards.py             the token shard
     webdataset_shards.py  the token shard as a tar
 """

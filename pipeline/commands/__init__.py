@@ -12,6 +12,7 @@ In: arguments. Out: the calls of the rooms above, errors as one line.
     export.py       export images, clips, webdataset; convert-head
     tokenizer.py    tokenizer train, eval, convert
     captioner.py    captioner try, captioner train
+    prefer.py       prefer draw, page, score
     takedown.py     forget, vacuum, verify
     reference.py    config and command line as docs/reference.md
     trouble.py      what fails, and the reasons of rejected rows, as docs/errors.md

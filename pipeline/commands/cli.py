@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from tokenmill.pipeline.commands import captioner, ending, export, jobs, look, phases, takedown, tokenizer
+from tokenmill.pipeline.commands import captioner, ending, export, jobs, look, phases, prefer, takedown, tokenizer
 from tokenmill.pipeline.commands.options import Sets, console
 
 
@@ -63,6 +63,11 @@ captioner_app = _group("Captioners: models that write captions.")
 captioner_app.command("try")(captioner.captioner_try)
 captioner_app.command("train")(captioner.captioner_train)
 app.add_typer(captioner_app, name="captioner")
+prefer_app = _group("Drawings to choose from, and choices, for train.preferences.")
+prefer_app.command("draw")(prefer.prefer_draw)
+prefer_app.command("page")(prefer.prefer_page)
+prefer_app.command("score")(prefer.prefer_score)
+app.add_typer(prefer_app, name="prefer")
 
 
 def main() -> None:

@@ -51,12 +51,14 @@ def export_model(
     license_name: Annotated[
         str | None, typer.Option("--license", help="For the model card, as the hub names it, such as apache-2.0.")
     ] = None,
+    stage: Annotated[str | None, typer.Option("--stage", help="Of train.stages. Default: the last.")] = None,
     sets: Sets = None,
 ) -> None:
     """Write the newest trained model with its vision tokenizer, processor and model card, for plain transformers."""
     from tokenmill.pipeline.export.model import export_model as export
 
-    export(load(config, sets), out, license_name, console)
+    only = [] if stage is None else [f"train.only=[{stage}]"]
+    export(load(config, [*(sets or []), *only]), out, license_name, console)
 
 
 def convert_head(

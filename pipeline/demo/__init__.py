@@ -4,6 +4,7 @@ In: nothing. Out: a contact sheet.
 
     show.py        the demo from corpus to contact sheet
     scenes.py      scenes drawn from exact captions
+    questions.py   questions about them, each with its one right answer
     broken.py      files broken on purpose
     video_file.py  frames to an mp4
     captions.py    captions hidden, written by a captioner trained on the rest, and judged

@@ -24,7 +24,7 @@ from tokenmill import storage
 from tokenmill.pipeline.catalog.models import newest
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import RunConfig, load
-from tokenmill.pipeline.demo import captions, joins, pictures
+from tokenmill.pipeline.demo import captions, joins, pictures, questions
 from tokenmill.pipeline.demo.judge import Score, chance, judge, score
 from tokenmill.pipeline.demo.scenes import PARTS, Corpus, Scene, write_corpus
 from tokenmill.pipeline.reports.draw import draw
@@ -108,13 +108,15 @@ def make_corpus(config: RunConfig, num_images: int) -> Corpus:
     note = storage.join(uri, _NOTE)
     if storage.exists(note):
         known = storage.read_json(note)
-        if known["num_images"] == num_images and "joined" in known:
+        has_all = "joined" in known and storage.exists(storage.join(uri, questions.NAME))
+        if known["num_images"] == num_images and has_all:
             return Corpus(**known | {"held_out": tuple(Scene(**scene) for scene in known["held_out"])})
         for part in PARTS:  # another corpus of ours
             if storage.exists(storage.join(uri, part)):
                 storage.delete_folder(storage.join(uri, part))
     with tempfile.TemporaryDirectory(prefix="tokenmill-") as folder:
         corpus = write_corpus(Path(folder), num_images)
+        questions.write_questions(Path(folder), num_images)
         if num_images >= captions.LEAST_TO_HIDE:
             hidden = captions.hide_captions(Path(folder))
             joined = joins.pack_of_the_web(Path(folder), hidden, captions.true_captions(num_images))

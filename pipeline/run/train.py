@@ -11,6 +11,7 @@ from tokenmill.pipeline.run.run import Run
 from tokenmill.storage.cpu import emulation
 from tokenmill.training.job import DONE, TrainJob, TrainResult
 from tokenmill.training.run.curves import draw_curves
+from tokenmill.training.run.tracking import check_trackers
 
 _TOLD_WAIT = 0.05
 _PLURAL = {"image": "images", "video": "clips", "dialogue": "dialogues", "text": "texts"}
@@ -30,7 +31,11 @@ def train(run: Run) -> None:
     """
     jobs = run.plan("train", TrainPlan).jobs
     jobs = train_jobs(run.config, run.catalog) if jobs is None else jobs
-    if not all(storage.exists(job.at(DONE)) for job in jobs):
+    waiting = [job for job in jobs if not storage.exists(job.at(DONE))]
+    for job in waiting:  # what does not fit stops all before it starts
+        check_trackers(job.monitor.track)
+        give(run.catalog, job)
+    if waiting:
         run.workers.start_ray()
     for job in jobs:
         _train(run, job)
@@ -59,10 +64,8 @@ def _train(run: Run, job: TrainJob) -> None:
                 f"{part.shards or run.catalog.tokens.uri}: version {job.tokens_version} holds no rows to train on; "
                 "`tokenmill status` says why"
             )
-        if not is_done:
-            if slow := emulation(job.config.dtype, part.resources.use_gpu):
-                meter.note(slow)
-            give(run.catalog, job)
+        if not is_done and (slow := emulation(job.config.dtype, part.resources.use_gpu)):
+            meter.note(slow)
         result = fit(job, part.resources, show, begin, lambda words: meter.note(f"{told}{words}"))
         draw_curves(job.run_uri, job.at("loss.png"))
         meter.report.num_read = 0 if is_done else result.num_documents

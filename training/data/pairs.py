@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from tokenmill import storage
 from tokenmill.storage.errors import TrainingError
+from tokenmill.tokenizer.drawings import DRAWINGS
 from tokenmill.tokenizer.sequence import Sequence, SequenceLayout
 from tokenmill.training.config import DataConfig
 from tokenmill.training.data.index import Index
@@ -24,19 +25,6 @@ from tokenmill.training.data.plan import Plan
 from tokenmill.training.data.spoken import media_key
 from tokenmill.training.pack import Pack
 
-DRAWINGS = pa.schema(
-    [
-        pa.field("sample_id", pa.string(), nullable=False),
-        pa.field("prompt", pa.string(), nullable=False),
-        pa.field("seed", pa.int64(), nullable=False),
-        pa.field("codes", pa.list_(pa.uint16()), nullable=False),  # (t, h, w) in row-major order
-        pa.field("grid_t", pa.int32()),  # null for a picture
-        pa.field("grid_h", pa.int32(), nullable=False),
-        pa.field("grid_w", pa.int32(), nullable=False),
-        pa.field("fps", pa.float64()),
-        pa.field("model", pa.string(), nullable=False),  # the name of the run's folder
-    ]
-)
 _GRID = ("grid_t", "grid_h", "grid_w", "fps")
 _CODES = ("chosen", "rejected")
 PAIRS = pa.schema(

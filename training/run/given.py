@@ -8,9 +8,10 @@ import pyarrow as pa
 from tokenmill import storage
 from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.failures import as_damaged
+from tokenmill.tokenizer.drawings import read_drawings
 from tokenmill.training.data.dialogues import read_dialogues, table_of
 from tokenmill.training.data.held_out import HeldOut
-from tokenmill.training.data.pairs import DRAWINGS, pairs_of
+from tokenmill.training.data.pairs import pairs_of
 from tokenmill.training.data.spoken import media_key
 from tokenmill.training.job import KIN, PAIRED, SELECTED, SPOKEN, TrainJob
 from tokenmill.training.run.tables import read_table, write_table
@@ -74,12 +75,7 @@ def give_pairs(job: TrainJob) -> int:
     """Read drawings and votes of `preferences`; how many prompts the votes leave undecided. Raises TrainingError."""
     part = job.config.preferences
     assert part is not None
-    uri = storage.absolute(part.samples)
-    names = [name for name in storage.list_names(uri) if name.endswith(".parquet")]
-    if not names:
-        raise TrainingError(f"preferences.samples: {uri}: no drawings there; `tokenmill prefer draw` makes some")
-    with as_damaged(uri):
-        drawings = pa.concat_tables(read_table(storage.join(uri, name)).cast(DRAWINGS) for name in sorted(names))
+    drawings = read_drawings(storage.absolute(part.samples))
     table, num_undecided = pairs_of(drawings, [storage.absolute(votes) for votes in part.votes])
     write_table(table, job.at(PAIRED))
     return num_undecided

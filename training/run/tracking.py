@@ -6,13 +6,13 @@ The run of a service is one over all starts, by its id in `run/tracking.json`. A
 later, and ends no training. Keys and addresses come from the environment, as each of them documents.
 """
 
-import importlib
+import importlib.util
 import io
 import os
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,6 +31,7 @@ _MOST_WAITING = 10_000  # lines for a service that does not answer
 _RETRY_S = 30.0
 _KEEP_EVERY_S = 30.0
 _KEPT = "tracking.json"
+_EXTRAS = ("wandb", "mlflow")  # of pyproject.toml
 _VALIDATION = ("val", "val_by_place", "val_by_frame")
 
 Numbers = Mapping[str, float]
@@ -50,6 +51,7 @@ def tracking(job: TrainJob, note: Callable[[str], None]) -> Iterator[Callable[[R
 
     Raises TrainingError for a tracker that is not installed, or does not answer at the start.
     """
+    check_trackers(job.monitor.track)
     told = {name: _Late(name, _opened(name, job), note) for name in dict.fromkeys(job.monitor.track)}
 
     def tell(record: Record) -> None:
@@ -135,14 +137,14 @@ def _opened(name: str, job: TrainJob) -> _Told:
         ) from error
 
 
-def _imported(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise TrainingError(
-            f"train.monitor.track: {name} cannot be imported ({error}); pip install 'tokenmill[{name}]' where the "
-            "command runs, or take it out"
-        ) from error
+def check_trackers(names: Iterable[str]) -> None:
+    """Raises TrainingError for one that is not installed."""
+    for name in names:
+        if name in _EXTRAS and importlib.util.find_spec(name) is None:
+            raise TrainingError(
+                f"train.monitor.track: {name} is not installed; pip install 'tokenmill[{name}]' where the command runs, "
+                "or take it out"
+            )
 
 
 def _kept(job: TrainJob, name: str, new: Callable[[], Any]) -> Any:
@@ -161,7 +163,9 @@ def _keep(job: TrainJob, **values: Any) -> None:
 
 class _WeightsAndBiases:
     def __init__(self, job: TrainJob):
-        self._wandb = _imported("wandb")
+        import wandb
+
+        self._wandb = wandb
         made = f"{name_of(job.run_uri)}-{fingerprint_of(job.run_uri, time.time())}"
         self._job, self._kept_at_s = job, time.monotonic()
         self._run = self._wandb.init(
@@ -194,7 +198,8 @@ class _WeightsAndBiases:
 
 class _Mlflow:
     def __init__(self, job: TrainJob):
-        mlflow = _imported("mlflow")
+        import mlflow
+
         if not os.environ.get("MLFLOW_TRACKING_URI"):
             raise TrainingError("train.monitor.track: mlflow: set MLFLOW_TRACKING_URI to the address of its server")
         self._client, self._entities = mlflow.MlflowClient(), mlflow.entities

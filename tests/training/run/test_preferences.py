@@ -8,9 +8,10 @@ import pytest
 from tokenmill import storage
 from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.run_log import read_log
+from tokenmill.tokenizer.drawings import DRAWINGS
 from tokenmill.tokenizer.shards import write_parquet
 from tokenmill.training.config import PreferenceConfig, TrainResources
-from tokenmill.training.data.pairs import DRAWINGS, pairs_of
+from tokenmill.training.data.pairs import pairs_of
 from tokenmill.training.job import TrainJob
 from tokenmill.training.run import reference, worker
 from tokenmill.training.run.given import give_pairs

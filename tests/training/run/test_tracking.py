@@ -154,7 +154,7 @@ def test_one_that_is_not_installed_is_said_with_how_to(tracked, monkeypatch, nam
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(TrainingError) as missing, tracking(tracked(name), NOTES.append):
         pass
-    assert f"train.monitor.track: {name} cannot be imported" in str(missing.value)
+    assert f"train.monitor.track: {name} is not installed" in str(missing.value)
     assert f"pip install 'tokenmill[{name}]'" in str(missing.value)
 
 

@@ -34,7 +34,8 @@ def train(run: Run) -> None:
     waiting = [job for job in jobs if not storage.exists(job.at(DONE))]
     for job in waiting:  # what does not fit stops all before it starts
         check_trackers(job.monitor.track)
-        give(run.catalog, job)
+        if job.shard_uris:
+            give(run.catalog, job)
     if waiting:
         run.workers.start_ray()
     for job in jobs:

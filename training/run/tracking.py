@@ -142,8 +142,8 @@ def check_trackers(names: Iterable[str]) -> None:
     for name in names:
         if name in _EXTRAS and importlib.util.find_spec(name) is None:
             raise TrainingError(
-                f"train.monitor.track: {name} is not installed; pip install 'tokenmill[{name}]' where the command runs, "
-                "or take it out"
+                f"train.monitor.track: {name} is not installed; pip install 'tokenmill[{name}]' where the command "
+                "runs, or take it out"
             )
 
 

@@ -88,7 +88,7 @@ def _result(result: TrainResult, is_done: bool, context_tokens: int) -> Iterator
     state = "already trained" if is_done else f"trained in {result.num_steps} steps"
     yield f"{state} on tokens version {result.tokens_version}: {result.num_documents} documents; {losses}"
     if result.validation:
-        losses = ", ".join(f"{name} {value:.3f}" for name, value in result.validation.items())
+        losses = ", ".join(f"{name} {value:.3f}" for name, value in result.validation.items() if name != "structure")
         yield f"held out, {_counts(result.held_out)}: {losses}"
     if result.num_texts:
         yield (

@@ -11,7 +11,7 @@ import io
 import socket
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from google.protobuf.message import DecodeError
 from PIL import Image
@@ -39,14 +39,15 @@ class Events:
         self._data = bytearray()
         self._begin()
 
-    def tell(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, bytes]) -> None:
-        """Numbers and PNGs by tag, of which those that were told before are left out."""
+    def tell(self, step: int, numbers: Mapping[str, float], pictures: Mapping[str, Callable[[], bytes]]) -> None:
+        """Numbers, and what reads PNGs, by tag, of which those that were told before are left out."""
         event = Event(step=step, wall_time=time.time())
         for tag, number in numbers.items():
             if step > self._told.get(tag, -1):
                 event.summary.value.add(tag=tag, simple_value=number)
-        for tag, png in pictures.items():
+        for tag, read in pictures.items():
             if step > self._told.get(tag, -1):
+                png = read()
                 width, height = Image.open(io.BytesIO(png)).size
                 picture = event.summary.value.add(tag=tag).image
                 picture.height, picture.width, picture.colorspace, picture.encoded_image_string = height, width, 3, png

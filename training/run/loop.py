@@ -51,15 +51,17 @@ def fit(
         if on_begin:
             on_begin(summary)
 
-        note, validated = on_note or _unheard, dict[str, float]()
+        note, validated, noted = on_note or _unheard, dict[str, float](), set[int]()
 
         def report(record: Record) -> None:
             tell(record)
             if not is_step(record):
                 validated.update({"val": record["val"]["loss"]} if "val" in record else {})
                 return
-            for spike in record.get("spikes", []):
-                note(told_of(spike))
+            for spike in record.get("spikes", []):  # a resumed training logs again what it had logged
+                if spike["step"] not in noted:
+                    noted.add(spike["step"])
+                    note(told_of(spike))
             losses = {name: value for name, value in record.items() if name not in NOT_LOSSES} | validated
             if on_report:
                 speeds = {name: record[name] for name in SPEEDS if name in record}

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,7 +36,7 @@ _EXTRAS = ("wandb", "mlflow")  # of pyproject.toml
 _VALIDATION = ("val", "val_by_place", "val_by_frame")
 
 Numbers = Mapping[str, float]
-Pictures = Mapping[str, bytes]
+Pictures = Mapping[str, Callable[[], bytes]]  # PNGs by tag, read when they are told
 
 
 class _Told(Protocol):
@@ -85,8 +86,9 @@ def _flat(tree: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]
             yield before + name, value
 
 
-def _pictures_of(job: TrainJob, record: Record) -> dict[str, bytes]:
-    return {"samples": storage.read_bytes(job.at(record["samples"]))} if record.get("samples") else {}
+def _pictures_of(job: TrainJob, record: Record) -> Pictures:
+    uri = job.at(record["samples"]) if record.get("samples") else None
+    return {} if uri is None or not storage.exists(uri) else {"samples": partial(storage.read_bytes, uri)}
 
 
 class _Late:
@@ -181,7 +183,7 @@ class _WeightsAndBiases:
 
     def tell(self, step: int, numbers: Numbers, pictures: Pictures) -> None:
         if step > self._known:
-            shown = {tag: self._wandb.Image(Image.open(io.BytesIO(png))) for tag, png in pictures.items()}
+            shown = {tag: self._wandb.Image(Image.open(io.BytesIO(read()))) for tag, read in pictures.items()}
             self._run.log({**numbers, **shown}, step=step)
             self._newest = step
             if time.monotonic() - self._kept_at_s > _KEEP_EVERY_S:
@@ -222,10 +224,10 @@ class _Mlflow:
         fresh = {tag: value for tag, value in numbers.items() if step > self._known.get(tag, -1)}
         metrics = [self._entities.Metric(tag, value, now_ms, step) for tag, value in fresh.items()]
         self._client.log_batch(self._id, metrics=metrics)
-        for tag, png in pictures.items():
+        for tag, read in pictures.items() if step > max(self._known.values(), default=-1) else ():
             with tempfile.TemporaryDirectory(prefix="tokenmill-", dir=scratch.folder()) as folder:
                 path = Path(folder) / f"step_{step:06d}.png"
-                path.write_bytes(png)
+                path.write_bytes(read())
                 self._client.log_artifact(self._id, str(path), tag)
 
     def close(self) -> None:

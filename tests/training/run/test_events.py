@@ -90,7 +90,7 @@ def test_what_is_told_is_read_back(tmp_path):
     made = Events(folder)
     made.tell(1, {"train/loss": 2.5, "train/lr": 0.125}, {})
     assert read(folder) == [(1, "train/loss", 2.5), (1, "train/lr", 0.125)], "at once"
-    made.tell(300, {"val/loss": 1e-3}, {"samples": png((6, 4))})
+    made.tell(300, {"val/loss": 1e-3}, {"samples": lambda: png((6, 4))})
     made.close()
     (step, tag, number), picture = read(folder)[2:]
     assert (step, tag, number) == (300, "val/loss", pytest.approx(1e-3)) and picture == (300, "samples", png((6, 4)))

@@ -66,27 +66,29 @@ join() { # the head's Ray; a line every few seconds says that this is alive
 export -f deaf node_of_ray lead join
 script=$$
 export script
-step() { # on a node, in the place of this shell: what to do there
-    local how="--export=ALL --overlap --nodes=1 --ntasks=1 --cpu-bind=none"
-    exec srun $how --nodelist="$1" bash -c "$2" 2>> "$job.ray.log"
+on_node() { # a step of one task, in the place of this shell: what to do there
+    local node=$1
+    shift
+    exec srun --export=ALL --overlap --nodes=1 --ntasks=1 --cpu-bind=none --nodelist="$node" "$@" 2>> "$job.ray.log"
 }
 is_ours() { # is a node, or nobody can say
     local ours
     ours=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%N) || return 0
     scontrol show hostnames "$ours" | grep -qxF "$1"
 }
-# A node in Ray: where its step ends or falls silent, another one begins. An srun does not see that: of a machine that
-# died and came back it waits for the old step.
+is_at_work() { (on_node "$1" timeout 60 scontrol listpids "$SLURM_JOB_ID.$2") > /dev/null; }
+# A node in Ray: where its step has ended, another one begins. srun does not see that of a machine that died and came
+# back, so the step says that it is alive; where it is silent, as on a machine with too much to do, the node is asked.
 keep() {
     local lines step srun was_there=
     while is_ours "$1"; do
-        exec {lines}< <(step "$1" join)
+        exec {lines}< <(on_node "$1" bash -c join)
         srun=$!
         if read -r -t 120 -u "$lines" step; then
             [ -z "$was_there" ] || say "$1 is back: its Ray is begun again"
             was_there=yes
-            while read -r -t 30 -u "$lines"; do :; done
-            say "$1: its Ray has ended, or the machine is silent"
+            while read -r -t 15 -u "$lines" || { [ $? -gt 128 ] && is_at_work "$1" "$step"; }; do :; done
+            say "$1: its Ray has ended, or the machine does not answer"
             scancel --signal=KILL "$SLURM_JOB_ID.$step" 2> /dev/null
         fi
         kill "$srun" 2> /dev/null
@@ -95,8 +97,9 @@ keep() {
     done
     say "$1: Slurm has taken it out of the job, which goes on without it"
 }
+steps() { squeue --noheader --steps --jobs="$SLURM_JOB_ID" --format=%i | grep '\.[0-9]*$'; }
 : > "$job.ray.log"
-step "$SLURMD_NODENAME" lead &
+on_node "$SLURMD_NODENAME" bash -c lead &
 leader=$!
 keepers=
 for node in $(scontrol show hostnames "$SLURM_JOB_NODELIST" | grep -vxF "$SLURMD_NODENAME"); do
@@ -117,9 +120,9 @@ wait "$driver"; code=$?
 while [ "$code" -gt 128 ] && kill -0 "$driver" 2> /dev/null; do wait "$driver"; code=$?; done  # a trap ends a wait
 trap '' USR1
 [ -z "$keepers" ] || kill $keepers 2> /dev/null
-steps=$(squeue --noheader --steps --jobs="$SLURM_JOB_ID" --format=%i | grep '\.[0-9]*$')
-scancel --signal=KILL $steps 2> /dev/null || kill "$leader" 2> /dev/null
+scancel --signal=KILL $(steps) 2> /dev/null || kill "$leader" 2> /dev/null
 wait "$leader"
+for _ in {1..20}; do [ -n "$(steps)" ] || break; sleep 0.5; done # so that nodes are free when the job ends
 if [ -n "$again" ] && [ "$code" != 0 ] && [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
     trap '' TERM # which comes next, and then the end of this script
     scontrol requeue "$SLURM_JOB_ID" && sleep 600

@@ -170,7 +170,7 @@ class Jobs(Resources):
     @classmethod
     def _env_is_no_secret(cls, env: dict[str, str]) -> dict[str, str]:
         for name in env:
-            if re.search(r"SECRET|TOKEN(?!IZERS)|PASSW|CREDENTIAL|KEY", name, re.IGNORECASE):
+            if re.search(r"SECRET|TOKEN(?!IZERS|MILL_)|PASSW|CREDENTIAL|KEY", name, re.IGNORECASE):
                 raise ValueError(
                     f"{name} sounds like a secret: put its name into cluster.nodes.secrets, its value nowhere"
                 )

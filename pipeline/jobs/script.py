@@ -1,10 +1,13 @@
 """A job -> the script that `sbatch` takes: a Ray cluster over the allocation, and the run on its first node.
 
-Each node runs `ray start --block` as a task of one step, so that Slurm ends what it began, and nothing else; `ray
+Each node runs `ray start --block` as a step of its own, so that Slurm ends what it began, and nothing else; `ray
 symmetric-run` would do with `ray stop`, which ends every Ray process of the user on a node, those of other jobs too.
 The run is a child of the script: a warning before the time limit or a preemption goes to it as SIGTERM, upon which it
-commits what is finished, or writes a checkpoint, and ends; then the job is put into the queue again and goes on. A lost
-node leaves the allocation smaller (--no-kill); the loss of the first one starts the job again (--requeue).
+commits what is finished, or writes a checkpoint, and ends; then the job is put into the queue again and goes on.
+
+A node whose step ended gets another one, and is in Ray again, as long as it is in the allocation: Slurm takes it out
+for good when it was silent for SlurmdTimeout (kill_running_job_by_node_name in src/slurmctld/job_mgr.c), which leaves
+the job smaller (--no-kill). The loss of the first one starts the job again (--requeue).
 """
 
 import shlex
@@ -36,29 +39,76 @@ head=$(address_of "$SLURMD_NODENAME") port=$((20000 + SLURM_JOB_ID % 10000))
 export head port
 is_up() { (exec 3<> "/dev/tcp/$head/$port") 2> /dev/null; }
 export -f is_up
-echo "$(date -u +%FT%TZ) job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, start ${SLURM_RESTART_COUNT:-0}, Ray at $head:$port"
+say() { echo "$(date -u +%FT%TZ) $*"; }
+say "job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, start ${SLURM_RESTART_COUNT:-0}, Ray at $head:$port"
 
-# One Ray process tree on each node, for as long as this step lives. Before a preemption Slurm sends SIGTERM to steps
-# alone: the first task hands it on, and Ray does not hear of it, for the run needs Ray until it has ended.
+# Ray's processes on a node live as long as a step of its own. Before a preemption Slurm sends SIGTERM to steps alone:
+# the head's task hands it on, and Ray does not hear of it, for the run needs Ray until it has ended.
 deaf() { exec python -c 'import os, signal, sys
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 os.execvp(sys.argv[1], sys.argv[1:])' "$@"; }
-export -f deaf
+node_of_ray() { # in the place of this shell, with these words of `ray start`
+    local ip
+    ip=$(address_of "$SLURMD_NODENAME")
+    deaf ray start "$@" --block --node-ip-address="$ip" --num-cpus="$cpus" --num-gpus="$gpus" >&2
+}
+lead() {
+    trap 'kill -USR1 $script' TERM
+    node_of_ray --head --port="$port" --include-dashboard=false &
+    while kill -0 $! 2> /dev/null; do wait $!; code=$?; done
+    exit "$code"
+}
+join() { # the head's Ray; a line every few seconds says that this is alive
+    (trap '' TERM; while kill -0 $$ && echo "$SLURM_STEP_ID"; do sleep 3; done 2> /dev/null) &
+    until is_up; do sleep 0.2; done
+    node_of_ray --address="$head:$port"
+}
+export -f deaf node_of_ray lead join
 script=$$
 export script
-srun --export=ALL --no-kill --kill-on-bad-exit=0 --ntasks-per-node=1 --cpu-bind=none bash -c '
-    how="--block --node-ip-address=$(address_of "$SLURMD_NODENAME") --num-cpus=$cpus --num-gpus=$gpus"
-    if [ "$SLURM_NODEID" != 0 ]; then
-        until is_up; do sleep 0.2; done
-        deaf ray start --address="$head:$port" $how
-    fi
-    trap "kill -USR1 $script" TERM
-    deaf ray start --head --port="$port" --include-dashboard=false $how &
-    while kill -0 $! 2> /dev/null; do wait $!; code=$?; done
-    exit "$code"' > "$job.ray.log" 2>&1 &
-nodes=$!
+on_node() { # a step of one task, in the place of this shell: what to do there
+    local node=$1
+    shift
+    exec srun --export=ALL --overlap --nodes=1 --ntasks=1 --cpu-bind=none --nodelist="$node" "$@" 2>> "$job.ray.log"
+}
+is_ours() { # is a node, or nobody can say
+    local ours
+    ours=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%N) || return 0
+    scontrol show hostnames "$ours" | grep -qxF "$1"
+}
+is_at_work() { (on_node "$1" timeout 60 scontrol listpids "$SLURM_JOB_ID.$2") > /dev/null; }
+# A node in Ray: where its step has ended, another one begins. srun does not see that of a machine that died and came
+# back, so the step says that it is alive; where it is silent, as on a machine with too much to do, the node is asked.
+keep() {
+    local lines step srun was_there=
+    while is_ours "$1"; do
+        exec {lines}< <(on_node "$1" bash -c join)
+        srun=$!
+        if read -r -t 120 -u "$lines" step; then
+            [ -z "$was_there" ] || say "$1 is back: its Ray is begun again"
+            was_there=yes
+            while read -r -t 15 -u "$lines" || { [ $? -gt 128 ] && is_at_work "$1" "$step"; }; do :; done
+            say "$1: its Ray has ended, or the machine does not answer"
+            scancel --signal=KILL "$SLURM_JOB_ID.$step" 2> /dev/null
+        fi
+        kill "$srun" 2> /dev/null
+        exec {lines}<&-
+        sleep 5
+    done
+    say "$1: Slurm has taken it out of the job, which goes on without it"
+}
+steps() { squeue --noheader --steps --jobs="$SLURM_JOB_ID" --format=%i | grep '\.[0-9]*$'; }
+: > "$job.ray.log"
+on_node "$SLURMD_NODENAME" bash -c lead &
+leader=$!
+keepers=
+for node in $(scontrol show hostnames "$SLURM_JOB_NODELIST" | grep -vxF "$SLURMD_NODENAME"); do
+    keep "$node" &
+    keepers="$keepers $!"
+    disown
+done
 until is_up; do
-    kill -0 "$nodes" 2> /dev/null || { echo "Ray did not start; see $job.ray.log"; end 1; }
+    kill -0 "$leader" 2> /dev/null || { echo "Ray did not start; see $job.ray.log"; end 1; }
     sleep 0.2
 done
 
@@ -69,8 +119,10 @@ trap 'again=; kill -TERM "$driver" 2> /dev/null' TERM
 wait "$driver"; code=$?
 while [ "$code" -gt 128 ] && kill -0 "$driver" 2> /dev/null; do wait "$driver"; code=$?; done  # a trap ends a wait
 trap '' USR1
-scancel --signal=KILL "$SLURM_JOB_ID.0" 2> /dev/null || kill "$nodes" 2> /dev/null
-wait "$nodes"
+[ -z "$keepers" ] || kill $keepers 2> /dev/null
+scancel --signal=KILL $(steps) 2> /dev/null || kill "$leader" 2> /dev/null
+wait "$leader"
+for _ in {1..20}; do [ -n "$(steps)" ] || break; sleep 0.5; done # so that nodes are free when the job ends
 if [ -n "$again" ] && [ "$code" != 0 ] && [ "$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)" = RUNNING ]; then
     trap '' TERM # which comes next, and then the end of this script
     scontrol requeue "$SLURM_JOB_ID" && sleep 600

@@ -1,4 +1,4 @@
-"""A real S3 store on loopback: Ceph's monitor, one storage daemon in memory, and its RADOS gateway.
+"""A real S3 store on this machine: Ceph's monitor, one storage daemon in memory, and its RADOS gateway.
 
 Up in about ten seconds from Debian's ceph-mon, ceph-osd, radosgw and ceph-common. The daemons are children of this
 process and are ended by their pids. Facts of Ceph 16: a pool of one copy must be allowed, a cluster of one host needs
@@ -44,7 +44,7 @@ keyring = {folder}/keyring
 mon data = {folder}/mon
 osd data = {folder}/osd
 rgw data = {folder}/rgw
-rgw frontends = beast endpoint=127.0.0.1:{port}
+rgw frontends = beast endpoint={host}:{port}
 """
 
 
@@ -54,16 +54,17 @@ def missing() -> list[str]:
 
 
 @contextmanager
-def gateway(folder: Path, users: dict[str, str]) -> Iterator[str]:
-    """The endpoint of a new store in `folder` with `users` (access key to secret key), ended with the block.
+def gateway(folder: Path, users: dict[str, str], host: str = "127.0.0.1") -> Iterator[str]:
+    """The endpoint of a new store in `folder` with `users` (access key to secret key), ended with the block. It listens
+    at `host`, an address of this machine.
 
     Raises RuntimeError with the last words of what did not start.
     """
     for name in ("mon", "osd", "rgw"):
         (folder / name).mkdir(parents=True)
-    port, mon_port = _free_ports(2)
+    port, mon_port = _free_ports(host, "127.0.0.1")
     fsid, osd = str(uuid.uuid4()), str(uuid.uuid4())
-    (folder / "ceph.conf").write_text(_CONF.format(fsid=fsid, mon_port=mon_port, port=port, folder=folder))
+    (folder / "ceph.conf").write_text(_CONF.format(fsid=fsid, mon_port=mon_port, host=host, port=port, folder=folder))
     store = _Store(folder, dict(os.environ) | {"CEPH_CONF": str(folder / "ceph.conf")})
     keyring, monmap = str(folder / "keyring"), str(folder / "monmap")
     with ExitStack() as daemons:
@@ -81,7 +82,7 @@ def gateway(folder: Path, users: dict[str, str]) -> Iterator[str]:
         store.run("ceph", "osd", "crush", "add", "osd.0", "1.0", "host=localhost", "root=default")
         daemons.enter_context(store.daemon("ceph-osd", "-i", "0"))
         radosgw = daemons.enter_context(store.daemon("radosgw", "-n", "client.admin"))
-        endpoint = f"http://127.0.0.1:{port}"
+        endpoint = f"http://{host}:{port}"
         _await_answer(endpoint, radosgw, folder)
         for access_key, secret_key in users.items():
             name = ["--uid", access_key, "--display-name", access_key]
@@ -115,11 +116,11 @@ class _Store:
             process.wait()
 
 
-def _free_ports(count: int) -> list[int]:
+def _free_ports(*hosts: str) -> list[int]:
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
+        sockets = [stack.enter_context(socket.socket()) for _ in hosts]
+        for host, each in zip(hosts, sockets, strict=True):
+            each.bind((host, 0))
         return [each.getsockname()[1] for each in sockets]
 
 

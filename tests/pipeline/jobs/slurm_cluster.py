@@ -3,6 +3,7 @@ a /tmp and an address of its own, and dies when it is told to.
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from disturbances import processes
 
 PROJECT = Path(__file__).resolve().parents[3]
 SCRIPT = PROJECT.parent / "shared" / "slurm" / "slurm-up"
@@ -48,6 +50,16 @@ class Slurm:
     def begin_now(self, job: str) -> None:
         """What was put into the queue again waits two minutes otherwise."""
         subprocess.run(["scontrol", "update", f"jobid={job}", "starttime=now"], check=True, timeout=60)
+
+    def commands(self, node: int) -> list[str]:
+        """Command lines of what runs on it."""
+        pid = int((self.folder / "slurm" / f"node{node}.pid").read_text())
+        return [processes.command(each) for each in processes.tree(pid)]
+
+    @property
+    def address(self) -> str:
+        """Of this machine, as its nodes reach it."""
+        return re.search(r"^SlurmctldHost=.*\((.*)\)$", self._conf.read_text(), re.MULTILINE)[1]
 
     def let_preempt(self, grace_s: int) -> None:
         """A partition `urgent`, whose jobs put those of the other one into the queue again after so long."""

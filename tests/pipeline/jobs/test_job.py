@@ -84,7 +84,7 @@ def test_a_secret_in_the_config_is_refused_and_not_shown(tmp_path, monkeypatch, 
 def test_variables_that_sound_secret_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"AWS_SECRET_ACCESS_KEY sounds like a secret: put its name into cluster"):
         config(tmp_path, ["jobs.env={AWS_SECRET_ACCESS_KEY: abc}"])
-    assert config(tmp_path, ["jobs.env={TOKENIZERS_PARALLELISM: 'false'}"])
+    assert config(tmp_path, ["jobs.env={TOKENIZERS_PARALLELISM: 'false', TOKENMILL_LOG: json}"])
 
 
 def test_pods_get_no_path_of_this_machine(tmp_path):

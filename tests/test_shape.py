@@ -46,6 +46,7 @@ ROOMS: dict[str, str] = {
     "training.model": "training",
     "training.run": "training training.data training.model",
     "training.captioner": "training training.model training.run",
+    "training.sampling": "training",
     "pipeline": "",
     "pipeline.catalog.log": "",
     "pipeline.catalog": "pipeline pipeline.catalog.log",

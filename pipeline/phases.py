@@ -1,6 +1,7 @@
 """The config of each phase: that of its stages, and the workers that carry them out."""
 
 import re
+from collections.abc import Iterable
 from typing import Any, Literal, TypeVar, cast
 
 from pydantic import Field, ModelWrapValidatorHandler, model_validator
@@ -234,6 +235,14 @@ class Train(Stage):
         names = list(self.stages)
         at = names.index(name)
         return self.stages[name].after or (names[at - 1] if at else None)
+
+    def with_starts(self, names: Iterable[str]) -> list[str]:
+        """These stages and all that they go back to, in their order."""
+        found = set(names)
+        for name in reversed(self.stages):
+            if name in found and (parent := self.parent_of(name)) is not None:
+                found.add(parent)
+        return [name for name in self.stages if name in found]
 
     @property
     def last(self) -> str | None:

@@ -56,9 +56,8 @@ def _train(run: Run, job: TrainJob) -> None:
                 f"{part.shards or run.catalog.tokens.uri}: version {job.tokens_version} holds no rows to train on; "
                 "`tokenmill status` says why"
             )
-        if not is_done:
-            if slow := emulation(job.config.dtype, part.resources.use_gpu):
-                meter.note(slow)
+        if not is_done and (slow := emulation(job.config.dtype, part.resources.use_gpu)):
+            meter.note(slow)
         result = fit(job, part.resources, show, begin)
         draw_curves(job.run_uri, job.at("loss.png"))
         meter.report.num_read = 0 if is_done else result.num_documents

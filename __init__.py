@@ -9,6 +9,7 @@
     dataset = tokenmill.open(config)         # or its root
     media = dataset.table("media")           # pyarrow; dataset.arrow_dataset("media") for DuckDB and polars
     pictures = tokenmill.sample(config, ["a red circle"])
+    model = tokenmill.trained(config)        # model.draw_clips, go_on, caption, answer, write
 
 Errors that a person can mend are `tokenmill.UserError`. Nothing heavy is imported before it is used.
 """
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
     from tokenmill.pipeline.config import RunConfig
     from tokenmill.pipeline.refresh.steps import Step
     from tokenmill.pipeline.reports.terminal import PhaseReport
+    from tokenmill.pipeline.reports.trained import TrainedModel
 
-__all__ = ["PHASES", "UserError", "load_config", "open", "plan", "run", "sample"]
+__all__ = ["PHASES", "UserError", "load_config", "open", "plan", "run", "sample", "trained"]
 PHASES = ("curate", "caption", "tokenize", "train")
 
 
@@ -86,6 +88,15 @@ def sample(config: "RunConfig", prompts: Sequence[str], seeds: Sequence[int] | N
 
     Raises CatalogError without a model.
     """
-    from tokenmill.pipeline.reports.draw import draw
+    import numpy as np
 
-    return draw(config, list(prompts), list(seeds or [0] * len(prompts)))
+    return np.stack(trained(config).draw(prompts, seeds))
+
+
+def trained(config: "RunConfig") -> "TrainedModel":
+    """The newest trained model, to be asked for pictures of any size, clips, their continuation, captions, answers and
+    texts. Raises CatalogError without one.
+    """
+    from tokenmill.pipeline.reports.trained import TrainedModel
+
+    return TrainedModel(config)

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from tokenmill.pipeline.demo import scenes
-from tokenmill.pipeline.demo.video_file import write_video
+from tokenmill.pipeline.reports.video_file import write_video
 
 OPEN = ("CC BY 2.0", "CC BY-SA 2.0", "CC BY 3.0", "public domain", "CC0")
 COLLECTIONS = ("coco_mini", "documerica", "fsaowi", "immich", "met", "scikit_image", "usda", "wordpress_tt5")

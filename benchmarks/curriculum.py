@@ -83,7 +83,8 @@ def write_corpus(folder: Path) -> tuple[list[Scene], list[dict]]:
     seen: set[tuple] = set()
     clips: list[dict] = []
     while len(clips) < NUM_CLIPS + NUM_UNSEEN_CLIPS:
-        shape, colour, motion = (str(rng.choice(list(names))) for names in (scenes.SHAPES, scenes.COLOURS, scenes.MOTIONS))
+        kinds = (scenes.SHAPES, scenes.COLOURS, scenes.MOTIONS)
+        shape, colour, motion = (str(rng.choice(list(names))) for names in kinds)
         lane, background = int(rng.integers(6)), int(rng.integers(2))
         if (key := (shape, colour, motion, lane, background)) in seen:
             continue
@@ -127,8 +128,8 @@ def drawn(config: RunConfig, stage: str, judged: Sequence[Scene], seeds: int = 2
     codes = sampler.draw(prompts, Grid(how.grid_h, how.grid_w), choice, numbers)
     pictures = VisionTokenizer.load(config.tokenize.model).decode_images(np.stack(codes))
     verdicts = [judge(picture, scene).all_right for picture, (scene, _) in zip(pictures, asked, strict=True)]
-    shown = [Picture(picture, scene.caption, ok) for picture, (scene, _), ok in zip(pictures, asked, verdicts, strict=True)]
-    return float(np.mean(verdicts)), shown
+    triples = zip(pictures, prompts, verdicts, strict=True)
+    return float(np.mean(verdicts)), [Picture(picture, prompt, ok) for picture, prompt, ok in triples]
 
 
 def understood(config: RunConfig, unseen: Sequence[Scene]) -> tuple[float, float]:
@@ -138,7 +139,8 @@ def understood(config: RunConfig, unseen: Sequence[Scene]) -> tuple[float, float
     codes = VisionTokenizer.load(config.tokenize.model).encode_images(frames)
     said = Sampler.load(model_of(config, "read")).caption(list(codes))
     right = np.mean([text.strip() == scene.caption for text, scene in zip(said, unseen, strict=True)])
-    asked = [(question, answer, one) for scene, one in zip(unseen, codes, strict=True) for question, answer in questions(scene)]
+    pairs = list(zip(unseen, codes, strict=True))
+    asked = [(question, answer, one) for scene, one in pairs for question, answer in questions(scene)]
     told = Sampler.load(model_of(config, "answer")).answer([each[0] for each in asked], [each[2] for each in asked])
     exact = np.mean([text.strip() == answer for text, (_, answer, _) in zip(told, asked, strict=True)])
     return float(right), float(exact)
@@ -181,16 +183,19 @@ def vote(config: RunConfig, folder: Path, prompts: Sequence[Scene]) -> tuple[Pat
     columns = (table["sample_id"].to_pylist(), table["prompt"].to_pylist(), decoded(warm, table))
     for name, prompt, picture in zip(*columns, strict=True):
         judged.setdefault(prompt, {}).setdefault(judge(picture, by_prompt[prompt]).all_right, name)
-    votes = [{"chosen": each[True], "rejected": each[False], "by": "judge"} for each in judged.values() if len(each) == 2]
+    mixed = [each for each in judged.values() if len(each) == 2]
+    votes = [{"chosen": each[True], "rejected": each[False], "by": "judge"} for each in mixed]
     cut = len(votes) * 2 // 3
     paths = folder / "votes.jsonl", folder / "votes-held-out.jsonl"
     for path, part in zip(paths, (votes[:cut], votes[cut:]), strict=True):
         path.write_text("".join(json.dumps(line) + "\n" for line in part))
-    CONSOLE.print(f"{len(votes)} of {len(judged)} prompts have a right and a wrong drawing; {len(votes) - cut} held out")
+    CONSOLE.print(f"{len(votes)} of {len(judged)} prompts have right and wrong drawings; {len(votes) - cut} held out")
     return paths
 
 
-def preferred(config: RunConfig, folder: Path, held_out: Path, judged: Sequence[Scene]) -> dict[str, tuple[float, float]]:
+def preferred(
+    config: RunConfig, folder: Path, held_out: Path, judged: Sequence[Scene]
+) -> dict[str, tuple[float, float]]:
     """Before and after the stage of preferences, on pairs held out and true pictures: margin of rewards, share of pairs
     with the chosen one likelier, next-token loss of true pictures.
     """
@@ -206,7 +211,8 @@ def preferred(config: RunConfig, folder: Path, held_out: Path, judged: Sequence[
         plan = make_plan(index, stage.data, 0, None, 1)
         loader = PairLoader(plan, index, table, sampler.layout, stage.data.pack_tokens)
         part = PreferenceConfig(samples="-", votes=["-"])
-        lm = build_model(ModelConfig(init_from=storage.join(uri, "model"), dropout=0.0), sampler.layout.vocabulary, 512, 0)
+        given = ModelConfig(init_from=storage.join(uri, "model"), dropout=0.0)
+        lm = build_model(given, sampler.layout.vocabulary, 512, 0)
         model = PreferenceLoss(lm, part).eval()
         values = np.zeros((len(table), 2))
         with torch.no_grad():
@@ -214,7 +220,8 @@ def preferred(config: RunConfig, folder: Path, held_out: Path, judged: Sequence[
                 *inputs, _ = model.inputs(pack, ON_CPU)
                 values[numbers] = model(*inputs, None).numpy().reshape(-1, 2)
             plain = PackLoss(lm, LossWeights(0.0, 1.0)).eval()
-            parts = [sampler.layout.build(one, sampler.layout.caption_ids(scene.caption)) for one, scene in zip(codes, judged, strict=True)]
+            captions = [sampler.layout.caption_ids(scene.caption) for scene in judged]
+            parts = [sampler.layout.build(*each) for each in zip(codes, captions, strict=True)]
             sums = [plain(*plain.inputs(loader.packed([each]), ON_CPU))[1] for each in parts]
         image = torch.stack(sums).sum(0)[:, 1]  # Kind.IMAGE
         found.append((values, float(image[0] / image[1])))
@@ -262,7 +269,9 @@ def main() -> None:
     table.add_row("clips gone on better than the last frame copied", "", f"{beats:.1%}")
     table.add_row("their PSNR, dB: copied -> gone on", f"{copied:.1f}", f"{ours:.1f}")
     CONSOLE.print(table)
-    sections = [SheetSection(f"After {stage}: {share:.1%} right", shown[:24:2]) for stage, (share, shown) in shares.items()]
+    sections = [
+        SheetSection(f"After {name}: {share:.1%} right", shown[:24:2]) for name, (share, shown) in shares.items()
+    ]
     sections.append(SheetSection("Clips: true above, gone on from the middle below", strips))
     contact_sheet(sections, folder / "curriculum.png")
     CONSOLE.print(f"{folder / 'curriculum.png'}; {time.monotonic() - start:.0f} s in all")

@@ -1,6 +1,7 @@
 """The config of each phase: that of its stages, and the workers that carry them out."""
 
 import re
+from collections.abc import Iterable
 from typing import Any, Literal, TypeVar, cast
 
 from pydantic import Field, ModelWrapValidatorHandler, model_validator
@@ -236,6 +237,14 @@ class Train(Stage):
         at = names.index(name)
         return self.stages[name].after or (names[at - 1] if at else None)
 
+    def with_starts(self, names: Iterable[str]) -> list[str]:
+        """These stages and all that they go back to, in their order."""
+        found = set(names)
+        for name in reversed(self.stages):
+            if name in found and (parent := self.parent_of(name)) is not None:
+                found.add(parent)
+        return [name for name in self.stages if name in found]
+
     @property
     def last(self) -> str | None:
         """The last stage that is asked for; None where there is one training without a name."""
@@ -272,11 +281,33 @@ class Tokenizer(Config):
     resources: TokenizerResources = TokenizerResources()
 
 
+class SampleResources(Resources):
+    """How many samples are made at once, and how their steps run."""
+
+    batch: int | None = Field(
+        None, description="Samples at once: small takes longer, large fills memory; null: what fits.", gt=0
+    )
+    compile: bool = Field(
+        False, description="On a GPU: True pays a minute of compilation for steps that are one graph."
+    )
+
+
 class Sample(Config):
-    """How pictures are drawn from the trained model; prompts come from the command line."""
+    """How the trained model draws and writes; what, is said on the command line."""
 
     grid_h: int = Field(8, description="Rows of codes; draw what the model was trained on.", gt=0)
     grid_w: int = Field(8, description="Columns of codes.", gt=0)
     top_k: int = Field(2048, description="Small repeats itself, large is noisy. Emu3 draws with 2,048.", gt=0)
+    top_p: float = Field(
+        1.0,
+        description="Of the likeliest with this much probability together: small repeats itself; 1: all.",
+        gt=0,
+        le=1,
+    )
     temperature: float = Field(1.0, description="Small repeats itself, large is noisy.", gt=0)
     guidance: float = Field(3.0, description="Classifier-free guidance; 1 is none, large burns out. Emu3: 3.0.", ge=0)
+    text_temperature: float = Field(
+        0.0, description="Of captions, answers and texts; 0 takes the likeliest word each time, large rambles.", ge=0
+    )
+    max_tokens: int = Field(128, description="Small cuts captions, answers and texts off.", gt=0)
+    resources: SampleResources = SampleResources()

@@ -1,12 +1,13 @@
 """Token shards -> a trained, sampling transformer.
 
 In: shards and a `TrainConfig`. Out: a model that plain transformers loads, and pictures drawn from it. `data/` packs
-documents, `model/` computes their loss, `run/` steps, saves and restarts; `captioner/` trains what writes captions.
+documents, `model/` computes their loss, `run/` steps, saves and restarts; `captioner/` trains what writes captions;
+`sampling/` asks the model.
 
     config.py     what is trained, and how
     pack.py       documents side by side, one forward pass
     job.py        a training as it is asked for and as it ends
-    sample.py     grid-constrained, guided sampling
     published.py  the layouts in which Emu3's language model stands
+    trained.py    the folder of a finished training to its model
     whole.py      model and vision tokenizer in one folder, for plain transformers
 """

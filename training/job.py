@@ -54,6 +54,7 @@ class Drawing:
     grid_h: int
     grid_w: int
     top_k: int
+    top_p: float
     temperature: float
     guidance: float
 

@@ -30,7 +30,7 @@ from tokenmill.tokenizer.text import SPECIAL_STRINGS
 from tokenmill.tokenizer.vision.vision_tokenizer import load_model
 from tokenmill.tokenizer.vision.weights import folder_of, spatial_factor
 from tokenmill.tokenizer.vocabulary import Vocabulary, visual_string
-from tokenmill.training.sample import Sampler
+from tokenmill.training.trained import load_trained
 
 PLACEHOLDER = "<image>"
 _FACTOR = 8  # pixels of a code's side, whatever the tokenizer (Emu3Processor.downsample_ratio)
@@ -63,8 +63,8 @@ def write_whole(model_uri: str, vision_tokenizer: str, area_px: int, card: str, 
             f"{vision_tokenizer}: a code is {factor} pixels wide, and Emu3Processor takes it for {_FACTOR}; export "
             f"models of tokenizers of {_FACTOR}"
         )
-    sampler = Sampler.load(model_uri, "cpu")
-    lm, vocabulary, tokenizer = sampler.lm, sampler.layout.vocabulary, sampler.layout.tokenizer
+    lm, layout = load_trained(model_uri, "cpu")
+    vocabulary, tokenizer = layout.vocabulary, layout.tokenizer
     if vision.config.codebook_size != vocabulary.codebook_size:
         raise WholeModelError(
             f"{vision_tokenizer} has {vision.config.codebook_size} codes, the model {vocabulary.codebook_size}; set "

@@ -89,6 +89,16 @@ def trained(root: str, train: Train, stage: str | None) -> list[str]:
     ]
 
 
+def learned(uri: str) -> set[str]:
+    """Kinds of tokens (text, image, video, document) that a finished training, or one that its model goes back to, was
+    made on.
+    """
+    folder = uri.rstrip("/").rsplit("/", 1)[0]
+    done = [storage.join(folder, name, DONE) for name, _ in lineage(uri)]
+    named = {name for each in done if storage.exists(each) for name in storage.read_json(each)["losses"]}
+    return named & {"text", "image", "video", "document"}
+
+
 def _is_of(runs: Lineage, train: Train, stage: str | None) -> bool:
     """Whether a folder, by its name and those of the folders that its model goes back to, is of this stage."""
     (name, inputs), *before = runs

@@ -8,7 +8,8 @@ In: arguments. Out: the calls of the rooms above, errors as one line.
     options.py      what several commands take
     phases.py       run, curate, caption, tokenize, train, redecide
     jobs.py         submit, jobs list, status, logs, stop
-    look.py         status, show, log, diff, rules, sheet, sample
+    look.py         status, show, log, diff, rules, sheet
+    sample.py       sample: pictures, clips, captions, answers, texts from the trained model
     export.py       export images, clips, webdataset; convert-head
     tokenizer.py    tokenizer train, eval, convert
     captioner.py    captioner try, captioner train

@@ -13,6 +13,7 @@ import typer
 
 from tokenmill.pipeline.commands import captioner, ending, export, jobs, look, phases, prefer, takedown, tokenizer
 from tokenmill.pipeline.commands.options import Sets, console
+from tokenmill.pipeline.commands.sample import sample
 
 
 def demo(
@@ -37,7 +38,7 @@ app = _group("From raw images and video to a trained, sampling next-token transf
 for command in (phases.run, phases.curate, phases.caption, phases.tokenize, phases.train, phases.redecide):
     app.command()(command)
 app.command()(jobs.submit)
-for command in (look.status, look.show, look.log, look.diff, look.rules, look.sheet, look.sample):
+for command in (look.status, look.show, look.log, look.diff, look.rules, look.sheet, sample):
     app.command()(command)
 for command in (takedown.forget, takedown.vacuum, takedown.verify, demo):
     app.command()(command)

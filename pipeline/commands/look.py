@@ -1,4 +1,4 @@
-"""Commands that look at a catalog and change nothing: status, show, log, diff, rules, sheet, sample."""
+"""Commands that look at a catalog and change nothing: status, show, log, diff, rules, sheet."""
 
 from pathlib import Path
 from typing import Annotated
@@ -93,18 +93,3 @@ def show(
     from tokenmill.pipeline.reports.status import print_medium
 
     print_medium(load(config, sets, version), media_id, console)
-
-
-def sample(
-    config: ConfigPath,
-    prompt: Annotated[list[str], typer.Option("--prompt", help="What to draw; repeatable.")],
-    out: Annotated[Path, typer.Option("--out", help="The PNG to write.")] = Path("sample.png"),
-    seed: Annotated[
-        list[int] | None, typer.Option("--seed", help="Repeatable; every prompt is drawn with each.")
-    ] = None,
-    sets: Sets = None,
-) -> None:
-    """Draw pictures from the trained model; several prompts or seeds give a grid."""
-    from tokenmill.pipeline.reports.draw import sample_grid
-
-    sample_grid(load(config, sets), prompt, seed or [0], out, console)

@@ -6,7 +6,6 @@ In: nothing. Out: a contact sheet.
     scenes.py      scenes drawn from exact captions
     questions.py   questions about them, each with its one right answer
     broken.py      files broken on purpose
-    video_file.py  frames to an mp4
     captions.py    captions hidden, written by a captioner trained on the rest, and judged
     joins.py       scenes that a web page says something of, and a model that joins that with what was seen
     pictures.py    its pictures and clips beside what their codes decode to

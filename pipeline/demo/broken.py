@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from tokenmill.pipeline.demo.video_file import write_video
+from tokenmill.pipeline.reports.video_file import write_video
 
 _TEXT = "The quick brown fox jumps over the lazy dog. Pack my box with five dozen liquor jugs. "
 _FPS = 12

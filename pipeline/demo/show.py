@@ -27,9 +27,9 @@ from tokenmill.pipeline.config import RunConfig, load
 from tokenmill.pipeline.demo import captions, joins, pictures, questions
 from tokenmill.pipeline.demo.judge import Score, chance, judge, score
 from tokenmill.pipeline.demo.scenes import PARTS, Corpus, Scene, write_corpus
-from tokenmill.pipeline.reports.draw import draw
 from tokenmill.pipeline.reports.sheet import Picture, SheetSection, contact_sheet
 from tokenmill.pipeline.reports.terminal import table
+from tokenmill.pipeline.reports.trained import TrainedModel
 from tokenmill.pipeline.run.runner import run_phases
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
@@ -53,7 +53,8 @@ def run_demo(path: Path | None, sets: list[str], num_images: int, console: Conso
     )
     with _captioned(config, corpus, console) as config:
         run_phases(config, PHASES, "demo", console)
-    samples = draw(config, [scene.caption for scene in corpus.held_out], list(range(len(corpus.held_out))))
+    prompts = [scene.caption for scene in corpus.held_out]
+    samples = np.stack(TrainedModel(config).draw(prompts, range(len(prompts))))
     right = score([judge(image, scene) for image, scene in zip(samples, corpus.held_out, strict=True)])
     by_chance = chance(corpus.held_out, np.random.default_rng(0), list(samples))
     _print_score(console, right, by_chance)

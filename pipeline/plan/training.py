@@ -69,13 +69,13 @@ def train_jobs(config: RunConfig, catalog: Catalog) -> list[TrainJob]:
     train = config.train
     if not train.stages:
         return [_job(config, catalog, None, None)]
-    jobs: dict[str, TrainJob] = {}
-    for name in train.stages:
-        after = train.parent_of(name)
-        jobs[name] = _job(config, catalog, name, jobs[after] if after else None)
     starts = {train.parent_of(name) for name in train.stages}
     wanted = set(train.only or set(train.stages) - starts)
-    for name in reversed(train.stages):
+    jobs: dict[str, TrainJob] = {}
+    for name in train.with_starts(wanted):
+        after = train.parent_of(name)
+        jobs[name] = _job(config, catalog, name, jobs[after] if after else None)
+    for name in reversed(jobs):
         start = train.parent_of(name)
         if name not in wanted or start is None or jobs[start].run_uri != jobs[name].parent:
             continue  # one that continues goes on from its own
@@ -87,7 +87,7 @@ def train_jobs(config: RunConfig, catalog: Catalog) -> list[TrainJob]:
                 f"train.stages.{name} starts from {start}, which is not trained on tokens version "
                 f"{jobs[start].tokens_version}: leave --stage out, or name {start} too"
             )
-    return [jobs[name] for name in train.stages if name in wanted]
+    return [job for name, job in jobs.items() if name in wanted]
 
 
 def _job(config: RunConfig, catalog: Catalog, name: str | None, after: TrainJob | None) -> TrainJob:
@@ -126,7 +126,15 @@ def _job(config: RunConfig, catalog: Catalog, name: str | None, after: TrainJob 
         parent=parent,
         given=list(given),
         monitor=stage.monitor,
-        drawing=Drawing(config.tokenize.model, how.grid_h, how.grid_w, how.top_k, how.temperature, how.guidance),
+        drawing=Drawing(
+            config.tokenize.model,
+            grid_h=how.grid_h,
+            grid_w=how.grid_w,
+            top_k=how.top_k,
+            top_p=how.top_p,
+            temperature=how.temperature,
+            guidance=how.guidance,
+        ),
     )
 
 

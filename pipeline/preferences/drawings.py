@@ -13,12 +13,11 @@ import pyarrow as pa
 from rich.console import Console
 
 from tokenmill import storage
-from tokenmill.pipeline.catalog.models import newest
+from tokenmill.pipeline.catalog.models import name_of, newest
 from tokenmill.pipeline.catalog.tables import CatalogError
 from tokenmill.pipeline.config import ConfigError, RunConfig
 from tokenmill.tokenizer.drawings import DRAWINGS, read_drawings
 from tokenmill.tokenizer.shards import write_parquet
-from tokenmill.training.job import name_of
 
 _AT_ONCE = 64  # drawings of one part
 _SHOW_EVERY_S = 5.0
@@ -41,7 +40,7 @@ def draw_each(config: RunConfig, prompts: list[str], each: int, seed: int, out: 
 
     Raises CatalogError without a model.
     """
-    from tokenmill.training.sample import Sampler
+    from tokenmill.training.sampling import Choice, Grid, Sampler
 
     model = newest(config.root, config.train)
     if model is None:
@@ -53,17 +52,10 @@ def draw_each(config: RunConfig, prompts: list[str], each: int, seed: int, out: 
     console.print(f"{len(wanted)} drawings by {name}; {len(wanted) - len(missing)} are there", highlight=False)
     if not missing:
         return
+    grid, choice = Grid(how.grid_h, how.grid_w), Choice(how.top_k, how.top_p, how.temperature, how.guidance)
     sampler, start, shown = Sampler.load(model), time.monotonic(), time.monotonic()
     for first, part in _parts(missing):
-        codes = sampler.draw(
-            [prompt for prompt, _ in part],
-            grid_h=how.grid_h,
-            grid_w=how.grid_w,
-            top_k=how.top_k,
-            temperature=how.temperature,
-            guidance=how.guidance,
-            seeds=[number for _, number in part],
-        )
+        codes = sampler.draw([prompt for prompt, _ in part], grid, choice, [number for _, number in part])
         rows = [
             {
                 "sample_id": _id_of(name, config, prompt, number),
@@ -94,5 +86,5 @@ def _parts(items: list[tuple[str, int]]) -> Iterator[tuple[int, list[tuple[str, 
 def _id_of(model: str, config: RunConfig, prompt: str, seed: int) -> str:
     """Of the model, how it drew, the prompt and the seed."""
     how = config.sample
-    words = (model, how.grid_h, how.grid_w, how.top_k, how.temperature, how.guidance, seed, prompt)
+    words = (model, how.grid_h, how.grid_w, how.top_k, how.top_p, how.temperature, how.guidance, seed, prompt)
     return hashlib.blake2b("\0".join(map(str, words)).encode(), digest_size=8).hexdigest()

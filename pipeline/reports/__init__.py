@@ -13,5 +13,9 @@ In: tables, records, models. Out: progress and tables on the terminal, contact s
     sheet.py          contact sheets and grids
     verdict_sheet.py  the media of one verdict with their scores
     caption_sheet.py  media with what each captioner says of them
-    draw.py           prompts to pictures
+    media_file.py     a picture's or video's file to the frames that tokenizing sees
+    video_file.py     frames to an mp4
+    sizes.py          sizes and lengths as a person says them
+    trained.py        the newest model asked: pictures, clips, captions, answers, texts
+    samples.py        what a model drew, as PNG, MP4 or a folder
 """

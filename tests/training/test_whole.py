@@ -29,7 +29,7 @@ from tokenmill.tokenizer.vision.weights import codebook_size
 from tokenmill.tokenizer.vocabulary import Vocabulary
 from tokenmill.training.config import ModelConfig
 from tokenmill.training.model.model import build_model
-from tokenmill.training.sample import Sampler
+from tokenmill.training.sampling import Choice, Grid, Sampler
 from tokenmill.training.whole import WholeModelError, write_whole
 
 TEXTS = ["a red circle left of a blue square", "12 stars", "what is it? a house"]
@@ -87,7 +87,7 @@ def test_transformers_draws_the_same_codes(ours, theirs):
         return ends.get(at) or ([v.eol] if at % (w + 1) == w else model.vocabulary_mapping.image_tokens)
 
     made = model.generate(**asked, max_new_tokens=h * (w + 1) + 3, do_sample=False, prefix_allowed_tokens_fn=allowed)
-    codes = sampler.draw([TEXTS[0]], h, w, top_k=1, guidance=1.0)[0]
+    codes = sampler.draw([TEXTS[0]], Grid(h, w), Choice(top_k=1, guidance=1.0))[0]
     assert made[0].tolist() == sampler.layout.build(codes, sampler.layout.caption_ids(TEXTS[0])).ids.tolist()
     assert len(np.unique(codes)) > 3
     pixels = model.decode_image_tokens(image_tokens=made[:, begin:], height=h, width=w)
@@ -178,7 +178,7 @@ def test_vllm_draws_the_same_codes(ours, whole, tmp_path, monkeypatch):
     server = ModelServer(ServerSpec("vllm", command, str(tmp_path / "log"), 300, 0), "127.0.0.1")
     sampler, (h, w) = Sampler.load(str(ours), "cpu"), (4, 6)
     v, caption = sampler.layout.vocabulary, sampler.layout.caption_ids(TEXTS[0])
-    codes = sampler.draw([TEXTS[0]], h, w, top_k=1, guidance=1.0)[0]
+    codes = sampler.draw([TEXTS[0]], Grid(h, w), Choice(top_k=1, guidance=1.0))[0]
     expected = sampler.layout.build(codes, caption).ids.tolist()
     begin, drawable = len(sampler.layout.prefix(caption, h, w)), range(v.vision_offset, v.size)
     asked = {"model": "whole", "max_tokens": 1, "temperature": 0, "return_token_ids": True}

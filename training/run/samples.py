@@ -21,7 +21,7 @@ from tokenmill.storage.errors import TrainingError
 from tokenmill.tokenizer.sequence import SequenceLayout
 from tokenmill.tokenizer.vision.vision_tokenizer import VisionTokenizer
 from tokenmill.training.job import Drawing, TrainJob
-from tokenmill.training.sample import Sampler
+from tokenmill.training.sampling import Choice, Grid, Sampler
 
 _GAP_PX = 4
 
@@ -55,15 +55,8 @@ class Samples:
 
 def _drawn(lm: Emu3ForCausalLM, layout: SequenceLayout, how: Drawing, prompts: list[str]) -> np.ndarray:
     """Codes, int64 (B, h, w)."""
-    return Sampler(lm, layout).draw(
-        prompts,
-        how.grid_h,
-        how.grid_w,
-        top_k=how.top_k,
-        temperature=how.temperature,
-        guidance=how.guidance,
-        seeds=[0] * len(prompts),
-    )
+    choice = Choice(how.top_k, how.top_p, how.temperature, how.guidance)
+    return np.stack(Sampler(lm, layout).draw(prompts, Grid(how.grid_h, how.grid_w), choice))
 
 
 def _copied(lm: Emu3ForCausalLM, rank: int) -> Emu3ForCausalLM | None:

@@ -17,7 +17,7 @@ from tokenmill.pipeline.captioner.train import train_captioner
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.config import ConfigError, RunConfig, load
 from tokenmill.pipeline.demo.scenes import draw, split
-from tokenmill.pipeline.demo.video_file import write_video
+from tokenmill.pipeline.reports.video_file import write_video
 from tokenmill.pipeline.run.runner import run_phases
 from tokenmill.stages import PLACES
 from tokenmill.training.captioner import loop

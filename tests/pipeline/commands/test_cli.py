@@ -37,7 +37,10 @@ COMMANDS = {
     "vacuum": ["CONFIG", "--hours", "--dry-run", "--set"],
     "verify": ["CONFIG", "--repair", "--deep", "--set", "--json"],
     "show": ["CONFIG", "MEDIA_ID", "--set", "--version"],
-    "sample": ["CONFIG", "--prompt", "--out", "--seed", "--set"],
+    "sample": [
+        *("CONFIG", "--prompt", "--size", "--video", "--continue", "--caption", "--ask", "--of", "--text", "--out"),
+        *("--seed", "--top-k", "--top-p", "--temperature", "--guidance", "--stage", "--json", "--set"),
+    ],
     "submit": ["CONFIG", "--on", "--phase", "--dry-run", "--again", "--set"],
     "jobs list": ["CONFIG", "--on", "--set", "--json"],
     "jobs status": ["CONFIG", "--on", "--job", "--set", "--json"],

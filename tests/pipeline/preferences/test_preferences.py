@@ -34,9 +34,9 @@ class Scribbler:
     def load(cls, uri):
         return cls()
 
-    def draw(self, prompts, grid_h, grid_w, seeds, **how):
+    def draw(self, prompts, grid, choice, seeds):
         type(self).drawn += len(prompts)
-        return np.stack([np.random.default_rng(seed).integers(0, 64, (grid_h, grid_w)) for seed in seeds])
+        return np.stack([np.random.default_rng(seed).integers(0, 64, grid.shape) for seed in seeds])
 
 
 @pytest.fixture()
@@ -49,7 +49,7 @@ def config(tmp_path, monkeypatch):
         "sample": {"grid_h": 2, "grid_w": 3},
         "curate": {"clip": {"model": str(tiny_clip.save(tmp_path / "clip")), "view_px": tiny_clip.SIDE}},
     })  # fmt: skip
-    monkeypatch.setattr("tokenmill.training.sample.Sampler", Scribbler)
+    monkeypatch.setattr("tokenmill.training.sampling.Sampler", Scribbler)
     monkeypatch.setattr(drawings, "newest", lambda root, train: f"{root}/training/v000001-abc")
     return made
 

@@ -12,11 +12,11 @@ from rich.console import Console
 
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.config import RunConfig, Source
-from tokenmill.pipeline.demo.video_file import write_video
 from tokenmill.pipeline.export.files import export_media
 from tokenmill.pipeline.refresh.sources import list_sources
 from tokenmill.pipeline.reports.rules_report import count_kept, count_rules, print_rules, scored_media, thresholds
 from tokenmill.pipeline.reports.verdict_sheet import draw_verdict
+from tokenmill.pipeline.reports.video_file import write_video
 from tokenmill.pipeline.run.redecide import redecide
 from tokenmill.stages.image.score import ScoreImages, ScoreImagesConfig
 from tokenmill.stages.read.read import Read, ReadConfig

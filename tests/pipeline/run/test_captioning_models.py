@@ -17,7 +17,7 @@ import tiny_models
 from world import World
 
 from tokenmill.pipeline.catalog.tables import Catalog
-from tokenmill.pipeline.demo.video_file import write_video
+from tokenmill.pipeline.reports.video_file import write_video
 from tokenmill.pipeline.run.workers import Workers
 
 pytestmark = pytest.mark.service

@@ -11,7 +11,7 @@ from transformers import JanusVQVAE, JanusVQVAEConfig
 
 from tokenmill.pipeline.catalog.tables import CatalogError
 from tokenmill.pipeline.config import ConfigError, load
-from tokenmill.pipeline.demo.video_file import write_video
+from tokenmill.pipeline.reports.video_file import write_video
 from tokenmill.pipeline.vision.evaluate import EvalOptions, evaluate
 from tokenmill.pipeline.vision.media import Medium, Squares, from_folder, square
 from tokenmill.pipeline.vision.report import published

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from tokenmill.pipeline.demo.video_file import write_video
+from tokenmill.pipeline.reports.video_file import write_video
 from tokenmill.stages.image.score import ScoreImages, ScoreImagesConfig
 from tokenmill.stages.image.text_area import TextConfig, TextDetector, TextFound, _is_line
 from tokenmill.stages.read.read import Read, ReadConfig

@@ -15,7 +15,7 @@ from tokenmill.training.job import TrainJob, read_result
 from tokenmill.training.run import folders
 from tokenmill.training.run.prepare import load_prepared
 from tokenmill.training.run.worker import _Trainer, train_worker
-from tokenmill.training.sample import Sampler
+from tokenmill.training.sampling import Sampler
 
 pytestmark = pytest.mark.hostile
 

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 PROMPTS = ["a red square", "a blue one"]
 SEEN = {
     "monitor": Monitor(validate_every_steps=3, sample_every_steps=4, prompts=PROMPTS),
-    "drawing": Drawing("builtin", grid_h=2, grid_w=2, top_k=5, temperature=1.0, guidance=2.0),
+    "drawing": Drawing("builtin", grid_h=2, grid_w=2, top_k=5, top_p=1.0, temperature=1.0, guidance=2.0),
 }
 
 

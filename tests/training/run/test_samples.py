@@ -14,10 +14,10 @@ from tokenmill.tokenizer.vision.vision_tokenizer import VisionTokenizer
 from tokenmill.training.config import Monitor, TrainResources
 from tokenmill.training.job import Drawing, is_step
 from tokenmill.training.run.worker import train_worker
-from tokenmill.training.sample import Sampler
+from tokenmill.training.sampling import Choice, Grid, Sampler
 
 PROMPTS = ["a red square", "a blue one"]
-DRAWING = Drawing("builtin", grid_h=3, grid_w=4, top_k=20, temperature=1.0, guidance=2.0)
+DRAWING = Drawing("builtin", grid_h=3, grid_w=4, top_k=20, top_p=1.0, temperature=1.0, guidance=2.0)
 SAMPLED = Monitor(sample_every_steps=3, prompts=PROMPTS)
 
 
@@ -34,8 +34,8 @@ def test_they_are_drawn_as_the_finished_model_draws_and_change_nothing(make_job)
     assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
     told = [(line["step"], line["samples"]) for line in read_log(drawn.run_uri) if "samples" in line]
     assert told == [(step, f"samples/step_00000{step}.png") for step in (3, 6, 8)]
-    codes = Sampler.load(drawn.run_uri).draw(PROMPTS, 3, 4, top_k=20, temperature=1.0, guidance=2.0, seeds=[0, 0])
-    wanted = VisionTokenizer.load("builtin", dtype="auto").decode_images(codes)
+    codes = Sampler.load(drawn.run_uri).draw(PROMPTS, Grid(3, 4), Choice(20, 1.0, 1.0, 2.0))
+    wanted = VisionTokenizer.load("builtin", dtype="auto").decode_images(np.stack(codes))
     with Image.open(drawn.at(told[-1][1])) as picture:
         assert picture.size == (2 * 32 + 4, 24)
         found = np.asarray(picture)

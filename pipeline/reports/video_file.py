@@ -5,6 +5,7 @@ end of the file, PyAV's default: a file cut short is then unreadable, as in the 
 """
 
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -17,7 +18,7 @@ _OPTIONS = {
 }
 
 
-def write_video(path: Path, frames: Sequence[np.ndarray], fps: int) -> None:
+def write_video(path: Path, frames: Sequence[np.ndarray], fps: float) -> None:
     """Write `frames`, each uint8 (H, W, 3) RGB of one even size, at a constant rate.
 
     Raises ValueError without frames or with an odd side.
@@ -27,7 +28,7 @@ def write_video(path: Path, frames: Sequence[np.ndarray], fps: int) -> None:
     height_px, width_px = frames[0].shape[:2]
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps)
+        stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = width_px, height_px, "yuv420p"
         stream.options = dict(_OPTIONS[codec])

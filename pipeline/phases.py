@@ -10,7 +10,7 @@ from tokenmill import stages
 from tokenmill.storage.cpu import quick_dtype
 from tokenmill.storage.identity import Config, Resources, fingerprint_of
 from tokenmill.tokenizer.vision.training.config import VisionTrainConfig
-from tokenmill.training.config import ModelConfig, TrainConfig, TrainResources, WorkerResources
+from tokenmill.training.config import ModelConfig, Monitor, TrainConfig, TrainResources, WorkerResources
 
 _STAGE_NAME = re.compile("[a-z][a-z0-9_]*")
 _Part = TypeVar("_Part", bound=Config)
@@ -142,6 +142,7 @@ class Stage(TrainConfig):
         "what is gone from the tokens stays learned; false trains anew.",
     )
     resources: TrainResources = TrainResources()
+    monitor: Monitor = Monitor()
 
     @model_validator(mode="after")
     def _workers_suit_the_batch(self) -> "Stage":

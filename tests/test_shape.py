@@ -44,7 +44,7 @@ ROOMS: dict[str, str] = {
     "training": "",
     "training.data": "training",
     "training.model": "training",
-    "training.run": "training training.data training.model",
+    "training.run": "training training.data training.model training.sampling",
     "training.captioner": "training training.model training.run",
     "training.sampling": "training",
     "pipeline": "",

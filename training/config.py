@@ -53,7 +53,7 @@ class LossWeights(NamedTuple):
 class DataConfig(Config):
     """Which rows of the token table become sequences, and how these are packed."""
 
-    later_fields = frozenset({"mixture", "select", "dialogues"})
+    later_fields = frozenset({"mixture", "select", "dialogues", "held_out"})
 
     context_tokens: int = Field(
         5_120,
@@ -88,6 +88,13 @@ class DataConfig(Config):
         None,
         description="A .jsonl of questions and answers about media of the catalog (docs/tune.md); answers alone count "
         "in the loss. Null: none.",
+    )
+    held_out: float = Field(
+        0.0,
+        description="Share of the documents that are never trained on, and that validation looks at: small says little "
+        "of what was not seen, large leaves little to learn. 0: none.",
+        ge=0,
+        le=0.5,
     )
     text_tokenizer: str | None = Field(
         None, description="Hub name or folder; null trains a byte-level BPE on the captions and text documents."
@@ -176,6 +183,23 @@ class OptimizerConfig(Config):
         return self
 
 
+class GuardConfig(Config):
+    """What is done with a step whose loss or gradients are no numbers, or whose loss stands out from those before."""
+
+    non_finite: Literal["stop", "skip"] = Field(
+        "stop", description="A loss or gradient that is no number: stop, or go on without the step."
+    )
+    spike: Literal["keep", "skip", "stop"] = Field(
+        "keep", description="A loss that stands out: keep the step and mark it, go on without it, or stop."
+    )
+    spike_factor: float = Field(
+        8.0,
+        description="Deviations (1.48 times the median one of the last 64 steps) above their median from which a loss "
+        "stands out: small finds spikes in every mixed batch, large overlooks them.",
+        gt=0,
+    )
+
+
 class PreferenceConfig(Config):
     """Learning from choices between drawings of one prompt (Emu3 3.4), instead of from the corpus."""
 
@@ -192,11 +216,12 @@ class PreferenceConfig(Config):
 class TrainConfig(Config):
     """One training run."""
 
-    later_fields = frozenset({"preferences"})
+    later_fields = frozenset({"guard", "preferences"})
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig(epochs=1)
+    guard: GuardConfig = GuardConfig()
     preferences: PreferenceConfig | None = Field(None, description="Null learns from the corpus.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
@@ -257,3 +282,31 @@ class TrainResources(WorkerResources):
                     f"as much to do: {fitting} do"
                 )
         return [size for size in range(self.min_workers, self.num_workers + 1) if batch_packs % size == 0]
+
+
+class Monitor(Resources):
+    """What is looked at while a model trains, and who is told. Never changes what is computed."""
+
+    validate_every_steps: int = Field(
+        500, description="Where data.held_out is not 0, and at the end: often costs time, rarely shows it late.", gt=0
+    )
+    validate_packs: int = Field(
+        64, description="Of the held-out ones, the same each time: few are noisy, many take long.", gt=0
+    )
+    sample_every_steps: int | None = Field(
+        None, description="Draws prompts, and at the end: often costs time. Null: never.", gt=0
+    )
+    prompts: list[Annotated[str, Field(min_length=1)]] = Field(
+        [], description="Captions to draw while it trains, on a grid as `sample` says; many take long."
+    )
+    track: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(
+        ["tensorboard"],
+        description="Who is told beside log.jsonl: tensorboard, wandb, mlflow; these two need `pip install "
+        "tokenmill[wandb]` or `[mlflow]` and their own environment variables where the command runs.",
+    )
+
+    @model_validator(mode="after")
+    def _prompts_are_drawn(self) -> "Monitor":
+        if (self.sample_every_steps is None) != (not self.prompts):
+            raise ValueError("sample_every_steps and prompts: give both, or neither")
+        return self

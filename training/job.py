@@ -1,6 +1,6 @@
 """A training as it is asked for and as it ends: `TrainJob` in, `TrainResult` out. No model is imported for either."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from tokenmill import storage
 from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.failures import as_damaged
 from tokenmill.storage.identity import fingerprint_of
-from tokenmill.training.config import TrainConfig
+from tokenmill.training.config import Monitor, TrainConfig
 
 MODEL = "model"  # folder of the model, as transformers loads it
 PLAN = "plan.json"  # written when all is prepared: a folder with it has begun
@@ -17,12 +17,25 @@ INPUTS = "inputs"  # in it: what names the run besides its config: the parent's 
 ANCESTORS = "ancestors"  # in it: [name, inputs] of the folders that the model goes back to, its parent first
 DONE = "done.json"  # the result, written last: a folder with it is finished
 SPOKEN = "dialogues.parquet"  # data.dialogues, each with the id of its medium, written before plan.json
+KIN = "families.parquet"  # media that are held out with others, or are like one that is not; likewise
 PAIRED = "pairs.parquet"  # pairs of drawings that preferences make, written before plan.json
 SELECTED = "selected.parquet"  # keys of the media that `data.select` leaves, written before plan.json
 
 
-SPEEDS = ("tokens_per_s", "mfu")
-NOT_LOSSES = {"step", "lr", "tokens", "workers", "seconds", *SPEEDS}  # keys of a line of the log
+SPEEDS = ("tokens_per_s", "mfu", "data_wait")
+NOT_LOSSES = {"step", "lr", "grad_norm", "spikes", "tokens", "workers", "seconds", *SPEEDS}  # keys of the log's lines
+
+
+def is_step(line: dict[str, Any]) -> bool:
+    """Whether a line of the log tells of steps; others tell of a validation, or of samples."""
+    return "tokens" in line
+
+
+def told_of(spike: dict[str, Any]) -> str:
+    """A step that stood out (training/run/guard.py), for a person."""
+    loss = "no number" if spike["loss"] is None else f"{spike['loss']:.3f}"
+    usual = "" if spike["usual"] is None else f", usually below {spike['usual']:.3f}"
+    return f"step {spike['step']} {spike['did']}: its loss is {loss}{usual}; spikes/ names its documents"
 
 
 class Asked(IntEnum):
@@ -31,6 +44,19 @@ class Asked(IntEnum):
     NOTHING = 0
     SAVE = 1  # a checkpoint now
     STOP = 2  # after a checkpoint
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How pictures are drawn while a model trains: what `Sampler.draw` takes, and who decodes them."""
+
+    tokenizer: str  # name, folder or s3:// prefix of the vision tokenizer
+    grid_h: int
+    grid_w: int
+    top_k: int
+    top_p: float
+    temperature: float
+    guidance: float
 
 
 @dataclass(frozen=True)
@@ -53,6 +79,8 @@ class TrainJob:
     stage: str | None = None  # its name among several; recorded
     parent: str | None = None  # the folder of the finished run whose model it starts from
     given: list[str] = field(default_factory=list)  # identities of the files that the config names
+    monitor: Monitor = Monitor()  # like the next, no part of what is trained
+    drawing: Drawing | None = None  # of `monitor.prompts`
     text_tokenizer: str | None = field(init=False)  # of the config, a relative folder made absolute
     init_from: str | None = field(init=False)  # a hub name, a folder, an s3:// prefix
 
@@ -63,6 +91,9 @@ class TrainJob:
         object.__setattr__(self, "run_uri", storage.absolute(self.run_uri))
         uris = [storage.absolute(uri) for uri in self.shard_uris]
         object.__setattr__(self, "shard_uris", sorted(uris, key=lambda uri: uri.rsplit("/", 1)[1]))
+        if self.drawing is not None:
+            tokenizer = _absolute_folder(self.drawing.tokenizer) or self.drawing.tokenizer
+            object.__setattr__(self, "drawing", replace(self.drawing, tokenizer=tokenizer))
         init_from = _absolute_folder(self.config.model.init_from)
         if self.parent is not None:
             object.__setattr__(self, "parent", storage.absolute(self.parent))
@@ -131,6 +162,8 @@ class TrainResult:
     num_text_pieces: int = 0  # what they were cut into
     num_text_tokens: int = 0  # of num_tokens, those of text documents
     dtype: str | None = None  # of the matrix products; null: an older release did not say
+    held_out: dict[str, int] = field(default_factory=dict)  # documents that it never saw, by sort; {}: none
+    validation: dict[str, float] = field(default_factory=dict)  # losses of these at the end
 
 
 def read_result(job: TrainJob) -> TrainResult:

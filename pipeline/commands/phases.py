@@ -77,7 +77,15 @@ def train(
         typer.Option("--stage", help="Of train.stages: only this one, or these; repeatable. Default: all."),
     ] = None,
     plan: PlanOnly = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Start nothing: follow the training that is at work, wherever it is.")
+    ] = False,
 ) -> None:
     """Train one transformer on the token shards of one pinned version, stage by stage where the config has stages."""
+    if watch:
+        from tokenmill.pipeline.reports.watch import watch as watch_run
+
+        watch_run(load(config, sets).root, console)
+        return
     only = [f"train.only=[{', '.join(stage)}]"] if stage else []
     _run(load(config, [*(sets or []), *only], version), ("train",), "train", plan)

@@ -13,7 +13,7 @@ from tokenmill.pipeline.refresh import fingerprints
 from tokenmill.pipeline.refresh.changed_keys import Why
 from tokenmill.pipeline.refresh.steps import Outlook, Step
 from tokenmill.storage.identity import content_id
-from tokenmill.training.job import DONE, PLAN, TrainJob, lineage, name_of
+from tokenmill.training.job import DONE, PLAN, Drawing, TrainJob, lineage, name_of
 
 _COMPACTED_AT_MOST = 16  # one after the other
 
@@ -110,6 +110,7 @@ def _job(config: RunConfig, catalog: Catalog, name: str | None, after: TrainJob 
     what = models.with_dtype(catalog.root, stage.what, place, stage.resources.use_gpu)
     uri, version = place.uri(catalog.root, what), place.tokens_version
     is_done = storage.exists(storage.join(uri, DONE))
+    how = config.sample
     first, *others = fingerprints.of_tokens(config).values()  # in one order on all machines
     return TrainJob(
         config=what,
@@ -124,6 +125,16 @@ def _job(config: RunConfig, catalog: Catalog, name: str | None, after: TrainJob 
         stage=name,
         parent=parent,
         given=list(given),
+        monitor=stage.monitor,
+        drawing=Drawing(
+            config.tokenize.model,
+            grid_h=how.grid_h,
+            grid_w=how.grid_w,
+            top_k=how.top_k,
+            top_p=how.top_p,
+            temperature=how.temperature,
+            guidance=how.guidance,
+        ),
     )
 
 

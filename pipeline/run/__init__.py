@@ -14,7 +14,8 @@ In: a config and the names of phases. Out: tables, a model, a record and a repor
     fill.py        what these two share: media into rows of a table
     redecide.py    the rules on stored scores, without workers
     train.py       a transformer on one version of `tokens`, stage by stage
-    given.py       what a stage is given besides: media that its rules leave, dialogues
+    given.py       what a stage is given besides: media that its rules leave, dialogues, families
+    families.py    media that are held out together, or are like one that is trained on
     pools.py       the stages of each phase and their pools: do they fit
     workers.py     who computes: processes here for little work, Ray for the rest
 """

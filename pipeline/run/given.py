@@ -1,11 +1,14 @@
-"""What a training stage is given besides tokens: the media that its rules leave, and dialogues with their media."""
+"""What a training stage is given besides tokens: the media that its rules leave, those that are held out together, and
+dialogues with their media.
+"""
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenmill import stages, storage
 from tokenmill.pipeline.catalog.tables import Catalog
-from tokenmill.training.job import PAIRED, SELECTED, SPOKEN, TrainJob
+from tokenmill.pipeline.run.families import families
+from tokenmill.training.job import KIN, PAIRED, SELECTED, SPOKEN, TrainJob
 
 
 def give(catalog: Catalog, job: TrainJob) -> None:
@@ -13,13 +16,15 @@ def give(catalog: Catalog, job: TrainJob) -> None:
 
     Raises TrainingError for a file that holds other things, or names media that are not there.
     """
-    from tokenmill.training.run.given import give_dialogues, give_pairs, give_selected
+    from tokenmill.training.run.given import give_dialogues, give_families, give_pairs, give_selected
 
     if job.config.preferences is not None:  # drawings take the place of the corpus
         if not storage.exists(job.at(PAIRED)):
             give_pairs(job)
         return
     data = job.config.data
+    if data.held_out and not storage.exists(job.at(KIN)):
+        give_families(job, families(catalog, data.held_out))
     if data.select and not storage.exists(job.at(SELECTED)):
         media = catalog.media.scan(["media_id", *stages.columns_chosen_by(data.select)])
         give_selected(job, media["media_id"].filter(stages.chosen(media, data.select)).to_pylist())

@@ -11,13 +11,18 @@ from tokenmill.pipeline.run.run import Run
 from tokenmill.storage.cpu import emulation
 from tokenmill.training.job import DONE, TrainJob, TrainResult
 from tokenmill.training.run.curves import draw_curves
+from tokenmill.training.run.tracking import check_trackers
+
+_TOLD_WAIT = 0.05
+_PLURAL = {"image": "images", "video": "clips", "dialogue": "dialogues", "text": "texts"}
 
 
 def said(losses: dict[str, float], speeds: dict[str, float]) -> str:
-    """How a step went, for a person; MFU where the peak of the GPUs is known."""
+    """How a step went, for a person; MFU where the peak of the GPUs is known, and waiting for data where it is much."""
     shown = [f"{name} {value:.3f}" for name, value in losses.items() if name != "structure"]
     mfu = [f"MFU {speeds['mfu']:.1%}"] if "mfu" in speeds else []
-    return "  ".join([*shown, f"{speeds['tokens_per_s']:,.0f} tokens/s", *mfu])
+    waits = [f"waits for data {wait:.0%}"] if (wait := speeds.get("data_wait", 0.0)) > _TOLD_WAIT else []
+    return "  ".join([*shown, f"{speeds['tokens_per_s']:,.0f} tokens/s", *mfu, *waits])
 
 
 def train(run: Run) -> None:
@@ -27,8 +32,10 @@ def train(run: Run) -> None:
     jobs = run.plan("train", TrainPlan).jobs
     jobs = train_jobs(run.config, run.catalog) if jobs is None else jobs
     waiting = [job for job in jobs if not storage.exists(job.at(DONE))]
-    for job in waiting:
-        give(run.catalog, job)  # what does not fit stops all before it starts
+    for job in waiting:  # what does not fit stops all before it starts
+        check_trackers(job.monitor.track)
+        if job.shard_uris:
+            give(run.catalog, job)
     if waiting:
         run.workers.start_ray()
     for job in jobs:
@@ -46,6 +53,8 @@ def _train(run: Run, job: TrainJob) -> None:
         meter.total = summary["num_steps"]
         if words := _left_out(summary["excluded"], summary["num_documents"]):
             meter.note(f"{told}{words}")
+        if words := _held_out(summary.get("held_out", {}), summary["num_documents"]):
+            meter.note(f"{told}{words}")
 
     def show(step: int, total: int, losses: dict[str, float], speeds: dict[str, float]) -> None:
         meter.at(step, told + said(losses, speeds), losses | speeds)
@@ -58,7 +67,7 @@ def _train(run: Run, job: TrainJob) -> None:
             )
         if not is_done and (slow := emulation(job.config.dtype, part.resources.use_gpu)):
             meter.note(slow)
-        result = fit(job, part.resources, show, begin)
+        result = fit(job, part.resources, show, begin, lambda words: meter.note(f"{told}{words}"))
         draw_curves(job.run_uri, job.at("loss.png"))
         meter.report.num_read = 0 if is_done else result.num_documents
         meter.report.numbers = {
@@ -67,6 +76,7 @@ def _train(run: Run, job: TrainJob) -> None:
             "tokens_version": job.tokens_version,
             "plan": result.plan,
             "losses": result.losses,
+            "validation": result.validation,
             "dtype": result.dtype,
         }
         for words in _result(result, is_done, part.data.context_tokens):
@@ -77,6 +87,9 @@ def _result(result: TrainResult, is_done: bool, context_tokens: int) -> Iterator
     losses = ", ".join(f"{name} {value:.3f}" for name, value in result.losses.items())
     state = "already trained" if is_done else f"trained in {result.num_steps} steps"
     yield f"{state} on tokens version {result.tokens_version}: {result.num_documents} documents; {losses}"
+    if result.validation:
+        losses = ", ".join(f"{name} {value:.3f}" for name, value in result.validation.items() if name != "structure")
+        yield f"held out, {_counts(result.held_out)}: {losses}"
     if result.num_texts:
         yield (
             f"text: {result.num_texts} documents in {result.num_text_pieces} pieces of at most {context_tokens} "
@@ -89,3 +102,12 @@ def _left_out(excluded: dict[str, int], num_used: int) -> str:
     total = num_used + sum(excluded.values())
     shown = [f"{reason} {count} ({count / total:.1%})" for reason, count in excluded.items() if count]
     return f"not used: {', '.join(shown)}" if shown else ""
+
+
+def _held_out(held_out: dict[str, int], num_trained: int) -> str:
+    """What is kept for validation."""
+    return f"held out for validation: {_counts(held_out)}; trained on: {num_trained} documents" if held_out else ""
+
+
+def _counts(held_out: dict[str, int]) -> str:
+    return ", ".join(f"{number} {_PLURAL[sort]}" for sort, number in held_out.items())

@@ -3,7 +3,15 @@
 import pytest
 
 from tokenmill.storage.identity import fingerprint_of
-from tokenmill.training.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig, TrainResources
+from tokenmill.training.config import (
+    DataConfig,
+    GuardConfig,
+    ModelConfig,
+    Monitor,
+    OptimizerConfig,
+    TrainConfig,
+    TrainResources,
+)
 
 
 @pytest.mark.parametrize(
@@ -61,11 +69,13 @@ def test_defaults_are_possible_and_have_a_fingerprint():
 def test_a_later_field_leaves_the_fingerprint_as_it_was():
     """Models trained before these were there are still found and resumed."""
     for config, later in (
-        (DataConfig(), {"mixture", "select", "dialogues"}),
+        (DataConfig(), {"mixture", "select", "dialogues", "held_out"}),
         (OptimizerConfig(), {"schedule", "text_weight"}),
     ):
         before = {name: value for name, value in config.model_dump().items() if name not in later | {"muon_lr"}}
         assert fingerprint_of(config) == fingerprint_of(before)
+    assert fingerprint_of(TrainConfig(), "x") != fingerprint_of(TrainConfig(guard=GuardConfig(spike="skip")), "x")
+    assert fingerprint_of(TrainConfig()) == fingerprint_of(TrainConfig(guard=GuardConfig()))
     shares = [fingerprint_of(DataConfig(mixture=mixture)) for mixture in (None, {"media": 1.0}, {"image": 1.0})]
     assert len(set(shares)) == 3
     assert len({fingerprint_of(OptimizerConfig(schedule=name)) for name in ("cosine", "linear", "constant")}) == 3
@@ -76,6 +86,6 @@ def test_neither_steps_nor_epochs_is_one_epoch():
 
 
 def test_every_field_explains_itself():
-    for config in (ModelConfig, DataConfig, OptimizerConfig, TrainResources):
+    for config in (ModelConfig, DataConfig, OptimizerConfig, TrainResources, GuardConfig, Monitor):
         assert len(config.model_fields) <= 12
         assert all(field.description for field in config.model_fields.values())

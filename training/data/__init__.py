@@ -6,6 +6,7 @@ In: Parquet shards or tars. Out: which document stands in which pack of which st
     text_pieces.py  texts longer than the context, cut
     dialogues.py    questions and answers in a file
     spoken.py       and in the index
+    held_out.py     documents that are kept for validation
     pairs.py        drawings and choices between them
     packing.py      best-fit decreasing; no document is cut
     plan.py         which document stands in which pack, step and epoch

@@ -10,7 +10,7 @@ silence.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from tokenmill.storage.errors import DamagedError, TrainingError
 from tokenmill.tokenizer import webdataset_shards
 from tokenmill.tokenizer.sequence import SequenceLayout
 from tokenmill.tokenizer.text import encode_captions
+from tokenmill.training.data.held_out import Fate, HeldOut
 from tokenmill.training.data.spoken import Spoken, media_key, without_long
 from tokenmill.training.data.text_pieces import cut_texts
 
@@ -56,6 +57,7 @@ class Index:
     )  # int32, where the piece begins: training/data/text_pieces.py
     text_skip: np.ndarray = field(default_factory=_no_text)  # int32
     dialogue: np.ndarray = field(default_factory=_no_text)  # int32, row of the dialogues, else -1; empty without any
+    fate: np.ndarray = field(default_factory=_no_text)  # uint8, Fate; empty: all are trained on
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -69,6 +71,10 @@ class Index:
         """These documents alone; `is_taken`: bool (N,)."""
         columns = {f.name: getattr(self, f.name) for f in fields(self)}
         return Index(**{name: values[is_taken] if len(values) else values for name, values in columns.items()})
+
+    def of_fate(self, fate: Fate) -> "Index":
+        """The documents that have it, without saying so."""
+        return replace(self.of(self.fate == fate), fate=_no_text())
 
     @property
     def is_dialogue(self) -> np.ndarray:
@@ -151,10 +157,11 @@ def build_index(
     removed: Removed = _NONE,
     selected: np.ndarray | None = None,
     dialogues: pa.Table | None = None,
+    held_out: HeldOut | None = None,
 ) -> tuple[Index, Counter[str]]:
     """The index, and how many rows it leaves out by reason: rejected, other_fingerprint, not_selected, too_long,
     empty_text. `selected`: sorted `media_key`s of the images and clips that are used; null: all.
-    `dialogues`: rows of DIALOGUES, which are documents of their own.
+    `dialogues`: rows of DIALOGUES, which are documents of their own. `held_out` says the fate of each document.
 
     No text document is too long: it is cut into pieces of `context_tokens`.
 
@@ -194,6 +201,9 @@ def build_index(
             f"no document to train on in {len(shard_uris)} token shards ({dict(excluded)} left out); "
             "tokenize first, raise context_tokens where documents are too long, or ease data.select"
         )
+    for part in parts:
+        family = part.pop("family")
+        part |= {} if held_out is None else {"fate": held_out.fates(family)}
     columns = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if (columns["piece"] == _MEDIUM).all():
         columns |= {name: _no_text() for name in _TEXT_COLUMNS}
@@ -222,9 +232,11 @@ def _records(table: pa.Table, layout: SequenceLayout) -> dict[str, np.ndarray]:
         layout.num_medium_tokens(h, w, t if video else None, rate if video else None)
         for video, (t, h, w), rate in zip(is_video, grid.tolist(), fps, strict=True)
     ]
+    keys = np.array([media_key(media_id) for media_id in table["media_id"].to_pylist()], np.uint64)
     return {
         "row": table["row"].to_numpy(),
-        "media": np.array([media_key(media_id) for media_id in table["media_id"].to_pylist()], np.uint64),
+        "media": keys,
+        "family": keys,
         "is_video": is_video,
         "grid": grid.reshape(-1, 3),
         "medium_tokens": np.array(medium, np.int32),
@@ -243,6 +255,7 @@ def _text_records(table: pa.Table, layout: SequenceLayout, context_tokens: int) 
     return {
         "row": table["row"].to_numpy()[pieces.text],
         "media": np.array(keys, np.uint64),
+        "family": np.array([media_key(media_id) for media_id in ids], np.uint64)[pieces.text],
         "is_video": np.zeros(len(keys), bool),
         "grid": np.zeros((len(keys), 3), np.int32),
         "medium_tokens": pieces.structure_tokens,

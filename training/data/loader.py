@@ -113,6 +113,19 @@ class Loader:
             end = place.stop
         return Pack(ids, kinds, positions, documents)
 
+    def names(self, number: int) -> list[str]:
+        """The documents of pack `number`: media_ids, with `#` and its row those of a dialogue."""
+        index, plan = self._index, self.plan
+        names = []
+        for document in plan.documents[plan.starts[number] : plan.starts[number + 1]].tolist():
+            dialogue = f"#{index.dialogue[document]}" if len(index.dialogue) and index.dialogue[document] >= 0 else ""
+            name = ""
+            if index.shard[document] >= 0:
+                table = self._groups.get(int(index.shard[document]), int(index.row_group[document]))
+                name = table["media_id"][int(index.row[document])].as_py()
+            names.append(name + dialogue)
+        return names
+
     def sequences(self, slot: int) -> Iterable[Sequence]:
         """What stands in the pack for a slot of the plan."""
         return [self._sequence(slot)]

@@ -145,6 +145,12 @@ class PairLoader(Loader):
         numbers = self._index.dialogue[self.plan.documents[slots]]
         return Pack(made.ids, made.kinds, made.positions, made.documents, self.reference[numbers].ravel())
 
+    def names(self, number: int) -> list[str]:
+        """The drawings of pack `number`: sample_ids."""
+        slots = range(self.plan.starts[number], self.plan.starts[number + 1])
+        pairs = [self._pair(int(self._index.dialogue[self.plan.documents[slot]])) for slot in slots]
+        return [pair[f"{which}_id"] for pair in pairs for which in _CODES]
+
     def all_pairs(self) -> list[tuple[np.ndarray, Pack]]:
         """Every pair of the index once, apart from the plan: their numbers, and packs of them."""
         lengths = self._index.medium_tokens

@@ -33,7 +33,7 @@ class Spoken:
                 self._waiting[media_key(media_id)].append(number)
 
     def about(self, media: Records) -> Records:
-        """Records of the dialogues about media of a row group; each stands once."""
+        """Records of the dialogues about media of a row group; each stands once, in the family of its medium."""
         places, numbers = [], []
         for place, key in enumerate(media["media"].tolist()):
             mine = self._waiting.pop(key, [])
@@ -58,7 +58,8 @@ class Spoken:
         nowhere = {"shard": nothing - 1, "row_group": nothing, "row": nothing, "piece": nothing - 1}
         blank = {"grid": np.zeros((len(numbers), 3), np.int32), "is_video": np.zeros(len(numbers), bool)}
         counts = {"medium_tokens": nothing, "text_start": nothing, "text_skip": nothing}
-        return [nowhere | blank | counts | self._of(numbers)]
+        mine = self._of(numbers)
+        return [nowhere | blank | counts | mine | {"family": mine["media"]}]
 
     def _of(self, numbers: list[int]) -> Records:
         keys = [media_key(f"{self._ids[number]}#{number}") for number in numbers]

@@ -123,14 +123,24 @@ class PackLoss(nn.Module):
         self.weights = weights
 
     def forward(
-        self, ids_BT: torch.Tensor, kinds_BT: torch.Tensor, positions_BT: torch.Tensor, documents_BT: torch.Tensor
+        self,
+        ids_BT: torch.Tensor,
+        kinds_BT: torch.Tensor,
+        positions_BT: torch.Tensor,
+        documents_BT: torch.Tensor,
+        *,
+        by_token: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The weighted sum of the loss (float32 scalar), and `sums_by_kind` (float32 (2, number of kinds))."""
+        """The weighted sum of the loss (float32 scalar), and `sums_by_kind` (float32 (2, number of kinds)); `by_token`
+        instead of these the unweighted loss of what each token predicts, and its weight (float32 (2, B * T)).
+        """
         hidden_BTD = self.hidden(ids_BT, positions_BT, documents_BT)
         targets, kinds, weights = next_tokens(ids_BT, kinds_BT, documents_BT, self.weights)
         loss, nll = linear_cross_entropy(
             hidden_BTD.flatten(0, 1), self.lm.lm_head.weight, targets.flatten(), weights.flatten()
         )
+        if by_token:
+            return loss, torch.stack([nll, weights.flatten()])
         return loss, sums_by_kind(nll, kinds.flatten(), weights.flatten())
 
     def hidden(self, ids_BT: torch.Tensor, positions_BT: torch.Tensor, documents_BT: torch.Tensor) -> torch.Tensor:

@@ -45,7 +45,7 @@ class PreferenceLoss(PackLoss):
         """Means over pairs: loss, margin of rewards, whether that is positive, loss of a token of the chosen one."""
         return {name: value / sums[0] for name, value in zip(_TOLD, sums[1:], strict=True)}
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         ids_BT: torch.Tensor,
         kinds_BT: torch.Tensor,

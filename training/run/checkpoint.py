@@ -5,7 +5,8 @@
 Each worker copies what it holds to memory, which is all that a step waits for, and writes it while the next steps go
 on. `meta.json` is written last, when all files are there, and deleted first: a folder without it is the remains of a
 crash and is never read. The state of the data is the step alone (training/data/plan.py), dropout is seeded by pack, and
-learning rates follow from the step, so nothing else needs saving.
+learning rates follow from the step; beside these only the losses that the newest ones are measured by
+(training/run/guard.py) need saving, in `meta.json`.
 """
 
 import warnings
@@ -65,9 +66,9 @@ class Checkpoints:
             self.load(step)
         return step
 
-    def begin(self, step: int) -> None:
+    def begin(self, step: int, seen: dict[str, Any] | None = None) -> None:
         """Write the checkpoint after `step` steps, and delete all but the newest; returns when the state is copied. One
-        that is still being written is waited for.
+        that is still being written is waited for. `seen`, of JSON, is what `seen` gives back after a resume.
         """
         self.wait()
         state = self._state()
@@ -75,11 +76,17 @@ class Checkpoints:
         with _plainly():
             self._writing = dcp.async_save(  # type: ignore[assignment]
                 _nested(state),
-                storage_writer=Writer(uri, state, self._world, partial(self._complete, step)),
+                storage_writer=Writer(uri, state, self._world, partial(self._complete, step, seen or {})),
                 async_stager=self._stager,
                 process_group=self._group,
                 no_dist=self._world == 1,
             )
+
+    def seen(self, step: int) -> dict[str, Any]:
+        """What was given with the checkpoint after `step` steps; nothing before the first, and by older releases."""
+        meta = storage.join(folder_uri(self._run_uri, step), META)
+        known: dict[str, Any] = storage.read_json(meta).get("seen", {}) if step else {}
+        return known
 
     def wait(self) -> None:
         """Until all that was begun is complete. Raises what kept it from being written."""
@@ -142,9 +149,11 @@ class Checkpoints:
             state = torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu")
         set_state_dict(self._model, self._optimizers, model_state_dict=weights, optim_state_dict=state, options=_WHOLE)
 
-    def _complete(self, step: int) -> None:
+    def _complete(self, step: int, seen: dict[str, Any]) -> None:
         """All files of a checkpoint are there: say so, and let older ones go."""
-        storage.write_json(storage.join(folder_uri(self._run_uri, step), META), {"step": step} | self._meta)
+        storage.write_json(
+            storage.join(folder_uri(self._run_uri, step), META), {"step": step, "seen": seen} | self._meta
+        )
         kept = {folder_uri(self._run_uri, each) for each in complete_steps(self._run_uri)[-self._keep :]}
         for uri in set(all_folders(self._run_uri)) - kept:
             if storage.exists(mark := storage.join(uri, META)):

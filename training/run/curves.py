@@ -1,4 +1,6 @@
-"""log.jsonl of a run -> a picture of its loss curves, such as one for captions, images, videos and documents each."""
+"""log.jsonl of a run -> a picture of its loss curves, such as one for captions, images, videos and documents each, with
+those of held-out ones beside them and steps that stood out marked.
+"""
 
 import io
 from collections.abc import Mapping
@@ -23,10 +25,15 @@ def draw_curves(run_uri: str, png_uri: str, names: Mapping[str, str] = _NAMES) -
         raise TrainingError(f"{run_uri}: no log.jsonl yet; train first")
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for name, label in names.items():
+    for number, (name, label) in enumerate(names.items()):
         points = [(record["step"], record[name]) for record in records if name in record]
         if points:
-            axes.plot(*zip(*points, strict=True), label=label, linewidth=1)
+            axes.plot(*zip(*points, strict=True), label=label, linewidth=1, color=f"C{number}")
+        points = [(record["step"], record["val"][name]) for record in records if name in record.get("val", {})]
+        if points:
+            axes.plot(*zip(*points, strict=True), "o--", label=f"{label}, held out", markersize=3, color=f"C{number}")
+    if spikes := [spike["step"] for record in records for spike in record.get("spikes", [])]:
+        axes.plot(spikes, [0.02] * len(spikes), "v", transform=axes.get_xaxis_transform(), color="0.3", label="spikes")
     axes.set(xlabel="step", ylabel="loss, nats per token", ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend()

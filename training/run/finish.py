@@ -10,7 +10,7 @@ from tokenmill.storage import scratch
 from tokenmill.storage.checksums import NAME, checksum
 from tokenmill.storage.run_log import Record, read_log
 from tokenmill.tokenizer.sequence import Kind
-from tokenmill.training.job import DONE, NOT_LOSSES, TrainJob, TrainResult
+from tokenmill.training.job import DONE, NOT_LOSSES, TrainJob, TrainResult, is_step
 from tokenmill.training.model.model import PackLoss
 from tokenmill.training.run.model_files import write_weights
 from tokenmill.training.run.prepare import Prepared
@@ -38,7 +38,8 @@ def finish(job: TrainJob, ready: Prepared, model: PackLoss, start: int, rank: in
         storage.upload_folder(Path(name), uri)
     storage.write_json(storage.join(uri, NAME), known)
     summary = ready.summary
-    log = read_log(job.run_uri)
+    lines = read_log(job.run_uri)
+    log = [line for line in lines if is_step(line)]
     result = TrainResult(
         run_uri=job.run_uri,
         model_uri=job.at("model"),
@@ -51,7 +52,9 @@ def finish(job: TrainJob, ready: Prepared, model: PackLoss, start: int, rank: in
         fill=summary["fill"],
         dtype=job.config.dtype,
         losses=_mean_losses(log[-_REPORTED_LINES:]),
-        seconds=log[-1]["seconds"],
+        seconds=lines[-1]["seconds"],
+        held_out=summary.get("held_out", {}),
+        validation=next((line["val"] for line in reversed(lines) if "val" in line), {}),
         resumed_from=start,
         **{name: summary[name] for name in ("num_texts", "num_text_pieces", "num_text_tokens") if name in summary},
     )

@@ -10,9 +10,10 @@ from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.failures import as_damaged
 from tokenmill.tokenizer.drawings import read_drawings
 from tokenmill.training.data.dialogues import read_dialogues, table_of
+from tokenmill.training.data.held_out import HeldOut
 from tokenmill.training.data.pairs import pairs_of
 from tokenmill.training.data.spoken import media_key
-from tokenmill.training.job import PAIRED, SELECTED, SPOKEN, TrainJob
+from tokenmill.training.job import KIN, PAIRED, SELECTED, SPOKEN, TrainJob
 from tokenmill.training.run.tables import read_table, write_table
 
 _NAMED = 3  # names in a message
@@ -30,6 +31,22 @@ def selected(job: TrainJob) -> np.ndarray | None:
         return None
     with as_damaged(job.at(SELECTED)):
         return read_table(job.at(SELECTED))["media"].to_numpy()
+
+
+def give_families(job: TrainJob, families: pa.Table) -> None:
+    """Say which media are held out with others, and which are like one that is trained on: rows of FAMILIES."""
+    write_table(families, job.at(KIN))
+
+
+def held_out(job: TrainJob) -> HeldOut | None:
+    """What decides which documents are held out; None: none are."""
+    share = job.config.data.held_out
+    if not share:
+        return None
+    if not storage.exists(job.at(KIN)):  # of shards alone, without a catalog
+        return HeldOut(share)
+    with as_damaged(job.at(KIN)):
+        return HeldOut(share, read_table(job.at(KIN)))
 
 
 def give_dialogues(job: TrainJob, ids_of: Callable[[dict[str, str]], dict[str, str]]) -> None:

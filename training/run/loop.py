@@ -16,10 +16,11 @@ import ray
 from tokenmill import storage
 from tokenmill.storage.run_log import Record
 from tokenmill.training.config import TrainResources
-from tokenmill.training.job import DONE, NOT_LOSSES, SPEEDS, TrainJob, TrainResult, read_result
+from tokenmill.training.job import DONE, NOT_LOSSES, SPEEDS, TrainJob, TrainResult, is_step, read_result, told_of
 from tokenmill.training.run.folders import newest_step
 from tokenmill.training.run.launch import Going, run_on_workers, unwrapped
 from tokenmill.training.run.notices import Reader, open_board
+from tokenmill.training.run.tracking import tracking
 
 OnReport = Callable[[int, int, dict[str, float], dict[str, float]], None]
 
@@ -29,13 +30,16 @@ def fit(
     resources: TrainResources | None = None,
     on_report: OnReport | None = None,
     on_begin: Callable[[dict[str, Any]], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> TrainResult:
     """Train, from the newest checkpoint if there is one; a finished run only returns its result. Ray must be up.
 
     `on_begin` is called here, on the driver, with plan.json before the first step; `on_report` for every logged step:
-    (steps done, steps in all, losses by name, speeds by name: tokens_per_s, and mfu where the peak of the GPUs is
-    known). Raises TrainingError for a job that cannot be trained, ValueError for numbers of workers that do not suit
-    its batch, KeyboardInterrupt when stopped; at SIGTERM and SIGUSR1 a checkpoint is written first.
+    (steps done, steps in all, losses by name, speeds by name: tokens_per_s, data_wait, and mfu where the peak of the
+    GPUs is known); the loss of the newest validation is `val`. `on_note` gets what a person should know.
+
+    Raises TrainingError for a job that cannot be trained, ValueError for numbers of workers that do not suit its batch,
+    KeyboardInterrupt when stopped; at SIGTERM and SIGUSR1 a checkpoint is written first.
     """
     resources = resources or TrainResources()
     sizes = resources.sizes(job.config.data.batch_packs)
@@ -47,20 +51,35 @@ def fit(
         if on_begin:
             on_begin(summary)
 
+        note, validated, noted = on_note or _unheard, dict[str, float](), set[int]()
+
         def report(record: Record) -> None:
-            losses = {name: value for name, value in record.items() if name not in NOT_LOSSES}
+            tell(record)
+            if not is_step(record):
+                validated.update({"val": record["val"]["loss"]} if "val" in record else {})
+                return
+            for spike in record.get("spikes", []):  # a resumed training logs again what it had logged
+                if spike["step"] not in noted:
+                    noted.add(spike["step"])
+                    note(told_of(spike))
+            losses = {name: value for name, value in record.items() if name not in NOT_LOSSES} | validated
             if on_report:
                 speeds = {name: record[name] for name in SPEEDS if name in record}
                 on_report(record["step"], summary["num_steps"], losses, speeds)
 
-        going = Going(sizes, partial(newest_step, job.run_uri), open_board())
-        arguments = {"job": job, "resources": resources, "board": going.board}
-        run_on_workers(_worker, arguments, resources, job.run_uri, report, going)
+        with tracking(job, note) as tell:
+            going = Going(sizes, partial(newest_step, job.run_uri), open_board())
+            arguments = {"job": job, "resources": resources, "board": going.board}
+            run_on_workers(_worker, arguments, resources, job.run_uri, report, going)
         if not storage.exists(job.at(DONE)):
             raise KeyboardInterrupt(
                 f"{job.run_uri}: training stopped; run it again to go on from the newest checkpoint"
             )
     return read_result(job)
+
+
+def _unheard(text: str) -> None:
+    """Of one who asked for no notes."""
 
 
 def _prepare(job: TrainJob) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from tokenmill.training.job import Asked
@@ -68,6 +69,11 @@ class Workers:
         if self.world > 1:
             dist.all_reduce(value)
         return value
+
+    def norm(self, clip_norm: float) -> float:
+        """Of the gradients of all weights, which are scaled down to `clip_norm` where it is more."""
+        norm = nn.utils.clip_grad_norm_(self.forward.parameters(), clip_norm)
+        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
     def peak_per_s(self, dtype: str) -> float:
         """Operations a second that all devices together could do; not a number where that of one is not known."""

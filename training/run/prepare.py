@@ -2,9 +2,11 @@
 
     run/selected.parquet  which media data.select leaves, where it is used; written by who knows their scores
     run/dialogues.parquet data.dialogues with ids of media, likewise
+    run/families.parquet  which media are held out together, likewise
     run/text/             tokenizer files and vocabulary.json
     run/index.parquet     one row per document; per piece of a text document
     run/plan.parquet      one row per placed document
+    run/held_out/         index and plan of what data.held_out keeps for validation
     run/plan.json         hashes, counts; written last, so its presence says that the rest is whole
 
 All of it is a pure function of the job, so a crash in the middle is cured by doing it again.
@@ -26,12 +28,15 @@ from tokenmill.storage.failures import as_damaged
 from tokenmill.tokenizer.sequence import SequenceLayout
 from tokenmill.tokenizer.text import load_text_tokenizer, train_text_tokenizer
 from tokenmill.tokenizer.vocabulary import FILE_NAME, Vocabulary
+from tokenmill.training.data.held_out import Fate
 from tokenmill.training.data.index import Index, build_index, captions
 from tokenmill.training.data.pairs import pair_index
 from tokenmill.training.data.plan import Plan, make_plan, of_sort, sequence_tokens
 from tokenmill.training.job import ANCESTORS, INPUTS, TrainJob, lineage
 from tokenmill.training.run import given
 from tokenmill.training.run.tables import read_table, write_table
+
+_HELD_OUT = "held_out"  # folder
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class Prepared:
     summary: dict[str, Any]  # plan.json
     dialogues: pa.Table | None = None  # rows of training/data/dialogues.py
     pairs: pa.Table | None = None  # rows of training/data/pairs.py, in place of all else
+    held_out: tuple[Index, Plan] | None = None  # of validation: every document once, the same each time
 
 
 def prepare(job: TrainJob) -> dict[str, Any]:
@@ -62,6 +68,11 @@ def prepare(job: TrainJob) -> dict[str, Any]:
         is_mixed = np.any([of_sort(index, sort) for sort in data.mixture], axis=0)
         excluded["not_in_mixture"] = int((~is_mixed).sum())
         index = index.of(is_mixed)
+    unseen: Index | None = None
+    if len(index.fate):
+        unseen, near = index.of_fate(Fate.HELD_OUT), index.of_fate(Fate.NEAR_TRAINED)
+        index, excluded["near_trained"] = index.of_fate(Fate.TRAINED), len(near)
+        _check(data.held_out, len(unseen), len(index))
     plan = make_plan(index, data, job.config.seed, optimizer.steps, optimizer.epochs)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
@@ -69,6 +80,8 @@ def prepare(job: TrainJob) -> dict[str, Any]:
         storage.upload_folder(Path(folder), job.at("text"))
     write_table(index.to_table(), job.at("index.parquet"))
     write_table(plan.to_table(), job.at("plan.parquet"))
+    if unseen is not None:
+        _write_held_out(job, unseen)
     num_tokens = sequence_tokens(index, plan.documents, plan.is_null_caption)
     total_tokens = int(num_tokens.sum())
     summary = {
@@ -87,6 +100,7 @@ def prepare(job: TrainJob) -> dict[str, Any]:
         "num_texts": index.num_texts,
         "num_text_pieces": int(index.is_text.sum()),
         "excluded": dict(+excluded),
+        "held_out": {} if unseen is None else _num_by_sort(unseen),
         "num_steps": plan.num_steps,
         "num_packs": plan.num_packs,
         "num_tokens": total_tokens,
@@ -102,7 +116,9 @@ def _index(job: TrainJob, layout: SequenceLayout) -> tuple[Index, Counter[str]]:
         return pair_index(pairs, layout, job.config.data)
     selected, dialogues = given.selected(job), given.dialogues(job)
     context_tokens = job.config.data.context_tokens
-    return build_index(job.shard_uris, job.rows_used, layout, context_tokens, job.removed, selected, dialogues)
+    return build_index(
+        job.shard_uris, job.rows_used, layout, context_tokens, job.removed, selected, dialogues, given.held_out(job)
+    )
 
 
 def load_prepared(job: TrainJob) -> Prepared:
@@ -121,7 +137,36 @@ def load_prepared(job: TrainJob) -> Prepared:
         raise TrainingError(
             f"{job.at('plan.parquet')}: damaged, its hash differs; delete {job.at('plan.json')} to redo"
         )
-    return Prepared(layout, index, plan, summary, given.dialogues(job), given.pairs(job))
+    held_out = _read_held_out(job) if summary.get("held_out") else None
+    return Prepared(layout, index, plan, summary, given.dialogues(job), given.pairs(job), held_out)
+
+
+def _check(share: float, num_held_out: int, num_trained: int) -> None:
+    total = num_held_out + num_trained
+    if not num_held_out:
+        raise TrainingError(f"data.held_out {share:g} of {total} documents leaves none to validate on; raise it")
+    if not num_trained:
+        raise TrainingError(f"data.held_out {share:g} of {total} documents leaves none to train on; lower it")
+
+
+def _num_by_sort(index: Index) -> dict[str, int]:
+    """Documents, a text once for all its pieces."""
+    counts = {sort: int(of_sort(index, sort).sum()) for sort in ("image", "video", "dialogue")}
+    return {sort: number for sort, number in (counts | {"text": index.num_texts}).items() if number}
+
+
+def _write_held_out(job: TrainJob, index: Index) -> None:
+    """The plan of validation is the same whatever the seed: each document once, no caption left out."""
+    data = job.config.data.model_copy(update={"mixture": None, "null_caption_share": 0.0, "batch_packs": 1})
+    write_table(index.to_table(), job.at(_HELD_OUT, "index.parquet"))
+    write_table(make_plan(index, data, 0, None, 1).to_table(), job.at(_HELD_OUT, "plan.parquet"))
+
+
+def _read_held_out(job: TrainJob) -> tuple[Index, Plan]:
+    with as_damaged(job.at(_HELD_OUT)):
+        index = Index.from_table(read_table(job.at(_HELD_OUT, "index.parquet")))
+        table = read_table(job.at(_HELD_OUT, "plan.parquet"))
+        return index, Plan.from_table(table, int(table["pack"][-1].as_py()) + 1, 1)
 
 
 def _text_tokenizer(job: TrainJob) -> PreTrainedTokenizerBase:

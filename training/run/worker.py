@@ -6,18 +6,13 @@ the uninterrupted one bit for bit (tests/training/run/test_worker.py).
 """
 
 import hashlib
-import math
-import time
 
 import torch
-from torch import nn
 
 from tokenmill import storage
-from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.run_log import Record, TrainLog, read_log
 from tokenmill.training.config import TrainResources
 from tokenmill.training.job import DONE, Asked, TrainJob
-from tokenmill.training.model.model import build_model
 from tokenmill.training.model.optimizer import make_optimizers, schedule, set_learning_rate
 from tokenmill.training.pack import Pack
 from tokenmill.training.run.checkpoint import Checkpoints
@@ -25,6 +20,7 @@ from tokenmill.training.run.finish import finish
 from tokenmill.training.run.objective import loader_of, objective_of
 from tokenmill.training.run.parallel import Notices, Workers
 from tokenmill.training.run.prepare import Prepared, load_prepared, prepare
+from tokenmill.training.run.sight import Sight
 
 _NUM_FIGURES = 4  # of a step, besides the model's sums
 
@@ -40,7 +36,7 @@ def train_worker(
     """Train from the newest checkpoint to the end, or until `notices`, which one worker reads, ask to stop; then a
     checkpoint is written first. With `world` > 1 a process group must be up.
 
-    Raises TrainingError for a folder of another job, and when the loss is no longer finite.
+    Raises TrainingError for a folder of another job, and where the job's guard says stop.
     """
     resources = resources or TrainResources()
     device = device or torch.device("cuda" if resources.use_gpu else "cpu")
@@ -70,11 +66,7 @@ class _Trainer:
     ):
         config = job.config
         self.job, self.resources, self.ready = job, resources, ready
-        model_config = config.model.model_copy(update={"init_from": job.init_from})
-        lm = build_model(model_config, ready.layout.vocabulary, config.data.context_tokens, config.seed)
-        if resources.recompute:
-            lm.activation_checkpointing_enable({"use_reentrant": False})
-        self.model = objective_of(job, lm).to(device).train()
+        self.model = objective_of(job, ready.layout.vocabulary, resources.recompute).to(device).train()
         self.workers = Workers(self.model, rank, world, device, resources.spread_model, notices)
         self.peak_per_s = self.workers.peak_per_s(config.dtype)
         dtype = getattr(torch, config.dtype)
@@ -84,6 +76,7 @@ class _Trainer:
         self.checkpoints = Checkpoints(job.run_uri, self.model, self.optimizers, meta, keep, world)
         self.start = self.checkpoints.resume()
         self.loader = loader_of(job, ready, self.model, self.workers, self.start, resources.cache_mb << 20)
+        self.sight = Sight(job, ready, self.loader, self.workers, self.checkpoints.seen(self.start))
 
     def run(self) -> None:
         try:
@@ -95,22 +88,25 @@ class _Trainer:
         rank, world, device = self.workers.rank, self.workers.world, self.workers.device
         log = TrainLog(self.job.run_uri, self.start) if rank == 0 else None
         before = read_log(self.job.run_uri, "seconds") if rank == 0 else []
-        clock = _Clock(before[-1]["seconds"] if before else 0.0)
+        self.sight.begin(before[-1]["seconds"] if before else 0.0)
         num_steps, every = self.ready.plan.num_steps, self.resources.checkpoint_every_steps
         window = torch.zeros(self.model.num_sums + _NUM_FIGURES, dtype=torch.float64, device=device)
-        for step, packs in self.loader.steps(self.start, rank, world):
+        for step, packs in self.sight.waiting(self.loader.steps(self.start, rank, world)):
             window += self.step(step, packs)
             done = step + 1
             is_saved = done % every == 0 or done == num_steps or self.workers.asked
             if done % self.resources.log_every_steps == 0 or is_saved:
-                record = self.record(done, window, clock)
+                record = self.record(done, window)
                 window.zero_()
+                if log is not None:
+                    log.append(record)
+            for record in self.sight.looks(done, self.model) if self.workers.asked != Asked.STOP else ():
                 if log is not None:
                     log.append(record)
             if is_saved:
                 if log is not None:
                     log.flush()
-                self.checkpoints.begin(done)
+                self.checkpoints.begin(done, self.sight.seen)
             if self.workers.asked == Asked.STOP:
                 break
 
@@ -135,42 +131,26 @@ class _Trainer:
             parts = [sums.flatten().double(), loss.detach().double()[None]]
             figures += torch.cat([*parts, figures.new_tensor([0.0, pack.num_tokens, pack.num_pairs])])
         figures[-3] = weight
-        nn.utils.clip_grad_norm_(self.model.parameters(), config.optimizer.clip_norm)
+        is_taken = self.sight.takes(step + 1, figures, total_weight)
         share = schedule(config.optimizer, step, self.ready.plan.num_steps)
         set_learning_rate(self.optimizers, config.optimizer, share)
         for optimizer in self.optimizers:
-            optimizer.step()
+            if is_taken:
+                optimizer.step()
             optimizer.zero_grad()
         return figures
 
-    def record(self, done: int, window: torch.Tensor, clock: "_Clock") -> Record:
+    def record(self, done: int, window: torch.Tensor) -> Record:
         """The log line of the steps in `window`, all workers together."""
         values = self.workers.sum(window).tolist()
         loss, weight, num_tokens, num_pairs = values[-4:]
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"step {done}: the loss is {loss}; lower train.optimizer.lr, delete {self.job.at('plan.json')} "
-                "and the checkpoints, and train again"
-            )
-        record: Record = {"step": done, "loss": loss / weight}
-        record |= self.model.told(values[: self.model.num_sums])
+        record: Record = {"step": done}
+        if weight:  # none where all were skipped
+            record |= {"loss": loss / weight} | self.model.told(values[: self.model.num_sums])
         optimizer = self.job.config.optimizer
         record["lr"] = optimizer.lr * schedule(optimizer, done - 1, self.ready.plan.num_steps)
         record |= {"tokens": int(num_tokens), "workers": self.workers.world}
-        return record | clock.lap(num_tokens, self.model.flops.of(num_tokens, num_pairs) / self.peak_per_s)
-
-
-class _Clock:
-    def __init__(self, seconds: float):
-        self._seconds, self._last_s = seconds, time.monotonic()
-
-    def lap(self, num_tokens: float, at_peak_s: float) -> dict[str, float]:
-        """Speeds since the last one; `at_peak_s` is what it would have taken at the devices' peak."""
-        now = time.monotonic()
-        lap_s = now - self._last_s
-        self._seconds, self._last_s = self._seconds + lap_s, now
-        speeds = {"tokens_per_s": round(num_tokens / lap_s, 1), "seconds": round(self._seconds, 3)}
-        return speeds if math.isnan(at_peak_s) else speeds | {"mfu": round(at_peak_s / lap_s, 4)}
+        return record | self.sight.told(num_tokens, self.model.flops.of(num_tokens, num_pairs) / self.peak_per_s)
 
 
 def _pack_seed(seed: int, pack: int) -> int:

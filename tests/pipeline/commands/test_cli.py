@@ -29,7 +29,7 @@ COMMANDS = {
     "prefer score": ["CONFIG", "DRAWINGS", "--out", "--by", "--least", "--set"],
     "caption": ["CONFIG", "--set", "--plan"],
     "tokenize": ["CONFIG", "--set", "--plan"],
-    "train": ["CONFIG", "--set", "--version", "--stage", "--plan"],
+    "train": ["CONFIG", "--set", "--version", "--stage", "--plan", "--watch"],
     "status": ["CONFIG", "--set", "--json", "--version", "--watch"],
     "log": ["CONFIG", "--set", "--json"],
     "diff": ["CONFIG", "V1", "V2", "--set", "--json"],

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,11 @@ from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import load
 from tokenmill.pipeline.demo.scenes import write_corpus
 from tokenmill.pipeline.demo.show import CONFIG
+from tokenmill.pipeline.plan.training import train_jobs
+from tokenmill.pipeline.run.given import give
 from tokenmill.pipeline.run.runner import run_phases
+from tokenmill.training.data.spoken import media_key
+from tokenmill.training.run.prepare import load_prepared, prepare
 
 pytestmark = pytest.mark.service
 NUM_IMAGES = 48
@@ -157,6 +162,24 @@ def test_show_and_sample(undisturbed, tmp_path):
     )
     width, height = Image.open(out).size
     assert min(width, height) >= 128
+
+
+def test_held_out_media_are_of_no_family_and_like_none_that_are_trained_on(undisturbed, tmp_path):
+    _, root, path = undisturbed
+    config, catalog = load(path, ["train.data.held_out=0.3"]), Catalog(str(root))
+    [job] = train_jobs(config, catalog)
+    job = replace(job, run_uri=str(tmp_path / "run"))
+    give(catalog, job)
+    summary, ready = prepare(job), load_prepared(job)
+    media = catalog.media.scan(["media_id", "file_id", "phash"], pc.field("reject_reason").is_null()).to_pylist()
+    by_key = {media_key(row["media_id"]): row for row in media}
+    trained, held_out = ([by_key[key] for key in index.media.tolist()] for index in (ready.index, ready.held_out[0]))
+    assert sum(summary["held_out"].values()) == len(held_out) > 0
+    assert len(trained) + len(held_out) + sum(summary["excluded"].values()) == len(media)
+    assert not {row["file_id"] for row in trained} & {row["file_id"] for row in held_out}
+    hashes = np.array([[int(row["phash"], 16) for row in trained]], np.uint64)
+    mine = np.array([[int(row["phash"], 16)] for row in held_out], np.uint64)
+    assert np.bitwise_count(hashes ^ mine).min() > 6
 
 
 def test_tuning(undisturbed, tmp_path):

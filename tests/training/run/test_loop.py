@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.run_log import read_log
 from tokenmill.storage.stopping import Stop
-from tokenmill.training.config import TrainResources
-from tokenmill.training.job import DONE
+from tokenmill.training.config import Monitor, TrainResources
+from tokenmill.training.job import DONE, Drawing, is_step
+from tokenmill.training.run.events import read_events
 from tokenmill.training.run.folders import newest_step
 from tokenmill.training.run.loop import fit
 from tokenmill.training.run.worker import train_worker
@@ -23,8 +24,35 @@ from tokenmill.training.run.worker import train_worker
 pytestmark = pytest.mark.usefixtures("local_ray")
 
 
+PROMPTS = ["a red square", "a blue one"]
+SEEN = {
+    "monitor": Monitor(validate_every_steps=3, sample_every_steps=4, prompts=PROMPTS),
+    "drawing": Drawing("builtin", grid_h=2, grid_w=2, top_k=5, top_p=1.0, temperature=1.0, guidance=2.0),
+}
+
+
 def losses(job):
-    return [record["loss"] for record in read_log(job.run_uri)]
+    return [record["loss"] for record in read_log(job.run_uri) if is_step(record)]
+
+
+def validations(job):
+    """Step, loss by kind and by place."""
+    found = [line for line in read_log(job.run_uri) if "val" in line]
+    return [{"step": line["step"]} | line["val"] | line["val_by_place"]["image"] for line in found]
+
+
+def seen(config):
+    """With some documents held out, in an odd number of packs."""
+    return config.model_copy(update={"data": config.data.model_copy(update={"held_out": 0.4})})
+
+
+def assert_seen_alike(one, other):
+    assert [line["step"] for line in validations(one)] == [3, 6, 8]
+    for mine, others in zip(validations(one), validations(other), strict=True):
+        assert mine == pytest.approx(others, rel=1e-3)
+    for step in (4, 8):
+        pictures = [Path(job.at(f"samples/step_00000{step}.png")).read_bytes() for job in (one, other)]
+        assert len(pictures[0]) > 100 and len(set(map(len, pictures))) <= 2
 
 
 def own_train_workers():
@@ -54,8 +82,8 @@ def exported(job):
 def test_two_workers_train_like_one_and_report(make_job, small_config):
     """Three packs a step: one worker has two, the other one and must not stall."""
     config = small_config(muon_lr=0.02)
-    config = config.model_copy(update={"data": config.data.model_copy(update={"batch_packs": 3})})
-    alone, pair = make_job("alone", config), make_job("pair", config, tokens_version=4)
+    config = seen(config.model_copy(update={"data": config.data.model_copy(update={"batch_packs": 3})}))
+    alone, pair = make_job("alone", config, **SEEN), make_job("pair", config, tokens_version=4, **SEEN)
     train_worker(alone)
     reports = []
     resources = TrainResources(num_workers=2, cpus_per_worker=0.5, threads=1)
@@ -69,6 +97,11 @@ def test_two_workers_train_like_one_and_report(make_job, small_config):
     )
     assert (result.num_steps, result.tokens_version, result.resumed_from) == (8, 4, 0)
     assert Path(result.model_uri, "model.safetensors").is_file()
+    assert_seen_alike(alone, pair)
+    assert reports[-1][2]["val"] == validations(pair)[1]["loss"], "the newest before the last step"
+    assert "val" not in reports[0][2] and 0 <= reports[0][3]["data_wait"] <= 1
+    tags = {value.tag for event in read_events(pair.at("tensorboard")) for value in event.summary.value}
+    assert {"train/loss", "train/grad_norm", "train/data_wait", "val/image", "val_by_place/image/8", "samples"} <= tags
     before = time.monotonic()
     assert fit(pair) == result
     assert time.monotonic() - before < 1, "a finished run starts no workers"
@@ -76,10 +109,13 @@ def test_two_workers_train_like_one_and_report(make_job, small_config):
 
 def test_spread_weights_train_like_whole_ones(make_job, small_config):
     """FSDP2 on two workers; its checkpoint is read by one worker that holds all."""
-    alone, spread = (make_job(name, small_config(muon_lr=0.02)) for name in ("alone", "spread"))
+    alone, spread = (make_job(name, seen(small_config(muon_lr=0.02)), **SEEN) for name in ("alone", "spread"))
     train_worker(alone)
     fit(spread, TrainResources(num_workers=2, cpus_per_worker=0.5, threads=1, spread_model=True))
     assert losses(spread) == pytest.approx(losses(alone), rel=1e-4)
+    assert_seen_alike(alone, spread)
+    norms = [[line["grad_norm"] for line in read_log(job.run_uri) if is_step(line)] for job in (alone, spread)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-3)
     of_two = exported(spread)
     Path(spread.run_uri, DONE).unlink()
     train_worker(spread)

@@ -31,7 +31,8 @@ def result(job):
 
 def figures(job):
     """The log without times."""
-    return [{k: v for k, v in r.items() if k not in ("seconds", "tokens_per_s", "mfu")} for r in read_log(job.run_uri)]
+    times = ("seconds", "tokens_per_s", "mfu", "data_wait")
+    return [{k: v for k, v in r.items() if k not in times} for r in read_log(job.run_uri)]
 
 
 def weights(job):

@@ -12,6 +12,7 @@ from tokenmill.pipeline.evaluation.held_out import from_catalog, from_folder
 from tokenmill.pipeline.evaluation.questions import read_questions
 from tokenmill.pipeline.evaluation.unseen import TrainedOn
 from tokenmill.pipeline.preferences.drawings import read_prompts
+from tokenmill.pipeline.refresh.fingerprints import of_tokens
 
 _TOLD_EVERY = 64  # pictures
 
@@ -49,7 +50,7 @@ def gather(config: RunConfig, options: EvalOptions, codec: Codec, known: Trained
             counts = ", ".join(f"{reason} {count}" for reason, count in sorted(left_out.items()))
             given.notes.append(f"of {options.pictures} left out: {counts}")
     elif catalog.exists():
-        given.held_out = from_catalog(catalog, options.n, known)
+        given.held_out = from_catalog(catalog, options.n, known, list(of_tokens(config).values()))
         given.held_out_from = f"tokens version {catalog.tokens.version}, rows that no model was trained on"
     if not given.held_out:
         given.notes.append(

@@ -47,9 +47,9 @@ def from_folder(
     return found, left_out
 
 
-def from_catalog(catalog: Catalog, most: int, known: TrainedOn) -> list[Seen]:
-    """Kept rows of the newest tokens that are new to all models, at most so many of each kind."""
-    return list(by_id(catalog, known.fresh(catalog, most)).values())
+def from_catalog(catalog: Catalog, most: int, known: TrainedOn, fingerprints: list[str]) -> list[Seen]:
+    """Kept rows of the newest tokens that are new to all models, at most so many of each kind, coded as they were."""
+    return list(by_id(catalog, known.fresh(catalog, most, fingerprints)).values())
 
 
 def by_id(catalog: Catalog, media_ids: list[str]) -> dict[str, Seen]:

@@ -38,13 +38,15 @@ class TrainedOn:
             found |= set(media["file_id"].to_pylist())
         return found
 
-    def fresh(self, catalog: Catalog, most: int) -> list[str]:
-        """Ids of at most `most` kept rows of the newest tokens of each kind that none of the models was given, neither
-        they nor another part of their file; ids are random, so the first of them are a sample.
+    def fresh(self, catalog: Catalog, most: int, fingerprints: list[str]) -> list[str]:
+        """Ids of at most `most` kept rows of the newest tokens of each kind, texts or codes with these fingerprints,
+        that none of the models was given, neither they nor another part of their file; ids are random, so the first
+        are a sample.
         """
+        is_coded = pc.field("fingerprint").isin(fingerprints) | (pc.field("kind") == "text")
         known = {uri for version in self.versions for uri in catalog.tokens.files(version)}
         added = [uri for uri in catalog.tokens.files() if uri not in known]
-        rows = catalog.tokens.read_files(added, ["media_id", "kind"], _KEPT)
+        rows = catalog.tokens.read_files(added, ["media_id", "kind"], _KEPT & is_coded)
         for version in self.versions:
             same = pc.field("media_id").isin(rows["media_id"].combine_chunks())
             old = Catalog(self.root, version).tokens.scan(["media_id"], _KEPT & same)["media_id"]

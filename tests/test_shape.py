@@ -47,6 +47,7 @@ ROOMS: dict[str, str] = {
     "training.run": "training training.data training.model training.sampling",
     "training.captioner": "training training.model training.run",
     "training.sampling": "training",
+    "training.evaluation": "training training.model training.sampling",
     "pipeline": "",
     "pipeline.catalog.log": "",
     "pipeline.catalog": "pipeline pipeline.catalog.log",
@@ -62,10 +63,12 @@ ROOMS: dict[str, str] = {
     "pipeline.vision": "pipeline pipeline.catalog pipeline.reports pipeline.flow pipeline.run",
     "pipeline.captioner": "pipeline pipeline.catalog pipeline.reports pipeline.flow pipeline.run",
     "pipeline.preferences": "pipeline pipeline.catalog",
+    "pipeline.evaluation": "pipeline pipeline.catalog pipeline.reports pipeline.refresh pipeline.run "
+    "pipeline.preferences",
     "pipeline.jobs": "pipeline",
     "pipeline.demo": "pipeline pipeline.catalog pipeline.reports pipeline.run pipeline.captioner",
     "pipeline.commands": "pipeline pipeline.catalog pipeline.reports pipeline.run pipeline.export pipeline.verify "
-    "pipeline.vision pipeline.captioner pipeline.preferences pipeline.jobs pipeline.demo",
+    "pipeline.vision pipeline.captioner pipeline.preferences pipeline.evaluation pipeline.jobs pipeline.demo",
 }
 MOST_ROOMS = 4
 PATHS = sorted(path for house in HOUSES for path in (PROJECT / house).rglob("*.py"))

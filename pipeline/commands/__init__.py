@@ -10,6 +10,7 @@ In: arguments. Out: the calls of the rooms above, errors as one line.
     jobs.py         submit, jobs list, status, logs, stop
     look.py         status, show, log, diff, rules, sheet
     sample.py       sample: pictures, clips, captions, answers, texts from the trained model
+    evaluate.py     trained models measured
     export.py       export images, clips, webdataset; convert-head
     tokenizer.py    tokenizer train, eval, convert
     captioner.py    captioner try, captioner train

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from tokenmill.pipeline.commands import captioner, ending, export, jobs, look, phases, prefer, takedown, tokenizer
+from tokenmill.pipeline.commands.evaluate import eval_model
 from tokenmill.pipeline.commands.options import Sets, console
 from tokenmill.pipeline.commands.sample import sample
 
@@ -60,6 +61,9 @@ tokenizer_app.command("train")(tokenizer.tokenizer_train)
 tokenizer_app.command("eval")(tokenizer.tokenizer_eval)
 tokenizer_app.command("convert")(tokenizer.tokenizer_convert)
 app.add_typer(tokenizer_app, name="tokenizer")
+eval_app = _group("Trained models, measured.")
+eval_app.command("model")(eval_model)
+app.add_typer(eval_app, name="eval")
 captioner_app = _group("Captioners: models that write captions.")
 captioner_app.command("try")(captioner.captioner_try)
 captioner_app.command("train")(captioner.captioner_train)

@@ -8,7 +8,6 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -23,7 +22,7 @@ from tokenmill.training.data.index import Index
 from tokenmill.training.data.plan import Plan
 from tokenmill.training.data.spoken import media_key
 from tokenmill.training.data.text_pieces import piece_ids
-from tokenmill.training.pack import PADDING, Pack
+from tokenmill.training.pack import Pack
 
 
 class RowGroups:
@@ -100,18 +99,7 @@ class Loader:
 
     def packed(self, sequences: Iterable[Sequence]) -> Pack:
         """Sequences, which must fit, as one pack."""
-        ids = np.full(self._pack_tokens, self._layout.vocabulary.pad, np.int32)
-        kinds = np.zeros(self._pack_tokens, np.uint8)
-        positions = np.zeros(self._pack_tokens, np.int32)
-        documents = np.full(self._pack_tokens, PADDING, np.int32)
-        end = 0
-        for count, sequence in enumerate(sequences):
-            place = slice(end, end + len(sequence.ids))
-            ids[place], kinds[place] = sequence.ids, sequence.kinds
-            positions[place] = np.arange(len(sequence.ids))
-            documents[place] = count
-            end = place.stop
-        return Pack(ids, kinds, positions, documents)
+        return Pack.of(sequences, self._pack_tokens, self._layout.vocabulary.pad)
 
     def names(self, number: int) -> list[str]:
         """The documents of pack `number`: media_ids, with `#` and its row those of a dialogue."""

@@ -47,6 +47,10 @@ COMMANDS = {
     "jobs logs": ["CONFIG", "--on", "--job", "--follow", "--set"],
     "jobs stop": ["CONFIG", "--on", "--job", "--set"],
     "demo": ["--config", "--images", "--set"],
+    "eval model": [
+        *("CONFIG", "--out", "--stage", "--prompts", "--pictures", "--questions", "--features", "--n"),
+        *("--seed", "--set"),
+    ],
     "captioner train": ["CONFIG", "--set"],
     "captioner try": ["CONFIG", "--captioner", "--n", "--kind", "--seed", "--out", "--set"],
     "tokenizer train": ["CONFIG", "--set", "--out"],

@@ -92,6 +92,11 @@ class Fid:
                 raise WeightsError(_wrong(path, error, "weights-inception-2015-12-05-6726825d.pth")) from error
         self._metric.to(device)
 
+    @property
+    def inception(self) -> torch.nn.Module:
+        """uint8 (N, 3, H, W) -> features (N, 2048)."""
+        return self._metric.inception
+
     @torch.inference_mode()
     def add(self, originals: np.ndarray, reconstructions: np.ndarray) -> None:
         """Count in uint8 (N, H, W, 3) and (N, H, W, 3)."""

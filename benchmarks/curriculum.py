@@ -1,6 +1,6 @@
 """Emu3's curriculum on drawn scenes, in minutes: two stages of pre-training, then quality, understanding, preferences.
 
-The corpus is a web in small: of 1,600 pictures two fifths are blurred and have the caption of another scene; 240 clips
+The corpus is a web in small: of 1,600 pictures two fifths are blurred and have the caption of another scene; 600 clips
 show a shape that crosses the picture. Everything is judged exactly (pipeline/demo/judge.py), on scenes, clips and
 questions that no training saw:
 
@@ -30,7 +30,7 @@ from tokenmill.pipeline.catalog.models import newest
 from tokenmill.pipeline.config import RunConfig, load
 from tokenmill.pipeline.demo import scenes
 from tokenmill.pipeline.demo.judge import judge
-from tokenmill.pipeline.demo.questions import questions
+from tokenmill.pipeline.demo.questions import dialogues, questions
 from tokenmill.pipeline.demo.scenes import Scene
 from tokenmill.pipeline.preferences.drawings import draw_each
 from tokenmill.pipeline.preferences.page import decoded
@@ -50,9 +50,9 @@ from tokenmill.training.sampling.media import Grid
 from tokenmill.training.sampling.sampler import Sampler
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-NUM_IMAGES, NUM_CLIPS, NUM_FRAMES = 1_600, 240, 24
+NUM_IMAGES, NUM_CLIPS, NUM_FRAMES = 1_600, 600, 24
 POOR = 0.4
-NUM_JUDGED, NUM_PROMPTS = 48, 96  # unseen scenes: to judge by, and to draw for choices
+NUM_JUDGED, NUM_PROMPTS = 48, 192  # unseen scenes: to judge by, and to draw for choices
 NUM_UNSEEN_CLIPS = 24
 EACH = 8
 ON_CPU = torch.device("cpu")
@@ -75,11 +75,9 @@ def write_corpus(folder: Path) -> tuple[list[Scene], list[dict]]:
             caption = train[rng.integers(len(train))].caption
         picture.save(images / name)
         captions.append({"file": name, "caption": caption})
-        turns = [(who, text) for asked in questions(scene) for who, text in zip(("human", "gpt"), asked, strict=True)]
-        turns_json = [{"from": who, "value": text} for who, text in turns]
-        spoken.append({"image": f"images/{name}", "conversations": turns_json})
+        spoken.append(dialogues(f"images/{name}", scene))
     (images / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in captions))
-    (folder / ".dialogues.jsonl").write_text("".join(json.dumps(line) + "\n" for line in spoken))
+    (folder / ".dialogues.jsonl").write_text("".join(spoken))
     seen: set[tuple] = set()
     clips: list[dict] = []
     while len(clips) < NUM_CLIPS + NUM_UNSEEN_CLIPS:

@@ -24,14 +24,13 @@ def _is_only(scene: Scene, part: int, value: str) -> bool:
 
 
 def write_questions(folder: Path, num_images: int) -> None:
-    """One dialogue for each training scene of a corpus (pipeline/demo/scenes.py), with all its questions."""
+    """Dialogues about the training scenes of a corpus (pipeline/demo/scenes.py)."""
     scenes, _ = split(0, num_images, NUM_HELD_OUT)
-    with (folder / NAME).open("w") as sink:
-        for index, scene in enumerate(scenes):
-            turns = [
-                {"from": who, "value": text}
-                for asked in questions(scene)
-                for who, text in zip(("human", "gpt"), asked, strict=True)
-            ]
-            document = {"image": f"images/{SCENE}{index + 1:04d}.png", "conversations": turns}
-            sink.write(json.dumps(document) + "\n")
+    names = (f"images/{SCENE}{index + 1:04d}.png" for index in range(len(scenes)))
+    (folder / NAME).write_text("".join(dialogues(name, scene) for name, scene in zip(names, scenes, strict=True)))
+
+
+def dialogues(name: str, scene: Scene) -> str:
+    """Lines about one medium, each with one question: answers before it would tell the next."""
+    asked = [[{"from": "human", "value": each}, {"from": "gpt", "value": answer}] for each, answer in questions(scene)]
+    return "".join(json.dumps({"image": name, "conversations": turns}) + "\n" for turns in asked)

@@ -194,7 +194,8 @@ def _read(path: Path, extended: list[Path]) -> dict[str, Any]:
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else "; give the path of a YAML config"
-        raise ConfigError(f"{path}: no such file{hint}") from None
+        whose = f"{extended[-1]}: extends: " if extended else ""
+        raise ConfigError(f"{whose}{path}: no such file{hint}") from None
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {error}") from None
     if not isinstance(document, dict):

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from tokenmill import storage
 from tokenmill.pipeline.catalog.models import version_of
-from tokenmill.pipeline.catalog.tables import Catalog
+from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.training.job import DONE, lineage
 
 _KEPT = pc.field("reject_reason").is_null()
@@ -63,10 +63,15 @@ class TrainedOn:
 
 
 def trained_on(root: str, uris: list[str]) -> TrainedOn:
-    """Of the models in these folders, and of those that they go back to."""
+    """Of the models in these folders, and of those that they go back to. Raises CatalogError where it is lost."""
     names = {name: uri.rstrip("/").rsplit("/", 1)[0] for uri in uris for name, _ in lineage(uri)}
     here = {name for name, folder in names.items() if storage.exists(storage.join(folder, name, DONE))}
     versions = {version for name in here if (version := version_of(name)) is not None}
-    if not Catalog(root).exists():
+    if not (catalog := Catalog(root)).exists():
         return TrainedOn(root, (), tuple(sorted(names)))
+    if lost := [version for version in sorted(versions) if not catalog.tokens.is_whole(version)]:
+        raise CatalogError(
+            f"{root}: tokens version {lost[0]}, which a model was trained on, lost files since (`tokenmill forget`), so "
+            "nobody can say what it has seen; train on the newest version, and evaluate that"
+        )
     return TrainedOn(root, tuple(sorted(versions)), tuple(sorted(set(names) - here)))

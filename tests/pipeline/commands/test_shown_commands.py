@@ -61,6 +61,7 @@ def home(tmp_path, monkeypatch) -> Path:
     text = yaml.safe_dump(document)
     assert "sharpness >= 20" in text
     (tmp_path / "photos.yaml").write_text(text)
+    (tmp_path / "prompts.txt").write_text("a lamp\na fork\n")
     torch.save({"weight": torch.zeros(1, 12), "bias": torch.zeros(1)}, tmp_path / "head.pth")
     settings = {"base_channels": 32, "channel_multiplier": [1, 1, 2, 2], "num_res_blocks": 1, "hidden_size": 64}
     small = Emu3VQVAEConfig(codebook_size=64, **settings)
@@ -97,6 +98,9 @@ def told(command: str, home: Path) -> str:
         ("V1 V2", "1 1"),
         ("PTH OUT", "head.pth head.safetensors"),
         ("SOURCE OUT", "published converted"),
+        ("--prompts FILE --out DIR", "--prompts prompts.txt --out drawings"),
+        ("prefer page CONFIG DIR", "prefer page CONFIG drawings"),
+        ("--pictures DIR", "--pictures Pictures"),
         ("--out DIR", f"--out out/{re.sub('[^a-z]', '', command)}"),
         ("MEDIA_ID", f"{home}/photos/fork_1.jpg"),
         ("CONFIG", "photos.yaml"),

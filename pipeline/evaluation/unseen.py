@@ -71,7 +71,7 @@ def trained_on(root: str, uris: list[str]) -> TrainedOn:
         return TrainedOn(root, (), tuple(sorted(names)))
     if lost := [version for version in sorted(versions) if not catalog.tokens.is_whole(version)]:
         raise CatalogError(
-            f"{root}: tokens version {lost[0]}, which a model was trained on, lost files since (`tokenmill forget`), so "
+            f"{root}: tokens version {lost[0]}, which a model was trained on, lost files to `tokenmill forget`, so "
             "nobody can say what it has seen; train on the newest version, and evaluate that"
         )
     return TrainedOn(root, tuple(sorted(versions)), tuple(sorted(set(names) - here)))

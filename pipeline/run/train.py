@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from tokenmill import storage
-from tokenmill.pipeline.catalog.tables import CatalogError
 from tokenmill.pipeline.plan.training import TrainPlan, train_jobs
 from tokenmill.pipeline.run.given import give
 from tokenmill.pipeline.run.run import Run
 from tokenmill.storage.cpu import emulation
+from tokenmill.storage.errors import TrainingError
 from tokenmill.training.job import DONE, TrainJob, TrainResult
-from tokenmill.training.run.curves import draw_curves
-from tokenmill.training.run.tracking import check_trackers
+from tokenmill.training.tracking.curves import draw_curves
+from tokenmill.training.tracking.trackers import check_trackers
 
 _TOLD_WAIT = 0.05
 _PLURAL = {"image": "images", "video": "clips", "dialogue": "dialogues", "text": "texts"}
@@ -61,7 +61,7 @@ def _train(run: Run, job: TrainJob) -> None:
 
     with run.phase("train", 0, "steps") as meter:
         if not job.shard_uris:
-            raise CatalogError(
+            raise TrainingError(
                 f"{part.shards or run.catalog.tokens.uri}: version {job.tokens_version} holds no rows to train on; "
                 "`tokenmill status` says why"
             )

@@ -26,7 +26,7 @@ from tokenmill.training.captioner import loaded as given, scratch
 from tokenmill.training.captioner.config import CaptionerTrainConfig, CaptionerTrainResources
 from tokenmill.training.captioner.learner import Learner
 from tokenmill.training.captioner.pairs import Example, Pairs, loaded, order
-from tokenmill.training.run.curves import draw_curves
+from tokenmill.training.tracking.curves import draw_curves
 
 MODEL = "model"
 _DONE = "done.json"

@@ -14,16 +14,9 @@ In: a `TrainJob`. Out: its folder with plan, log, checkpoints, curves and model,
     reference.py    the model that preferences start from, on their drawings
     worker.py       one worker: steps, checkpoints
     finish.py       the model in its folder
-    model_files.py  its weights there, a file at a time
     sight.py        what is seen of it while it runs
     guard.py        steps that stand out, kept, skipped or the end
     validation.py   loss of held-out documents
     samples.py      pictures of fixed prompts
-    tracking.py     TensorBoard, Weights & Biases and MLflow, told of it
-    events.py       TensorBoard's files
     parallel.py     one model on several workers: copies or shards
-    checkpoint.py   weights and states, written while training goes on
-    folders.py      which checkpoints are complete
-    shard_files.py  their files: parts by all workers at once
-    curves.py       loss curves
 """

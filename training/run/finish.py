@@ -10,9 +10,9 @@ from tokenmill.storage import scratch
 from tokenmill.storage.checksums import NAME, checksum
 from tokenmill.storage.run_log import Record, read_log
 from tokenmill.tokenizer.sequence import Kind
+from tokenmill.training.checkpoints.model_files import write_weights
 from tokenmill.training.job import DONE, NOT_LOSSES, TrainJob, TrainResult, is_step
 from tokenmill.training.model.model import PackLoss
-from tokenmill.training.run.model_files import write_weights
 from tokenmill.training.run.prepare import Prepared
 
 _REPORTED_LINES = 20  # of the log: the final losses are their mean

@@ -2,7 +2,7 @@
 
 Everything lives under the run's folder, a path or an s3:// prefix, so the next call of `fit` completes what a Ctrl-C, a
 crash or a killed machine left behind. Ray Train only places and restarts workers: checkpoints go straight to storage
-(training/run/checkpoint.py), because Ray's own beside them would be a second truth.
+(training/checkpoints/checkpoint.py), because Ray's own beside them would be a second truth.
 
 Torch and transformers are imported in the workers, or while they prepare: together they take 10 s of CPU.
 """
@@ -15,12 +15,12 @@ import ray
 
 from tokenmill import storage
 from tokenmill.storage.run_log import Record
+from tokenmill.training.checkpoints.folders import newest_step
 from tokenmill.training.config import TrainResources
 from tokenmill.training.job import DONE, NOT_LOSSES, SPEEDS, TrainJob, TrainResult, is_step, read_result, told_of
-from tokenmill.training.run.folders import newest_step
 from tokenmill.training.run.launch import Going, run_on_workers, unwrapped
 from tokenmill.training.run.notices import Reader, open_board
-from tokenmill.training.run.tracking import tracking
+from tokenmill.training.tracking.trackers import tracking
 
 OnReport = Callable[[int, int, dict[str, float], dict[str, float]], None]
 

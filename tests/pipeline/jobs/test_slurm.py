@@ -29,8 +29,8 @@ from tokenmill.pipeline.jobs.submit import find, scheduler_of, submit
 from tokenmill.pipeline.run.runner import run_phases
 from tokenmill.storage import object_store
 from tokenmill.storage.run_log import read_log
+from tokenmill.training.checkpoints.folders import complete_steps
 from tokenmill.training.job import read_result
-from tokenmill.training.run.folders import complete_steps
 
 ROWS = ("curate", "caption", "tokenize")
 TRAIN = (*ROWS, "train")

@@ -37,9 +37,9 @@ from tokenmill.stages.table.columns import MEDIA, SOURCES
 from tokenmill.storage.errors import DamagedError
 from tokenmill.storage.identity import content_id
 from tokenmill.tokenizer.shards import TOKENS, write_parquet
+from tokenmill.training.checkpoints.checkpoint import Checkpoints
+from tokenmill.training.checkpoints.folders import folder_uri, latest
 from tokenmill.training.data.index import usable_rows
-from tokenmill.training.run.checkpoint import Checkpoints
-from tokenmill.training.run.folders import folder_uri, latest
 
 DAMAGES = {
     "delete": lambda path: path.unlink(),

@@ -14,10 +14,11 @@ from transformers import AutoTokenizer, Emu3ForCausalLM
 from tokenmill import storage
 from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.run_log import read_log
+from tokenmill.training.checkpoints import folders
 from tokenmill.training.config import OptimizerConfig, TrainResources
 from tokenmill.training.job import DONE, TrainJob, TrainResult
 from tokenmill.training.model.optimizer import schedule
-from tokenmill.training.run import folders, worker
+from tokenmill.training.run import worker
 from tokenmill.training.run.prepare import prepare
 from tokenmill.training.run.worker import train_worker
 

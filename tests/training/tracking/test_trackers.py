@@ -11,9 +11,9 @@ from tokenmill import storage
 from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.run_log import TrainLog
 from tokenmill.training.config import Monitor
-from tokenmill.training.run import tracking as module
-from tokenmill.training.run.events import read_events
-from tokenmill.training.run.tracking import numbers_of, tracking
+from tokenmill.training.tracking import trackers as module
+from tokenmill.training.tracking.events import read_events
+from tokenmill.training.tracking.trackers import numbers_of, tracking
 
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c49444154789c63606060000000040001f61738550000"

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from tokenmill.training.run.curves import draw_curves
+from tokenmill.training.tracking.curves import draw_curves
 
 
 def test_picture_of_a_log(tmp_path):

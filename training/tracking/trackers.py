@@ -235,7 +235,7 @@ class _Mlflow:
 
 
 def _tensorboard(job: TrainJob) -> _Told:
-    from tokenmill.training.run.events import Events  # imports torch
+    from tokenmill.training.tracking.events import Events  # imports torch
 
     return Events(job.at("tensorboard"))
 

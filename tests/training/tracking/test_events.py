@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from tokenmill import storage
-from tokenmill.training.run import events as module
-from tokenmill.training.run.events import Events
+from tokenmill.training.tracking import events as module
+from tokenmill.training.tracking.events import Events
 
 
 def crc32c(data):

@@ -1,6 +1,6 @@
 """Weights and optimizer state -> a folder per checkpoint, and back: exact, and free of the number of workers.
 
-    run/checkpoints/step_000123/    files of training/run/shard_files.py, and meta.json
+    run/checkpoints/step_000123/    files of training/checkpoints/shard_files.py, and meta.json
 
 Each worker copies what it holds to memory, which is all that a step waits for, and writes it while the next steps go
 on. `meta.json` is written last, when all files are there, and deleted first: a folder without it is the remains of a
@@ -30,8 +30,8 @@ from tokenmill import storage
 from tokenmill.storage.checksums import damaged_file
 from tokenmill.storage.errors import DamagedError
 from tokenmill.storage.failures import as_damaged
-from tokenmill.training.run.folders import META, all_folders, complete_steps, folder_uri, latest
-from tokenmill.training.run.shard_files import Reader, Writer
+from tokenmill.training.checkpoints.folders import META, all_folders, complete_steps, folder_uri, latest
+from tokenmill.training.checkpoints.shard_files import Reader, Writer
 
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # of a worker alone, in whichever thread
 

@@ -4,7 +4,7 @@ import torch
 from transformers import Emu3ForCausalLM, Emu3TextConfig
 
 from tokenmill.storage.checksums import checksum
-from tokenmill.training.run.model_files import write_weights
+from tokenmill.training.checkpoints.model_files import write_weights
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 IDS = {"vocab_size": 100, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

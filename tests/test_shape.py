@@ -46,7 +46,9 @@ ROOMS: dict[str, str] = {
     "training.model": "training",
     "training.checkpoints": "",
     "training.tracking": "training",
-    "training.run": "training training.data training.model training.sampling training.checkpoints training.tracking",
+    "training.parallel": "training training.model",
+    "training.run": "training training.data training.model training.parallel training.sampling training.checkpoints "
+    "training.tracking",
     "training.captioner": "training training.model training.run training.tracking",
     "training.sampling": "training",
     "training.evaluation": "training training.model training.sampling",

@@ -17,6 +17,11 @@ _CHUNK_NUMBERS = 1 << 20  # logits per chunk; 4 MB of float32 stay in a CPU's ca
 _MIN_CHUNK_TOKENS = 64
 
 
+def chunk_tokens(vocab_size: int) -> int:
+    """Of how many tokens there are logits at a time."""
+    return max(_MIN_CHUNK_TOKENS, _CHUNK_NUMBERS // vocab_size)
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -29,7 +34,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         nll_N = torch.empty(len(hidden_ND), dtype=torch.float32, device=hidden_ND.device)
         grad_hidden = torch.empty_like(hidden_ND) if is_training else None
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if is_training else None
-        chunk = max(_MIN_CHUNK_TOKENS, _CHUNK_NUMBERS // len(weight_VD))
+        chunk = chunk_tokens(len(weight_VD))
         with torch.autocast(device, enabled=False):
             for start in range(0, len(hidden_ND), chunk):
                 part = slice(start, start + chunk)

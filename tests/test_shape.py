@@ -69,6 +69,7 @@ ROOMS: dict[str, str] = {
     "pipeline.preferences": "pipeline pipeline.catalog",
     "pipeline.evaluation": "pipeline pipeline.catalog pipeline.reports pipeline.refresh pipeline.run "
     "pipeline.preferences",
+    "pipeline.looking": "pipeline pipeline.catalog",
     "pipeline.jobs": "pipeline",
     "pipeline.demo": "pipeline pipeline.catalog pipeline.reports pipeline.run pipeline.captioner",
     "pipeline.commands": "pipeline pipeline.catalog pipeline.reports pipeline.run pipeline.export pipeline.verify "

@@ -43,6 +43,11 @@ class Tables:
             from media m left join (select * from duplicates where method <> '{KEPT}') d using (media_id)"""
         )
 
+    def add(self, name: str, rows: pa.Table) -> None:
+        """Let `name` be these rows in what is asked."""
+        with self._lock:
+            self._database.register(name, rows)
+
     def arrow(self, sql: str, *values: Any) -> pa.Table:
         """The rows that `sql` selects, in which each ? is a value."""
         with self._lock:  # what is registered belongs to one connection, which takes a query at a time

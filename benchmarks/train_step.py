@@ -24,10 +24,10 @@ from tokenmill.pipeline.demo.show import CONFIG
 from tokenmill.storage import cpu
 from tokenmill.storage.run_log import read_log
 from tokenmill.tokenizer.shards import TOKENS, write_parquet
-from tokenmill.training.config import TrainResources
 from tokenmill.training.data.loader import Loader
 from tokenmill.training.job import TrainJob
 from tokenmill.training.model.model import build_model
+from tokenmill.training.resources import TrainResources
 from tokenmill.training.run.prepare import load_prepared, prepare
 from tokenmill.training.run.worker import train_worker
 

@@ -50,11 +50,13 @@ def gather(config: RunConfig, options: EvalOptions, codec: Codec, known: Trained
             counts = ", ".join(f"{reason} {count}" for reason, count in sorted(left_out.items()))
             given.notes.append(f"of {options.pictures} left out: {counts}")
     elif catalog.exists():
-        given.held_out = from_catalog(catalog, options.n, known, list(of_tokens(config).values()))
-        given.held_out_from = f"tokens version {catalog.tokens.version}, rows that no model was trained on"
+        given.held_out, numbers = from_catalog(catalog, options.n, known, list(of_tokens(config).values()))
+        which = ", ".join(f"{number} {what}" for what, number in numbers.items())
+        given.held_out_from = f"tokens version {catalog.tokens.version}, rows that no model was trained on: {which}"
     if not given.held_out:
         given.notes.append(
-            "no loss and no captions: nothing is held out, for the models were trained on all that there is;"
+            "no loss and no captions: nothing is held out, for the models were trained on all that there is "
+            "(train.data.held_out keeps a share);"
             if options.pictures is None
             else f"no loss and no captions: nothing of {options.pictures} is held out;"
         )

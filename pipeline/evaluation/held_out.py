@@ -47,9 +47,23 @@ def from_folder(
     return found, left_out
 
 
-def from_catalog(catalog: Catalog, most: int, known: TrainedOn, fingerprints: list[str]) -> list[Seen]:
-    """Kept rows of the newest tokens that are new to all models, at most so many of each kind, coded as they were."""
-    return list(by_id(catalog, known.fresh(catalog, most, fingerprints)).values())
+def from_catalog(
+    catalog: Catalog, most: int, known: TrainedOn, fingerprints: list[str]
+) -> tuple[list[Seen], Counter[str]]:
+    """Kept rows of the newest tokens that all models held out, or else that are new to them, at most so many of each
+    kind, coded as they were; and how many are of which.
+    """
+    held, fresh = (ask(catalog, most, fingerprints) for ask in (known.held_out, known.fresh))
+    found = by_id(catalog, held)
+    kinds = Counter(each.document.modality for each in found.values())
+    added = Counter[str]()
+    for media_id, seen in by_id(catalog, [each for each in fresh if each not in found]).items():
+        kind = seen.document.modality
+        if kinds[kind] + added[kind] < most:
+            found[media_id] = seen
+            added[kind] += 1
+    counts = Counter({"held out of training": kinds.total(), "new since": added.total()})
+    return list(found.values()), +counts
 
 
 def by_id(catalog: Catalog, media_ids: list[str]) -> dict[str, Seen]:

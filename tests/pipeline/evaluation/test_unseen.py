@@ -17,8 +17,11 @@ from tokenmill.pipeline.evaluation.likeness import Features, distance
 from tokenmill.pipeline.evaluation.unseen import trained_on
 from tokenmill.pipeline.refresh.fingerprints import of_tokens
 from tokenmill.storage.identity import content_id
+from tokenmill.training.data.held_out import FAMILIES, is_held_out
+from tokenmill.training.data.spoken import media_key
 from tokenmill.training.evaluation import words
-from tokenmill.training.job import ANCESTORS, DONE, INPUTS, PLAN
+from tokenmill.training.job import ANCESTORS, DONE, INPUTS, KIN, PLAN
+from tokenmill.training.run.tables import write_table
 
 QUIET = Console(quiet=True)
 CONFIG = RunConfig.model_validate({"root": "nowhere", "sources": [{"uri": "x"}], "tokenize": {"model": "builtin"}})
@@ -61,10 +64,13 @@ def _rows(table, rows):
     return pa.Table.from_pylist([needed | row for row in rows], schema=table.schema)
 
 
-def finish(root, version, name, before=()):
+def finish(root, version, name, before=(), held_out=0.0, families=None):
     uri = storage.join(root, "training", f"v{version:06d}-{name}")
     storage.write_json(storage.join(uri, DONE), {"losses": {}})
-    storage.write_json(storage.join(uri, PLAN), {INPUTS: [], ANCESTORS: [[each, []] for each in before]})
+    plan = {INPUTS: [], ANCESTORS: [[each, []] for each in before], "config": {"data": {"held_out": held_out}}}
+    storage.write_json(storage.join(uri, PLAN), plan)
+    if families is not None:
+        write_table(families, storage.join(uri, KIN))
     return uri
 
 
@@ -101,6 +107,28 @@ def test_rows_that_no_model_was_given_are_held_out(root):
     known = trained_on(uri, [later])
     assert known.versions == (first, second) and known.unknown == ("v000009-elsewhere",)
     assert known.fresh(Catalog(uri), 9, CODED) == [], "the other model saw them"
+
+
+def test_what_every_training_held_out_is_too(root, tmp_path):
+    uri, _, second = root
+    share = 0.4
+    keys = np.array([media_key(each) for each in ("m1", "m2", "m3", "c1", "c2", "c3", "t1")], np.uint64)
+    out = {key for key, is_out in zip(keys, is_held_out(keys, share), strict=True) if is_out}
+    assert 0 < len(out) < len(keys)
+    known = trained_on(uri, [finish(uri, second, "abc", held_out=share)])
+    catalog = Catalog(uri)
+    assert known.fresh(catalog, 9, CODED) == []
+    kept = [each for each in ("m1", "m2", "c1", "c3", "t1") if media_key(each) in out]
+    assert known.held_out(catalog, 9, CODED) == kept
+    config = CONFIG.model_copy(update={"root": uri})
+    given = gather(config, EvalOptions(tmp_path / "out"), Codec(config, "cpu"), known, QUIET)
+    assert sorted(each.name for each in given.held_out) == sorted(kept)
+    assert f"rows that no model was trained on: {len(kept)} held out of training" in given.held_out_from
+    near = pa.table({"media": keys[:1], "family": keys[:1], "is_near": [True]}, schema=FAMILIES)
+    known = trained_on(uri, [finish(uri, second, "near", held_out=0.99, families=near)])
+    assert "m1" not in known.held_out(catalog, 9, CODED), "like one that was trained on"
+    both = trained_on(uri, [finish(uri, second, "all"), finish(uri, second, "abc", held_out=share)])
+    assert both.held_out(catalog, 9, CODED) == [], "the other was trained on them"
 
 
 def test_files_that_were_trained_on_are_left_out(root, tmp_path):

@@ -1,9 +1,12 @@
 """Hidden states -> weighted cross-entropy over the whole vocabulary, without ever holding all logits.
 
 184,622 classes at 8,192 tokens would be 6 GB of float32 logits, twice with their gradient. Here a chunk of tokens at a
-time makes its logits, its loss and already its gradients, so one chunk is all there is. Log-soft-max, loss and the sum
-of weight gradients over chunks are float32 whatever the products are in: bfloat16 sums lost quality in Liger (#827).
-Captions, images, videos and text documents are reported apart, from the same pass.
+time makes its logits, its loss and already its gradients, so one chunk is all there is; a block of the vocabulary at a
+time is multiplied, so that neither a second copy of the head nor one of its gradient is ever there. 40,960 tokens of
+1,024 channels take 1.1 times what hidden states, head and their gradients do (benchmarks/loss_memory.py).
+
+Log-soft-max, loss and the sum of weight gradients over chunks are float32 whatever the products are in: bfloat16 sums
+lost quality in Liger (#827). Captions, images, videos and text documents are reported apart, from the same pass.
 """
 
 from typing import Any
@@ -14,7 +17,10 @@ from tokenmill.tokenizer.sequence import Kind
 from tokenmill.training.config import LossWeights
 
 _CHUNK_NUMBERS = 1 << 20  # logits per chunk; 4 MB of float32 stay in a CPU's cache
-_MIN_CHUNK_TOKENS = 64
+_MIN_CHUNK_BYTES = 1 << 10  # of a chunk's tokens, a class each: fewer read the head too often
+_GPU_MIN_CHUNK_BYTES = 1 << 13
+_BLOCK = 1 << 13  # classes
+_CAST_ONCE_NUMBERS = 1 << 22  # of a head so small a copy in the dtype of the products is kept
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -24,35 +30,66 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         device = hidden_ND.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
-        weight = weight_VD.to(dtype)
-        is_training = any(ctx.needs_input_grad)
         nll_N = torch.empty(len(hidden_ND), dtype=torch.float32, device=hidden_ND.device)
-        grad_hidden = torch.empty_like(hidden_ND) if is_training else None
-        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if is_training else None
-        chunk = max(_MIN_CHUNK_TOKENS, _CHUNK_NUMBERS // len(weight_VD))
+        grads = None
+        if any(ctx.needs_input_grad):
+            grads = torch.zeros_like(hidden_ND, dtype=torch.float32), torch.zeros_like(weight_VD, dtype=torch.float32)
+        head = weight_VD.to(dtype) if weight_VD.numel() <= _CAST_ONCE_NUMBERS else weight_VD
+        num_classes = len(head)
+        blocks = [slice(start, start + _BLOCK) for start in range(0, num_classes, _BLOCK)]
+        chunk = min(max(1, len(hidden_ND)), max(_min_chunk(device, dtype), _CHUNK_NUMBERS // num_classes))
+        logits_CV = torch.empty(chunk, num_classes, dtype=dtype, device=hidden_ND.device)
         with torch.autocast(device, enabled=False):
             for start in range(0, len(hidden_ND), chunk):
                 part = slice(start, start + chunk)
                 hidden, targets = hidden_ND[part].to(dtype), targets_N[part, None]
-                log_p = torch.log_softmax(hidden @ weight.T, dim=-1, dtype=torch.float32)
-                nll_N[part] = -log_p.gather(1, targets).squeeze(1)
-                if grad_hidden is None or grad_weight is None:
+                logits = logits_CV[: len(hidden)]
+                for block in blocks:
+                    torch.mm(hidden, head[block].to(dtype).T, out=logits[:, block])
+                log_sums = torch.cat([_log_sum(logits[:, block]) for block in blocks], dim=1)
+                log_z = log_sums.logsumexp(1, keepdim=True)
+                log_p = logits.gather(1, targets).float() - log_z
+                nll_N[part] = -log_p.squeeze(1)
+                if grads is None:
                     continue
-                grad = log_p.exp_()
-                grad.scatter_add_(1, targets, grad.new_full((1, 1), -1.0).expand(len(targets), 1))
-                grad = grad.mul_(weights_N[part, None]).to(dtype)
-                grad_hidden[part] = grad @ weight
-                grad_weight += grad.T @ hidden
-        if grad_weight is not None:
-            ctx.save_for_backward(grad_hidden, grad_weight.to(weight_VD.dtype))
+                weights = weights_N[part, None].float()
+                shares = (log_sums - log_z).exp_().mul_(weights)
+                for block, share in zip(blocks, shares.split(1, dim=1), strict=True):
+                    logits[:, block] = torch.softmax(logits[:, block], dim=1, dtype=torch.float32).mul_(share)
+                logits.scatter_(1, targets, (log_p.expm1() * weights).to(dtype))
+                for block in blocks:
+                    grad = logits[:, block]
+                    _add_product(grads[0][part], grad, head[block].to(dtype))
+                    _add_product(grads[1][block], grad.T, hidden)
+        ctx.grads = grads
+        ctx.dtypes = hidden_ND.dtype, weight_VD.dtype
         ctx.mark_non_differentiable(nll_N)
         return (nll_N * weights_N).sum(), nll_N
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        scale = grads[0]
-        return grad_hidden * scale.to(grad_hidden.dtype), grad_weight * scale.to(grad_weight.dtype), None, None
+        assert ctx.grads is not None, "the gradients of a loss are handed out once"
+        (grad_hidden, grad_weight), ctx.grads = ctx.grads, None
+        scale, (hidden_dtype, weight_dtype) = grads[0], ctx.dtypes
+        return grad_hidden.mul_(scale).to(hidden_dtype), grad_weight.mul_(scale).to(weight_dtype), None, None
+
+
+def _min_chunk(device: str, dtype: torch.dtype) -> int:
+    return (_MIN_CHUNK_BYTES if device == "cpu" else _GPU_MIN_CHUNK_BYTES) // dtype.itemsize
+
+
+def _log_sum(logits_CV: torch.Tensor) -> torch.Tensor:
+    """Logarithm of the sum of exponentials, float32 (C, 1); by log-soft-max, which takes half as long as logsumexp."""
+    log_p = torch.log_softmax(logits_CV, dim=1, dtype=torch.float32)
+    return logits_CV[:, :1].float() - log_p[:, :1]
+
+
+def _add_product(sum_MN: torch.Tensor, a_MK: torch.Tensor, b_KN: torch.Tensor) -> None:
+    """Add a product to a float32 sum in place."""
+    if a_MK.dtype == sum_MN.dtype:
+        sum_MN.addmm_(a_MK, b_KN)
+    else:
+        sum_MN += a_MK @ b_KN
 
 
 def linear_cross_entropy(

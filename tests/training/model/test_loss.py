@@ -67,7 +67,7 @@ def test_bfloat16_products_keep_a_float32_loss():
 
 def test_no_matrix_of_all_logits_is_ever_held():
     """At Emu3's 184,622 classes the largest tensor made is a chunk of logits or the weight's gradient."""
-    num_tokens, width, vocabulary = 512, 8, 184_622
+    num_tokens, width, vocabulary = 800, 8, 184_622
     hidden = torch.randn(num_tokens, width, requires_grad=True)
     weight = torch.randn(vocabulary, width, requires_grad=True)
     largest = 0
@@ -82,7 +82,7 @@ def test_no_matrix_of_all_logits_is_ever_held():
 
     with Watch():
         linear_cross_entropy(hidden, weight, torch.zeros(num_tokens).long(), torch.ones(num_tokens))[0].backward()
-    assert largest <= 64 * vocabulary < num_tokens * vocabulary / 7
+    assert largest <= 256 * vocabulary < num_tokens * vocabulary / 3
 
 
 def test_next_tokens_stay_inside_their_document():

@@ -44,9 +44,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 part = slice(start, start + chunk)
                 hidden, targets = hidden_ND[part].to(dtype), targets_N[part, None]
                 logits = logits_CV[: len(hidden)]
-                for block in blocks:
+                log_sums = weights_N.new_empty((len(hidden), len(blocks)), dtype=torch.float32)
+                for number, block in enumerate(blocks):
                     torch.mm(hidden, head[block].to(dtype).T, out=logits[:, block])
-                log_sums = torch.cat([_log_sum(logits[:, block]) for block in blocks], dim=1)
+                    log_sums[:, number] = _log_sum(logits[:, block])
                 log_z = log_sums.logsumexp(1, keepdim=True)
                 log_p = logits.gather(1, targets).float() - log_z
                 nll_N[part] = -log_p.squeeze(1)
@@ -56,7 +57,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 shares = (log_sums - log_z).exp_().mul_(weights)
                 for block, share in zip(blocks, shares.split(1, dim=1), strict=True):
                     logits[:, block] = torch.softmax(logits[:, block], dim=1, dtype=torch.float32).mul_(share)
-                logits.scatter_(1, targets, (log_p.expm1() * weights).to(dtype))
+                rows = torch.arange(
+                    len(logits), device=logits.device
+                )  # scatter_ would copy bfloat16 to float32 and back
+                logits[rows, targets.squeeze(1)] = (log_p.expm1() * weights).squeeze(1).to(dtype)
                 for block in blocks:
                     grad = logits[:, block]
                     _add_product(grads[0][part], grad, head[block].to(dtype))
@@ -79,9 +83,9 @@ def _min_chunk(device: str, dtype: torch.dtype) -> int:
 
 
 def _log_sum(logits_CV: torch.Tensor) -> torch.Tensor:
-    """Logarithm of the sum of exponentials, float32 (C, 1); by log-soft-max, which takes half as long as logsumexp."""
+    """Logarithm of the sum of exponentials, float32 (C,); by log-soft-max, which takes half as long as logsumexp."""
     log_p = torch.log_softmax(logits_CV, dim=1, dtype=torch.float32)
-    return logits_CV[:, :1].float() - log_p[:, :1]
+    return logits_CV[:, 0].float() - log_p[:, 0]
 
 
 def _add_product(sum_MN: torch.Tensor, a_MK: torch.Tensor, b_KN: torch.Tensor) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from tokenmill.tokenizer.sequence import Kind
 from tokenmill.training.config import LossWeights
+from tokenmill.training.model.products import product
 
 _CHUNK_NUMBERS = 1 << 20  # logits per chunk; 4 MB of float32 stay in a CPU's cache
 _MIN_CHUNK_BYTES = 1 << 10  # of a chunk's tokens, a class each: fewer read the head too often
@@ -46,7 +47,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 logits = logits_CV[: len(hidden)]
                 log_sums = weights_N.new_empty((len(hidden), len(blocks)), dtype=torch.float32)
                 for number, block in enumerate(blocks):
-                    torch.mm(hidden, head[block].to(dtype).T, out=logits[:, block])
+                    logits[:, block] = product(hidden, head[block].to(dtype).T)
                     log_sums[:, number] = _log_sum(logits[:, block])
                 log_z = log_sums.logsumexp(1, keepdim=True)
                 log_p = logits.gather(1, targets).float() - log_z
@@ -63,8 +64,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 logits[rows, targets.squeeze(1)] = (log_p.expm1() * weights).squeeze(1).to(dtype)
                 for block in blocks:
                     grad = logits[:, block]
-                    _add_product(grads[0][part], grad, head[block].to(dtype))
-                    _add_product(grads[1][block], grad.T, hidden)
+                    grads[0][part] += product(grad, head[block].to(dtype))
+                    grads[1][block] += product(grad.T, hidden)
         ctx.grads = grads
         ctx.dtypes = hidden_ND.dtype, weight_VD.dtype
         ctx.mark_non_differentiable(nll_N)
@@ -86,14 +87,6 @@ def _log_sum(logits_CV: torch.Tensor) -> torch.Tensor:
     """Logarithm of the sum of exponentials, float32 (C,); by log-soft-max, which takes half as long as logsumexp."""
     log_p = torch.log_softmax(logits_CV, dim=1, dtype=torch.float32)
     return logits_CV[:, 0].float() - log_p[:, 0]
-
-
-def _add_product(sum_MN: torch.Tensor, a_MK: torch.Tensor, b_KN: torch.Tensor) -> None:
-    """Add a product to a float32 sum in place."""
-    if a_MK.dtype == sum_MN.dtype:
-        sum_MN.addmm_(a_MK, b_KN)
-    else:
-        sum_MN += a_MK @ b_KN
 
 
 def linear_cross_entropy(

@@ -24,6 +24,7 @@ from tokenmill.training.config import LossWeights, ModelConfig
 from tokenmill.training.model import attention
 from tokenmill.training.model.flops import Flops
 from tokenmill.training.model.loss import linear_cross_entropy, next_tokens, sums_by_kind
+from tokenmill.training.model.products import quicken
 from tokenmill.training.pack import Pack
 from tokenmill.training.published import load_published, text_config
 
@@ -119,6 +120,7 @@ class PackLoss(nn.Module):
 
     def __init__(self, lm: Emu3ForCausalLM, weights: LossWeights):
         super().__init__()
+        quicken(lm)
         self.lm, self.flops = lm, Flops(lm)
         self.weights = weights
 

@@ -38,6 +38,7 @@ from tokenmill.pipeline.config import load
 from tokenmill.pipeline.demo.show import CONFIG
 from tokenmill.storage import cpu
 from tokenmill.tokenizer.shards import TOKENS, write_parquet
+from tokenmill.tokenizer.vocabulary import Vocabulary
 from tokenmill.training.config import TrainResources
 from tokenmill.training.data.loader import Loader
 from tokenmill.training.job import Asked, TrainJob
@@ -86,6 +87,7 @@ class Course:
 
     job: TrainJob
     steps: list[list[Pack]]
+    vocabulary: Vocabulary
     make: Callable[[], Emu3ForCausalLM]
 
     @classmethod
@@ -106,7 +108,7 @@ class Course:
             return lm.train()
 
         loader = Loader(ready.plan, ready.index, job.shard_uris, ready.layout, config.data.pack_tokens, 64 << 20)
-        return cls(job, [packs for _, packs in loader.steps(0, 0, 1)], make)
+        return cls(job, [packs for _, packs in loader.steps(0, 0, 1)], vocabulary, make)
 
     def num_tokens(self, step: int) -> int:
         return sum(pack.num_tokens for pack in self.steps[step])
@@ -131,11 +133,14 @@ class OnTurn:
     def say_stopped(self) -> None: ...
 
 
-def ours(course: Course, muon_lr: float | None, threads: int, turn: Turn) -> None:
+def on_cpu(threads: int) -> TrainResources:
+    return TrainResources(threads=threads, log_every_steps=10, checkpoint_every_steps=10**9)
+
+
+def ours(course: Course, muon_lr: float | None, resources: TrainResources, turn: Turn) -> None:
     optimizer = course.job.config.optimizer.model_copy(update={"muon_lr": muon_lr})
     config = course.job.config.model_copy(update={"optimizer": optimizer})
     job = TrainJob(config, course.job.shard_uris, course.job.codebook_size, f"{course.job.run_uri}-{muon_lr}")
-    resources = TrainResources(threads=threads, log_every_steps=10, checkpoint_every_steps=10**9)
     train_worker(job, resources, notices=OnTurn(course, turn))
 
 
@@ -165,10 +170,17 @@ def rows(documents: list[np.ndarray]) -> dict[str, torch.Tensor]:
 
 
 def plain(
-    course: Course, batch: Callable[[Course, int], dict[str, torch.Tensor]], is_compiled: bool, turn: Turn
+    course: Course,
+    batch: Callable[[Course, int], dict[str, torch.Tensor]],
+    is_compiled: bool,
+    turn: Turn,
+    device: str = "cpu",
+    recompute: bool = False,
 ) -> None:
     """A training as a good engineer writes it."""
-    model, config = course.make(), course.job.config
+    model, config = course.make().to(device), course.job.config
+    if recompute:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def loss_of(ids: torch.Tensor, labels: torch.Tensor, **more: torch.Tensor) -> torch.Tensor:
         logits = model(input_ids=ids, use_cache=False, **more).logits[:, :-1]
@@ -178,8 +190,9 @@ def plain(
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     for step in range(len(course.steps)):
         turn(course.num_tokens(step))
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.dtype == "bfloat16"):
-            loss = call(**batch(course, step))
+        inputs = {name: each.to(device) for name, each in batch(course, step).items()}
+        with torch.autocast(device, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+            loss = call(**inputs)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.clip_norm)
         optimizer.step()
@@ -223,7 +236,7 @@ def trainer(course: Course, is_flat: bool, turn: Turn) -> None:
 
 def heats(case: str, course: Course, muon_lr: float | None, threads: int) -> list[dict[str, Callable[[Turn], None]]]:
     """Those who run together: memory holds only so many models."""
-    us = {"ours": partial(ours, course, None, threads)}
+    us = {"ours": partial(ours, course, None, on_cpu(threads))}
     plains = {
         "plain, packed": partial(plain, course, packed, False),
         "plain, packed, compiled": partial(plain, course, packed, True),
@@ -232,7 +245,7 @@ def heats(case: str, course: Course, muon_lr: float | None, threads: int) -> lis
     }
     trainers = {"Trainer, padded": partial(trainer, course, False), "Trainer, flat": partial(trainer, course, True)}
     if CASES[case][2] is None:
-        return [us | {"Muon": partial(ours, course, muon_lr, threads)} | plains | trainers]
+        return [us | {"Muon": partial(ours, course, muon_lr, on_cpu(threads))} | plains | trainers]
     return [us | {name: plains[name] for name in plains if "padded" not in name}, us | trainers]
 
 

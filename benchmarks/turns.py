@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
+
 Turn = Callable[[int], None]
 
 
@@ -27,6 +29,8 @@ class _Contestant:
     rates: list[float] = field(default_factory=list)
 
     def turn(self, num_tokens: int) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # the step before is over when all that it asked for is
         self.num_tokens = num_tokens
         self.is_back.set()
         self.may_go.wait()

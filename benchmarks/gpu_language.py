@@ -26,7 +26,8 @@ from tokenmill.tokenizer.vocabulary import Vocabulary
 from tokenmill.training.config import TrainResources
 from tokenmill.training.job import TrainJob
 from tokenmill.training.model.flops import Flops, peak_of
-from tokenmill.training.model.model import PackLoss, build_model, tensors
+from tokenmill.training.model.model import PackLoss, build_model, config_of, tensors
+from tokenmill.training.parallel.memory import needed
 from tokenmill.training.sampling import Choice, Grid, Sampler
 
 EMU3_8B = {  # its layers; how many of them, each part says
@@ -38,7 +39,6 @@ EMU3_8B = {  # its layers; how many of them, each part says
 }
 SMALL = {"hidden_size": 64, "num_heads": 4, "num_kv_heads": 2, "intermediate_size": 128}
 EMU3_CODES = 32_768
-STATE_BYTES = 16  # of a weight: itself, its gradient and AdamW's two moments in float32
 TOLERANCES = {"float32": (1e-4, 0.999), "bfloat16": (2e-2, 0.99)}  # of the loss, relative; cosine of the gradients
 
 
@@ -123,18 +123,23 @@ def course_of(
 
 
 def num_layers_that_fit(pack_tokens: int, recompute: bool, most: int) -> int:
-    """Of Emu3-8B's layers, by free memory: their state, that of both ends, logits, and what a backward pass needs."""
+    """Of Emu3-8B's layers, by what the product says that a step needs, with room for the plain loop's logits."""
     if device() == "cpu":
         return 1
-    width, inner = EMU3_8B["hidden_size"], EMU3_8B["intermediate_size"]
-    layer = width * (2.5 * width + 3 * inner) * STATE_BYTES
-    layer += pack_tokens * (2 * width if recompute else 16 * width + 6 * inner) * 4
-    ends = 2 * bench.EMU3_CLASSES * width * STATE_BYTES + min(pack_tokens, 8192) * bench.EMU3_CLASSES * 12
-    free = torch.cuda.mem_get_info()[0] * 0.9
-    layers = int((free - ends) / layer)
-    if layers < 1:
-        raise CannotRun(f"{free / 1e9:.0f} GB free, both ends of the model alone take {ends / 1e9:.0f}")
-    return min(layers, most)
+    given = load(bench.CONFIG).train.what
+    data = given.data.model_copy(update={"pack_tokens": pack_tokens})
+    free = torch.cuda.mem_get_info()[0] * 0.9 - (0 if recompute else 12.0 * pack_tokens * bench.EMU3_CLASSES)
+    ids = Vocabulary(
+        pad=0, eol=1, eof=2, bos=3, eos=4, sot=5, sov=6, eov=7, vision_offset=400, codebook_size=EMU3_CODES
+    )
+    for layers in range(most, 0, -1):
+        model = given.model.model_copy(update=EMU3_8B | {"num_layers": layers})
+        update = {"model": model, "data": data, "dtype": auto()}
+        lm = config_of(model, ids, pack_tokens)
+        lm.vocab_size = bench.EMU3_CLASSES
+        if needed(lm, given.model_copy(update=update), resources(recompute), 1).total <= free:
+            return layers
+    raise CannotRun(f"of {free / 1e9:.0f} GB not one of Emu3-8B's layers can be trained with its ends")
 
 
 def training(small: bool, tell: Tell) -> None:

@@ -135,6 +135,9 @@ class RunConfig(Config):
         description="Of the dataset, as `tokenmill log` numbers them, to read or train on; null: the newest.",
         ge=0,
     )
+    report: bool = Field(
+        True, description="Writes ROOT/reports/report.html after a run that changed something; false: never."
+    )
     curate: Curate = Curate()
     caption: Caption = Caption()
     tokenize: Tokenize = Tokenize()

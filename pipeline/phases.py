@@ -147,6 +147,9 @@ class Stage(TrainConfig):
     @model_validator(mode="after")
     def _workers_suit_the_batch(self) -> "Stage":
         self.resources.sizes(self.data.batch_packs)
+        if self.model.init_from is None:  # the sizes of others are known when they are loaded
+            model = self.model
+            self.resources.parallel.check(model.num_heads, model.num_kv_heads, model.intermediate_size)
         return self
 
     @model_validator(mode="after")

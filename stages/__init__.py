@@ -46,14 +46,15 @@ if TYPE_CHECKING:
     from tokenmill.stages.read.media_bytes import Places as Places
     from tokenmill.stages.read.read import Read as Read, ReadConfig as ReadConfig
     from tokenmill.stages.select.decide import (
+        RULE as RULE,
         Decide as Decide,
         DecideConfig as DecideConfig,
         chosen as chosen,
         columns_chosen_by as columns_chosen_by,
     )
-    from tokenmill.stages.select.duplicates import DuplicatesConfig as DuplicatesConfig
-    from tokenmill.stages.select.expensive import Lazy as Lazy
-    from tokenmill.stages.select.rules import Rule as Rule
+    from tokenmill.stages.select.duplicates import KEPT as KEPT, DuplicatesConfig as DuplicatesConfig
+    from tokenmill.stages.select.expensive import Lazy as Lazy, states as states
+    from tokenmill.stages.select.rules import Measure as Measure, Rule as Rule
     from tokenmill.stages.table.chain import StageSpec as StageSpec
     from tokenmill.stages.table.columns import (
         KNOWN as KNOWN,
@@ -85,10 +86,10 @@ _EXPORTED = {
     "video.split": "SplitVideos SplitVideosConfig",
     "embed.likeness": "ScoreLikeness",
     "embed.score_clip": "ScoreClip ClipConfig clip_identity filled_columns",
-    "select.decide": "Decide DecideConfig chosen columns_chosen_by",
-    "select.expensive": "Lazy",
-    "select.rules": "Rule",
-    "select.duplicates": "DuplicatesConfig",
+    "select.decide": "RULE Decide DecideConfig chosen columns_chosen_by",
+    "select.expensive": "Lazy states",
+    "select.rules": "Measure Rule",
+    "select.duplicates": "KEPT DuplicatesConfig",
     "caption.caption": "Caption",
     "caption.journal": "answers_of clear_all_answers clear_answers last_answer_s",
     "caption.texts.choose": "TO_CHOOSE choose_captions",

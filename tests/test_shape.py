@@ -46,7 +46,9 @@ ROOMS: dict[str, str] = {
     "training.model": "training",
     "training.checkpoints": "",
     "training.tracking": "training",
-    "training.run": "training training.data training.model training.sampling training.checkpoints training.tracking",
+    "training.parallel": "training training.model",
+    "training.run": "training training.data training.model training.parallel training.sampling training.checkpoints "
+    "training.tracking",
     "training.captioner": "training training.model training.run training.tracking",
     "training.sampling": "training",
     "training.evaluation": "training training.model training.sampling",
@@ -67,10 +69,13 @@ ROOMS: dict[str, str] = {
     "pipeline.preferences": "pipeline pipeline.catalog",
     "pipeline.evaluation": "pipeline pipeline.catalog pipeline.reports pipeline.refresh pipeline.run "
     "pipeline.preferences",
+    "pipeline.looking": "pipeline pipeline.catalog",
+    "pipeline.looking.report": "pipeline pipeline.catalog pipeline.looking pipeline.reports pipeline.refresh",
     "pipeline.jobs": "pipeline",
     "pipeline.demo": "pipeline pipeline.catalog pipeline.reports pipeline.run pipeline.captioner",
     "pipeline.commands": "pipeline pipeline.catalog pipeline.reports pipeline.run pipeline.export pipeline.verify "
-    "pipeline.vision pipeline.captioner pipeline.preferences pipeline.evaluation pipeline.jobs pipeline.demo",
+    "pipeline.vision pipeline.captioner pipeline.preferences pipeline.evaluation pipeline.jobs pipeline.demo "
+    "pipeline.looking.report",
 }
 MOST_ROOMS = 4
 PATHS = sorted(path for house in HOUSES for path in (PROJECT / house).rglob("*.py"))

@@ -1,8 +1,9 @@
 """Token shards -> a trained, sampling transformer.
 
 In: shards and a `TrainConfig`. Out: a model that plain transformers loads, and pictures drawn from it. `data/` packs
-documents, `model/` computes their loss, `run/` steps and restarts, `checkpoints/` saves, `tracking/` tells;
-`captioner/` trains what writes captions; `sampling/` asks the model, `evaluation/` measures it.
+documents, `model/` computes their loss, `parallel/` shares it among workers, `run/` steps and restarts, `checkpoints/`
+saves, `tracking/` tells; `captioner/` trains what writes captions; `sampling/` asks the model and `evaluation/`
+measures it.
 
     config.py     what is trained, and how
     pack.py       documents side by side, one forward pass

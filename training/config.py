@@ -248,13 +248,53 @@ class WorkerResources(Resources):
     )
 
 
+class Parallel(Resources):
+    """How the workers of a training share its work: data x context x tensor of them."""
+
+    data: int | None = Field(
+        None,
+        description="Groups of workers with packs of their own; more than data.batch_packs stand idle. Null: as many "
+        "as the workers make.",
+        gt=0,
+    )
+    context: int = Field(
+        1,
+        description="Workers that share the tokens of a pack, and each its attention by heads: more hold longer "
+        "contexts, and send more. Times tensor it must divide num_heads.",
+        gt=0,
+    )
+    tensor: int = Field(
+        1,
+        description="Workers that share each matrix of the layers: must divide num_heads, num_kv_heads and "
+        "intermediate_size. More hold wider layers, and send most; spreads the weights over all workers too.",
+        gt=0,
+    )
+
+    @property
+    def per_pack(self) -> int:
+        """Workers that share a pack."""
+        return self.context * self.tensor
+
+    def check(self, num_heads: int, num_kv_heads: int, intermediate_size: int) -> None:
+        """Raises ValueError where a model of such layers cannot be shared out."""
+        for name, size, parts, number in (
+            ("num_heads", num_heads, "context x tensor", self.per_pack),
+            ("num_kv_heads", num_kv_heads, "tensor", self.tensor),
+            ("intermediate_size", intermediate_size, "tensor", self.tensor),
+        ):
+            if size % number:
+                raise ValueError(f"resources.parallel: {parts} = {number} must divide the model's {name} {size}")
+
+
 class TrainResources(WorkerResources):
     """How a run is spread over machines. Never changes what is computed."""
 
+    parallel: Parallel = Parallel()
+
     min_workers: int | None = Field(
         None,
-        description="With no room for num_workers it runs with fewer, down to these, and grows when there is. Both "
-        "must divide data.batch_packs, and numbers that do are used. Few are slow; null: it waits.",
+        description="With no room for num_workers it runs with fewer, down to these, and grows when there is. Of both, "
+        "the groups must divide data.batch_packs, and numbers that do are used. Few are slow; null: it waits.",
         gt=0,
     )
     spread_model: bool = Field(
@@ -267,7 +307,11 @@ class TrainResources(WorkerResources):
     keep_checkpoints: int = Field(2, description="Newest checkpoints that stay; each is three times the model.", gt=0)
 
     def sizes(self, batch_packs: int) -> list[int]:
-        """The numbers of workers that a run may have. Raises ValueError when the two ends do not suit the batch."""
+        """The numbers of workers that a run may have. Raises ValueError when they do not suit `parallel`, or the two
+        ends not the batch.
+        """
+        of_pack = self.parallel.per_pack
+        self._check_groups()
         if self.min_workers is None:
             return [self.num_workers]
         if self.min_workers > self.num_workers:
@@ -275,13 +319,36 @@ class TrainResources(WorkerResources):
                 f"resources.min_workers {self.min_workers} is more than resources.num_workers {self.num_workers}"
             )
         for name in ("min_workers", "num_workers"):
-            if batch_packs % (number := getattr(self, name)):
-                fitting = ", ".join(str(size) for size in range(1, batch_packs + 1) if batch_packs % size == 0)
+            number, rest = divmod(getattr(self, name), of_pack)
+            if rest or batch_packs % number:
+                fitting = ", ".join(str(size * of_pack) for size in range(1, batch_packs + 1) if not batch_packs % size)
+                groups = "" if of_pack == 1 else f" in groups of {of_pack} (resources.parallel)"
                 raise ValueError(
-                    f"resources.{name} {number} must divide data.batch_packs {batch_packs}, so that all workers have "
-                    f"as much to do: {fitting} do"
+                    f"resources.{name} {getattr(self, name)}{groups} must divide data.batch_packs {batch_packs}, so "
+                    f"that all workers have as much to do: {fitting} do"
                 )
-        return [size for size in range(self.min_workers, self.num_workers + 1) if batch_packs % size == 0]
+        sizes = range(self.min_workers, self.num_workers + 1, of_pack)
+        return [size for size in sizes if batch_packs % (size // of_pack) == 0]
+
+    def _check_groups(self) -> None:
+        """Raises ValueError where num_workers cannot be shared out as `parallel` says."""
+        part = self.parallel
+        if self.num_workers % part.per_pack:
+            raise ValueError(
+                f"resources.num_workers {self.num_workers} must be a multiple of parallel.context {part.context} x "
+                f"parallel.tensor {part.tensor} = {part.per_pack}"
+            )
+        if part.data is None:
+            return
+        if part.data * part.per_pack != self.num_workers:
+            raise ValueError(
+                f"resources.num_workers {self.num_workers} is not parallel.data {part.data} x context {part.context} x "
+                f"tensor {part.tensor} = {part.data * part.per_pack}; change one of them, or leave parallel.data out"
+            )
+        if self.min_workers is not None:
+            raise ValueError(
+                "parallel.data says how many groups there are, min_workers that they change; leave one out"
+            )
 
 
 class Monitor(Resources):

@@ -358,28 +358,30 @@ class Table:
 
 
 class Catalog:
-    """The five tables of one root; at `version` of `tokens`, the others as they were at that moment.
+    """The five tables of one root; at `version` of `tokens`, the others as they were until the next one, or with
+    `as_committed` when that one was committed: what a run changed before its own tokens belongs to the one before.
 
     Raises CatalogError for a version that is not there.
     """
 
-    def __init__(self, root: str, version: int | None = None):
+    def __init__(self, root: str, version: int | None = None, as_committed: bool = False):
         self.root = storage.absolute(root)
         self.version = version
-        moment = None if version is None else self._moment(version)
+        moment = None if version is None else self._moment(version, as_committed)
         self.sources = Table(self.root, "sources", moment)
         self.media = Table(self.root, "media", moment)
         self.duplicates = Table(self.root, "duplicates", moment)
         self.captions = Table(self.root, "captions", moment)
         self.tokens = Table(self.root, "tokens", version)
 
-    def _moment(self, version: int) -> datetime:
-        """When the next version of `tokens` was committed: until then the other tables belong to this one."""
+    def _moment(self, version: int, as_committed: bool) -> datetime:
+        """When this version of `tokens` was committed, or the next one: until then the other tables belong to it."""
         commits = {commit["version"]: commit["timestamp"] for commit in Table(self.root, "tokens").history()}
         if version not in commits:
             known = f"{min(commits)} to {max(commits)}"
             raise CatalogError(f"{self.root}: there is no version {version}, only {known}; see `tokenmill log CONFIG`")
         until_ms = commits[version + 1] - 1 if version + 1 in commits else int(time.time() * 1000) + 1
+        until_ms = commits[version] if as_committed else until_ms
         return datetime.fromtimestamp(until_ms / 1000, UTC)
 
     def __iter__(self) -> Iterator[Table]:

@@ -8,7 +8,7 @@ In: arguments. Out: the calls of the rooms above, errors as one line.
     options.py      what several commands take
     phases.py       run, curate, caption, tokenize, train, redecide
     jobs.py         submit, jobs list, status, logs, stop
-    look.py         status, show, log, diff, rules, sheet
+    look.py         status, show, log, diff, rules, sheet, report
     sample.py       sample: pictures, clips, captions, answers, texts from the trained model
     evaluate.py     trained models measured
     export.py       export images, clips, webdataset; convert-head

@@ -39,7 +39,7 @@ app = _group("From raw images and video to a trained, sampling next-token transf
 for command in (phases.run, phases.curate, phases.caption, phases.tokenize, phases.train, phases.redecide):
     app.command()(command)
 app.command()(jobs.submit)
-for command in (look.status, look.show, look.log, look.diff, look.rules, look.sheet, sample):
+for command in (look.status, look.show, look.log, look.diff, look.rules, look.sheet, look.report, sample):
     app.command()(command)
 for command in (takedown.forget, takedown.vacuum, takedown.verify, demo):
     app.command()(command)

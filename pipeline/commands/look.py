@@ -1,11 +1,14 @@
-"""Commands that look at a catalog and change nothing: status, show, log, diff, rules, sheet."""
+"""Commands that look at a catalog and change nothing: status, show, log, diff, rules, sheet, report."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tokenmill.pipeline.commands.options import AsJson, ConfigPath, Sets, Version, console, load
+
+if TYPE_CHECKING:
+    from tokenmill.pipeline.config import RunConfig
 
 
 def rules(
@@ -40,6 +43,41 @@ def sheet(
     from tokenmill.pipeline.reports.verdict_sheet import draw_verdict
 
     draw_verdict(load(config, sets, version), reason, kind, limit, seed, out, console)
+
+
+def report(
+    config: ConfigPath,
+    out: Annotated[
+        str | None, typer.Option("--out", help="The .html to write, also s3://; default: ROOT/reports/report.html.")
+    ] = None,
+    against: Annotated[
+        int | None, typer.Option("--against", min=0, metavar="V", help="Say what changed since this version.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Chooses the examples.")] = 0,
+    sets: Sets = None,
+    version: Version = None,
+) -> None:
+    """One page with all there is to see: funnel, rules with their scores, examples, captions, models, runs, config."""
+    from tokenmill.pipeline.looking.report.report import report_uri, write_report
+
+    loaded = load(config, sets, version)
+    uri = report_uri(loaded.root) if out is None else out
+    num_bytes = write_report(loaded, uri, against, seed)
+    console.print(f"Look at {uri} ({num_bytes / 1e6:.1f} MB)", highlight=False)
+
+
+def leave_report(config: "RunConfig") -> None:
+    """After a run: the page, or a line that says why there is none. A run does not fail for it."""
+    from tokenmill.pipeline.looking.report.report import report_uri, write_report
+    from tokenmill.storage.failures import words
+
+    uri = report_uri(config.root)
+    try:
+        write_report(config, uri)
+    except Exception as error:  # whatever it is, the run is done
+        console.print(f"No report: {words(error)}; `tokenmill report CONFIG` makes it", style="yellow", highlight=False)
+        return
+    console.print(f"Look at {uri}", highlight=False)
 
 
 def status(

@@ -19,7 +19,11 @@ PlanOnly = Annotated[
 def _run(config: "RunConfig", phases: tuple[str, ...], command: str, plan_only: bool) -> None:
     from tokenmill.pipeline.run.runner import run_phases
 
-    run_phases(config, phases, command, console, plan_only)
+    done = run_phases(config, phases, command, console, plan_only)
+    if config.report and config.version is None and any(report.num_read or report.num_seen for report in done.reports):
+        from tokenmill.pipeline.commands.look import leave_report
+
+        leave_report(config)
 
 
 def run(

@@ -53,6 +53,8 @@ def _train(run: Run, job: TrainJob) -> None:
         meter.total = summary["num_steps"]
         if words := _left_out(summary["excluded"], summary["num_documents"]):
             meter.note(f"{told}{words}")
+        if part.resources.use_gpu or part.resources.num_workers > 1:
+            meter.note(f"{told}{summary['memory']}")
         if words := _held_out(summary.get("held_out", {}), summary["num_documents"]):
             meter.note(f"{told}{words}")
 

@@ -84,8 +84,7 @@ def states(
     Open: null, and it reads a column of one of `scorers` that the row's `scored` does not name. What another identity
     of a scorer has stored counts as null.
     """
-    scored = [parse_scored(text) for text in table["scored"].to_pylist()]
-    lacks = {scorer: np.array([scorer not in done for done in scored], bool) for scorer in scorers}
+    lacks = _lacking(table["scored"], scorers)
     for scorer, is_lacking in lacks.items():
         for name in columns_of(scorer):
             if name in table.column_names and is_lacking.any():
@@ -99,3 +98,11 @@ def states(
             if set(columns_of(scorer)) & set(rule.columns):
                 is_open |= is_lacking
         yield rule, verdicts, is_open & (verdicts == -1)
+
+
+def _lacking(scored: pa.ChunkedArray, scorers: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """By scorer, bool (rows,): whether a value of `scored` does not name it. There are few different values."""
+    coded = pc.dictionary_encode(pc.fill_null(scored.combine_chunks(), ""))
+    known = [parse_scored(text) for text in coded.dictionary.to_pylist()]
+    codes = coded.indices.to_numpy(zero_copy_only=False)
+    return {scorer: np.array([scorer not in done for done in known], bool)[codes] for scorer in scorers}

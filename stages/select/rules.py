@@ -51,6 +51,8 @@ class Rule:
     message names the rule, what is wrong and, for an unknown column, its nearest neighbour.
     """
 
+    _kind: Kind = "bool"  # of the whole expression
+
     def __init__(self, name: str, keep: str, schema: pa.Schema):
         self.name, self.keep = name, keep
         self.columns: list[str] = []
@@ -59,7 +61,7 @@ class Rule:
             tree = ast.parse(keep.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise self._wrong(f"is not an expression ({error}); write for example `aspect <= 5`") from error
-        self._evaluate = self._expect("bool", tree)
+        self._evaluate = self._expect(self._kind, tree)
 
     def __call__(self, table: pa.Table) -> pa.BooleanArray:
         """true, false or null for each row of `table`."""
@@ -142,6 +144,19 @@ class Rule:
                 raise self._wrong(f"may not contain `{ast.unparse(node)}`; compare with < <= > >= == !=")
             links.append(_compare(_COMPARE[type(op)], left, right))
         return "bool", _fold(pc.and_kleene, links)
+
+
+class Measure(Rule):
+    """A number that a rule compares, such as `min(width_px, height_px)`."""
+
+    _kind: Kind = "number"
+
+    def __call__(self, table: pa.Table) -> pa.Array:
+        """float64 or null for each row of `table`."""
+        value = self._evaluate(table)
+        if isinstance(value, pa.Scalar):
+            return pa.array([value.as_py()] * table.num_rows, pa.float64())
+        return value.combine_chunks() if isinstance(value, pa.ChunkedArray) else value
 
 
 def _compare(compare: Callable, left: Callable, right: Callable) -> Callable[[pa.Table], Value]:

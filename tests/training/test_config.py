@@ -2,13 +2,14 @@
 
 import pytest
 
-from tokenmill.storage.identity import fingerprint_of
+from tokenmill.storage.identity import Config, Resources, fingerprint_of
 from tokenmill.training.config import (
     DataConfig,
     GuardConfig,
     ModelConfig,
     Monitor,
     OptimizerConfig,
+    Parallel,
     TrainConfig,
     TrainResources,
 )
@@ -85,7 +86,33 @@ def test_neither_steps_nor_epochs_is_one_epoch():
     assert OptimizerConfig().epochs == 1 and OptimizerConfig(steps=3).epochs is None
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"num_workers": 4, "parallel": {"context": 2}}, [4]),
+        ({"num_workers": 8, "parallel": {"context": 2}, "min_workers": 2}, [2, 4, 8]),
+        ({"num_workers": 8, "parallel": {"data": 2, "context": 2, "tensor": 2}}, [8]),
+        ({"num_workers": 6, "parallel": {"context": 2, "tensor": 2}}, "6 must be a multiple of .*context 2 x .* = 4"),
+        ({"num_workers": 4, "parallel": {"data": 2, "context": 4}}, "4 is not parallel.data 2 x context 4 x tensor 1"),
+        ({"num_workers": 6, "parallel": {"context": 2}, "min_workers": 2}, r"6 in groups of 2 .*: 2, 4, 8 do"),
+        ({"num_workers": 4, "parallel": {"data": 4}, "min_workers": 2}, "leave one out"),
+    ],
+)
+def test_groups_of_workers_share_packs(values, expected):
+    resources = TrainResources(**values)
+    if isinstance(expected, list):
+        assert resources.sizes(4) == expected
+    else:
+        with pytest.raises(ValueError, match=expected):
+            resources.sizes(4)
+
+
+def is_block(annotation):
+    return isinstance(annotation, type) and issubclass(annotation, (Config, Resources))
+
+
 def test_every_field_explains_itself():
-    for config in (ModelConfig, DataConfig, OptimizerConfig, TrainResources, GuardConfig, Monitor):
-        assert len(config.model_fields) <= 12
-        assert all(field.description for field in config.model_fields.values())
+    for config in (ModelConfig, DataConfig, OptimizerConfig, TrainResources, Parallel, GuardConfig, Monitor):
+        keys = [field for field in config.model_fields.values() if not is_block(field.annotation)]
+        assert len(keys) <= 12
+        assert all(field.description for field in keys)

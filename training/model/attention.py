@@ -18,6 +18,8 @@ from torch.nn import functional
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 from transformers import AttentionInterface
 
+from tokenmill.training.model.split import Split
+
 NAME = "tokenmill_documents"  # the attention implementation's name in transformers
 
 _BLOCK = 128
@@ -151,25 +153,36 @@ def attend_documents(
     attention_mask: None,
     scaling: float,
     documents: Layout,
+    split: Split | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The attention implementation `NAME` of transformers; the model's forward passes `documents` through.
+    """The attention implementation `NAME` of transformers; the model's forward passes `documents` and `split` through.
 
-    query: (B, H, T, C); key, value: (B, H_kv, T, C). Returns (B, T, H, C).
+    query: (B, H, T, C); key, value: (B, H_kv, T, C). Returns (B, T, H, C). With `split`, T are this worker's tokens,
+    and `documents` those of the whole pack.
     """
     query, key = query.to(value.dtype), key.to(value.dtype)
+    if split is None:
+        return _attend(query, key, value, scaling, documents), None
+    query, key, value = (split.by_heads(x) for x in (query, key, value))
+    return split.by_tokens(_attend(query, key, value, scaling, documents)), None
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float, documents: Layout
+) -> torch.Tensor:
     if isinstance(documents, BlockMask):
         flex = _compiled_flex() if query.is_cuda else flex_attention
         is_grouped = query.shape[1] != key.shape[1]
         out = flex(query, key, value, block_mask=documents, scale=scaling, enable_gqa=is_grouped)
-        return out.transpose(1, 2), None
+        return out.transpose(1, 2)
     batch, num_heads, num_tokens, width = query.shape
     groups = num_heads // key.shape[1]
     heads = (query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1))
     inputs = [x.transpose(1, 2).reshape(batch * num_tokens, -1) for x in heads]
     parts = documents if isinstance(documents, tuple) else (documents,)
     flat = reduce(torch.add, [_attend_rows(part, inputs, width, scaling) for part in parts])
-    return flat.view(batch, num_tokens, num_heads, width), None
+    return flat.view(batch, num_tokens, num_heads, width)
 
 
 def _attend_rows(rows: DocumentRows, inputs: list[torch.Tensor], width: int, scaling: float) -> torch.Tensor:

@@ -24,6 +24,12 @@ _BLOCK = 1 << 13  # classes
 _CAST_ONCE_NUMBERS = 1 << 22  # of a head so small a copy in the dtype of the products is kept
 
 
+def chunk_tokens(vocab_size: int, dtype: torch.dtype, on_gpu: bool) -> int:
+    """Of how many tokens there are logits, in `dtype`, at a time."""
+    least = (_GPU_MIN_CHUNK_BYTES if on_gpu else _MIN_CHUNK_BYTES) // dtype.itemsize
+    return max(least, _CHUNK_NUMBERS // vocab_size)
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -38,7 +44,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         head = weight_VD.to(dtype) if weight_VD.numel() <= _CAST_ONCE_NUMBERS else weight_VD
         num_classes = len(head)
         blocks = [slice(start, start + _BLOCK) for start in range(0, num_classes, _BLOCK)]
-        chunk = min(max(1, len(hidden_ND)), max(_min_chunk(device, dtype), _CHUNK_NUMBERS // num_classes))
+        chunk = min(max(1, len(hidden_ND)), chunk_tokens(num_classes, dtype, device != "cpu"))
         logits_CV = torch.empty(chunk, num_classes, dtype=dtype, device=hidden_ND.device)
         with torch.autocast(device, enabled=False):
             for start in range(0, len(hidden_ND), chunk):
@@ -77,10 +83,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         (grad_hidden, grad_weight), ctx.grads = ctx.grads, None
         scale, (hidden_dtype, weight_dtype) = grads[0], ctx.dtypes
         return grad_hidden.mul_(scale).to(hidden_dtype), grad_weight.mul_(scale).to(weight_dtype), None, None
-
-
-def _min_chunk(device: str, dtype: torch.dtype) -> int:
-    return (_MIN_CHUNK_BYTES if device == "cpu" else _GPU_MIN_CHUNK_BYTES) // dtype.itemsize
 
 
 def _log_sum(logits_CV: torch.Tensor) -> torch.Tensor:

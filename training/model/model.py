@@ -25,7 +25,8 @@ from tokenmill.training.model import attention
 from tokenmill.training.model.flops import Flops
 from tokenmill.training.model.loss import linear_cross_entropy, next_tokens, sums_by_kind
 from tokenmill.training.model.products import quicken
-from tokenmill.training.pack import Pack
+from tokenmill.training.model.split import Split, whole_weight
+from tokenmill.training.pack import PADDING, Pack
 from tokenmill.training.published import load_published, text_config
 
 _NAMED = 5  # tensors in a message
@@ -50,24 +51,36 @@ def build_model(config: ModelConfig, vocabulary: Vocabulary, context_tokens: int
             )
         return model
     torch.manual_seed(seed)
-    model = Emu3ForCausalLM(
-        Emu3TextConfig(
-            vocab_size=vocabulary.size,
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            num_key_value_heads=config.num_kv_heads,
-            max_position_embeddings=context_tokens,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            attention_dropout=config.dropout,
-            pad_token_id=vocabulary.pad,
-            bos_token_id=vocabulary.bos,
-            eos_token_id=vocabulary.eos,
-        )
-    )
+    model = Emu3ForCausalLM(config_of(config, vocabulary, context_tokens))
     model.set_attn_implementation(attention.NAME)
     return model
+
+
+def config_of_given(init_from: str) -> Emu3TextConfig:
+    """Of the model of that hub name, folder or s3:// prefix. Raises TrainingError."""
+    with _as_unfit(init_from):
+        if not storage.is_remote(init_from):
+            return text_config(init_from)
+        known = storage.read_json(storage.join(init_from, "config.json"))
+        return Emu3TextConfig.from_dict(known.get("text_config", known))
+
+
+def config_of(config: ModelConfig, vocabulary: Vocabulary, context_tokens: int) -> Emu3TextConfig:
+    """Of a model that is made anew."""
+    return Emu3TextConfig(
+        vocab_size=vocabulary.size,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        num_key_value_heads=config.num_kv_heads,
+        max_position_embeddings=context_tokens,
+        rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+        attention_dropout=config.dropout,
+        pad_token_id=vocabulary.pad,
+        bos_token_id=vocabulary.bos,
+        eos_token_id=vocabulary.eos,
+    )
 
 
 def _given(init_from: str, dropout: float) -> Emu3ForCausalLM:
@@ -123,6 +136,7 @@ class PackLoss(nn.Module):
         quicken(lm)
         self.lm, self.flops = lm, Flops(lm)
         self.weights = weights
+        self.split: Split | None = None  # where several workers share a pack
 
     def forward(
         self,
@@ -134,25 +148,46 @@ class PackLoss(nn.Module):
         by_token: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The weighted sum of the loss (float32 scalar), and `sums_by_kind` (float32 (2, number of kinds)); `by_token`
-        instead of these the unweighted loss of what each token predicts, and its weight (float32 (2, B * T)).
+        instead of these the unweighted loss of what each token predicts, and its weight (float32 (2, B * T)). Where a
+        pack is shared, sums are over this worker's tokens.
         """
-        hidden_BTD = self.hidden(ids_BT, positions_BT, documents_BT)
-        targets, kinds, weights = next_tokens(ids_BT, kinds_BT, documents_BT, self.weights)
-        loss, nll = linear_cross_entropy(
-            hidden_BTD.flatten(0, 1), self.lm.lm_head.weight, targets.flatten(), weights.flatten()
-        )
+        hidden_ND = self.hidden(ids_BT, positions_BT, documents_BT).flatten(0, 1)
+        whole = next_tokens(ids_BT, kinds_BT, documents_BT, self.weights)
+        targets_N, kinds_N, weights_N = (self.own(x_BT).flatten() for x_BT in whole)
+        loss, nll_N = linear_cross_entropy(hidden_ND, self.head, targets_N, weights_N)
         if by_token:
-            return loss, torch.stack([nll, weights.flatten()])
-        return loss, sums_by_kind(nll, kinds.flatten(), weights.flatten())
+            nll_BT = self.of_all(nll_N.view(len(ids_BT), -1), ids_BT.shape[1])
+            return loss, torch.stack([nll_BT.flatten(), whole[2].flatten()])
+        return loss, sums_by_kind(nll_N, kinds_N, weights_N)
+
+    @property
+    def head(self) -> torch.Tensor:
+        """The weight that makes logits, (V, D)."""
+        return whole_weight(self.lm.lm_head.weight)
+
+    def own(self, x_BT: torch.Tensor, padding: int = 0) -> torch.Tensor:
+        """This worker's tokens of a pack, which is padded until it can be shared out; all where it is not shared."""
+        return x_BT if self.split is None else self.split.own(self.split.padded(x_BT, padding))
+
+    def of_all(self, x_BT: torch.Tensor, num_tokens: int) -> torch.Tensor:
+        """The inverse of `own`, without gradient."""
+        return x_BT if self.split is None else self.split.whole(x_BT)[:, :num_tokens]
 
     def hidden(self, ids_BT: torch.Tensor, positions_BT: torch.Tensor, documents_BT: torch.Tensor) -> torch.Tensor:
-        """The last hidden states, (B, T, D)."""
-        embedded_BTD = self.lm.model.embed_tokens(ids_BT)
-        embedded_BTD = functional.dropout(embedded_BTD, self.lm.config.attention_dropout, self.training)
+        """The last hidden states of `own` tokens, (B, T, D)."""
+        table, p = self.lm.model.embed_tokens, self.lm.config.attention_dropout
+        embedded_BTD = functional.embedding(self.own(ids_BT), whole_weight(table.weight), table.padding_idx)
+        if (split := self.split) is None:
+            embedded_BTD = functional.dropout(embedded_BTD, p, self.training)
+        else:
+            embedded_BTD = split.dropout(embedded_BTD, p, self.training)
+            positions_BT = split.own_of_context(split.padded(positions_BT, 0))
+            documents_BT = split.padded(documents_BT, PADDING)
         return self.lm.model(
             inputs_embeds=embedded_BTD,
             position_ids=positions_BT,
             documents=attention.attend_mask(documents_BT),
+            split=split,
             use_cache=False,
         ).last_hidden_state
 

@@ -17,7 +17,7 @@ from tokenmill.tokenizer.sequence import Kind
 from tokenmill.training.config import LossWeights, PreferenceConfig
 from tokenmill.training.model.loss import linear_cross_entropy, next_tokens
 from tokenmill.training.model.model import PackLoss, tensors
-from tokenmill.training.pack import Pack
+from tokenmill.training.pack import PADDING, Pack
 
 _ALL = LossWeights(text=1.0, vision=1.0)
 _TOLD = ("preference", "margin", "right", "chosen_nll")
@@ -60,12 +60,15 @@ class PreferenceLoss(PackLoss):
         """
         hidden_ND = self.hidden(ids_BT, positions_BT, documents_BT).flatten(0, 1)
         targets, kinds, weights = next_tokens(ids_BT, kinds_BT, documents_BT, _ALL)
-        targets_N, document_N = targets.flatten(), documents_BT.flatten().long()
-        drawn_N = ((weights > 0) & (kinds != Kind.TEXT)).flatten().float()  # 0 in the prompt
-        head = self.lm.lm_head.weight
+        drawn = ((weights > 0) & (kinds != Kind.TEXT)).float()  # 0 in the prompt
+        targets_N, drawn_N = self.own(targets).flatten(), self.own(drawn).flatten()
+        document_N = self.own(documents_BT, PADDING).flatten().long()
+        head = self.head
         _, nll_N = linear_cross_entropy(hidden_ND.detach(), head.detach(), targets_N, drawn_N)
         count = int(documents_BT.max()) + 1
         nll_D, num_tokens_D = (_by_document(x_N, document_N, count) for x_N in (nll_N * drawn_N, drawn_N))
+        if self.split is not None and count:
+            nll_D, num_tokens_D = self.split.sum(nll_D), self.split.sum(num_tokens_D)
         if reference_D is None:
             return -nll_D
         reward_D = -(nll_D + reference_D) * self.config.beta
@@ -79,8 +82,11 @@ class PreferenceLoss(PackLoss):
         weighted, _ = linear_cross_entropy(hidden_ND, head, targets_N, drawn_N * _of(weight_D, document_N))
         value = losses_P.sum() + self.config.ntp_weight * chosen_nll_P.sum()
         parts = [torch.ones_like(margin_P), losses_P, margin_P, (margin_P > 0).float(), chosen_nll_P]
+        sums = torch.stack([part.sum() for part in parts])
+        if self.split is not None and self.split.number:  # of a pair that is shared, the first tells
+            value, sums = torch.zeros_like(value), torch.zeros_like(sums)
         # the value of the loss, with the gradient of the weighted sum
-        return weighted + (value - weighted).detach(), torch.stack([part.sum() for part in parts])
+        return weighted + (value - weighted).detach(), sums
 
 
 def _by_document(x_N: torch.Tensor, document_N: torch.Tensor, count: int) -> torch.Tensor:

@@ -18,5 +18,4 @@ In: a `TrainJob`. Out: its folder with plan, log, checkpoints, curves and model,
     guard.py        steps that stand out, kept, skipped or the end
     validation.py   loss of held-out documents
     samples.py      pictures of fixed prompts
-    parallel.py     one model on several workers: copies or shards
 """

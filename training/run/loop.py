@@ -34,7 +34,8 @@ def fit(
 ) -> TrainResult:
     """Train, from the newest checkpoint if there is one; a finished run only returns its result. Ray must be up.
 
-    `on_begin` is called here, on the driver, with plan.json before the first step; `on_report` for every logged step:
+    `on_begin` is called here, on the driver, with plan.json before the first step, and in `memory` what a step needs
+    (training/parallel/memory.py) as a sentence; `on_report` for every logged step:
     (steps done, steps in all, losses by name, speeds by name: tokens_per_s, data_wait, and mfu where the peak of the
     GPUs is known); the loss of the newest validation is `val`. `on_note` gets what a person should know.
 
@@ -44,7 +45,7 @@ def fit(
     resources = resources or TrainResources()
     sizes = resources.sizes(job.config.data.batch_packs)
     if (summary := job.read_summary()) is None or not storage.exists(job.at(DONE)):
-        preparing = ray.remote(num_cpus=1)(_prepare).remote(job)
+        preparing = ray.remote(num_cpus=1)(_prepare).remote(job, resources)
         from ray.train import torch as _  # noqa: F401
 
         summary = unwrapped(lambda: ray.get(preparing))
@@ -82,10 +83,11 @@ def _unheard(text: str) -> None:
     """Of one who asked for no notes."""
 
 
-def _prepare(job: TrainJob) -> dict[str, Any]:
+def _prepare(job: TrainJob, resources: TrainResources) -> dict[str, Any]:
+    from tokenmill.training.parallel.memory import memory_of
     from tokenmill.training.run.prepare import prepare
 
-    return prepare(job)
+    return prepare(job) | {"memory": memory_of(job, resources).told()}
 
 
 def _worker(arguments: dict[str, Any]) -> None:

@@ -1,21 +1,20 @@
 """What a job learns from: the corpus, or choices between drawings; its loss, and who reads its packs."""
 
-from tokenmill.tokenizer.vocabulary import Vocabulary
 from tokenmill.training.data.loader import Loader
 from tokenmill.training.data.pairs import PairLoader
 from tokenmill.training.job import TrainJob
 from tokenmill.training.model.model import PackLoss, build_model
 from tokenmill.training.model.preference import PreferenceLoss
-from tokenmill.training.run.parallel import Workers
+from tokenmill.training.parallel.workers import Workers
 from tokenmill.training.run.prepare import Prepared
 from tokenmill.training.run.reference import set_reference
 
 
-def objective_of(job: TrainJob, vocabulary: Vocabulary, recompute: bool) -> PackLoss:
+def objective_of(job: TrainJob, ready: Prepared, recompute: bool) -> PackLoss:
     """The job's model, as it starts, and the forward pass of its packs that ends in its loss. Raises TrainingError."""
     config = job.config
     model_config = config.model.model_copy(update={"init_from": job.init_from})
-    lm = build_model(model_config, vocabulary, config.data.context_tokens, config.seed)
+    lm = build_model(model_config, ready.layout.vocabulary, config.data.context_tokens, config.seed)
     if recompute:
         lm.activation_checkpointing_enable({"use_reentrant": False})
     if config.preferences is not None:

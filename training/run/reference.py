@@ -12,7 +12,7 @@ from tokenmill.training.data.pairs import PairLoader
 from tokenmill.training.job import TrainJob
 from tokenmill.training.model.preference import PreferenceLoss
 from tokenmill.training.pack import Pack
-from tokenmill.training.run.parallel import Workers
+from tokenmill.training.parallel.workers import Workers
 from tokenmill.training.run.tables import read_table, write_table
 
 NAME = "reference.parquet"  # pair, chosen, rejected
@@ -43,13 +43,13 @@ def _compute(uri: str, loader: PairLoader, model: PreferenceLoss, workers: Worke
     mine: list[tuple[np.ndarray, np.ndarray]] = []
     was_training = model.training
     model.eval()
-    for first in range(0, len(packs), workers.world):  # as many passes on all, for weights may be spread
-        is_there = first + workers.rank < len(packs)
-        numbers, pack = packs[first + workers.rank] if is_there else (np.empty(0, np.int32), Pack.empty())
+    for first in range(0, len(packs), workers.num_groups):  # as many passes on all, for weights may be spread
+        is_there = first + workers.group < len(packs)
+        numbers, pack = packs[first + workers.group] if is_there else (np.empty(0, np.int32), Pack.empty())
         with torch.no_grad(), torch.autocast(workers.device.type, torch.bfloat16, enabled=in_bf16):
             inputs = model.inputs(pack, workers.device)[:-1]
             found = workers.forward(*inputs, None).float().cpu().numpy()
-        if len(numbers):
+        if len(numbers) and workers.is_first:
             mine.append((numbers, found.reshape(-1, 2)))
     model.train(was_training)
     everywhere = [mine]

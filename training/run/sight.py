@@ -13,9 +13,8 @@ import torch
 from tokenmill.storage.run_log import Record
 from tokenmill.training.data.loader import Loader
 from tokenmill.training.job import TrainJob
-from tokenmill.training.model.model import PackLoss
+from tokenmill.training.parallel.workers import Workers
 from tokenmill.training.run.guard import Guard
-from tokenmill.training.run.parallel import Workers
 from tokenmill.training.run.prepare import Prepared
 from tokenmill.training.run.samples import Samples
 from tokenmill.training.run.validation import Validation, validation_of
@@ -96,13 +95,13 @@ class Sight:
         self._norms, self._wait_s, self._guard.marks = [], 0.0, []
         return told
 
-    def looks(self, done: int, model: PackLoss) -> Iterator[Record]:
+    def looks(self, done: int) -> Iterator[Record]:
         """Lines of the log besides that of the step, after `done` steps; the time they take counts in no speed."""
         every, is_last = self._monitor.sample_every_steps, done == self._num_steps
         if self._validation is not None and (done % self._monitor.validate_every_steps == 0 or is_last):
-            yield self._line(done, self._validation.losses(model))
+            yield self._line(done, self._validation.losses())
         if self._samples is not None and every is not None and (done % every == 0 or is_last):
-            yield self._line(done, {"samples": self._samples.draw(model.lm, done)})
+            yield self._line(done, {"samples": self._samples.draw(self._workers.model.lm, done)})
 
     def _line(self, done: int, found: Record) -> Record:
         now = time.monotonic()

@@ -15,9 +15,8 @@ from tokenmill.storage.run_log import Record
 from tokenmill.tokenizer.sequence import Kind
 from tokenmill.training.data.loader import Loader
 from tokenmill.training.job import TrainJob
-from tokenmill.training.model.model import PackLoss, tensors
 from tokenmill.training.pack import Pack
-from tokenmill.training.run.parallel import Workers
+from tokenmill.training.parallel.workers import Workers
 from tokenmill.training.run.prepare import Prepared
 
 _CACHE_BYTES = 64 << 20  # each pack is read once, and kept as it is
@@ -46,14 +45,14 @@ class Validation:
         self._loader, self._numbers = loader, range(min(num_packs, loader.plan.num_packs))
         self._packs: list[Pack] | None = None
 
-    def losses(self, model: PackLoss) -> Record:
+    def losses(self) -> Record:
         """`val`: mean loss in nats per token, weighted as `loss` and by kind; `val_tokens`; `val_by_place`: by kind and
         place in the document, named by the first of 1, 2, 4, ... tokens; `val_by_frame`: of video codes by latent
         frame. Every worker must call it.
         """
-        model.eval()
+        model = self._workers.model.eval()
         try:
-            mine = torch.from_numpy(self._sums(model)).to(self._workers.device)
+            mine = torch.from_numpy(self._sums() * self._workers.is_first).to(self._workers.device)
         finally:
             model.train()
             for part in model.modules():
@@ -78,16 +77,16 @@ class Validation:
             told["val_by_frame"] = by_frame
         return told
 
-    def _sums(self, model: PackLoss) -> np.ndarray:
+    def _sums(self) -> np.ndarray:
         """float64 (2, M): sums of the loss and numbers of tokens by kind and place, then by frame; in the last column
         the weighted loss and the weight.
         """
-        device, num_places = self._workers.device, len(Kind) * _NUM_PLACES
+        model, device, num_places = self._workers.model, self._workers.device, len(Kind) * _NUM_PLACES
         sums = np.zeros((2, num_places + self._num_frames + 1))
         for pack in self._mine():
             place_bins, frame_bins = self._bins(pack)
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self._dtype == "bfloat16"):
-                by_token = model(*tensors(pack, device), by_token=True)[1]
+                by_token = model(*model.inputs(pack, device), by_token=True)[1]
             nll, weights = by_token.double().cpu().numpy()
             is_counted = weights > 0
             for first, num, bins in ((0, num_places, place_bins), (num_places, self._num_frames, frame_bins)):
@@ -100,11 +99,11 @@ class Validation:
 
     def _mine(self) -> Iterator[Pack]:
         """The packs of this worker, as many as those of the others: spread weights are gathered for each."""
-        rank, world = self._workers.rank, self._workers.world
+        group, num_groups = self._workers.group, self._workers.num_groups
         if self._packs is None:
-            self._packs = [self._loader.pack(number) for number in self._numbers[rank::world]]
+            self._packs = [self._loader.pack(number) for number in self._numbers[group::num_groups]]
         yield from self._packs
-        for _ in range(-(-len(self._numbers) // world) - len(self._packs)):
+        for _ in range(-(-len(self._numbers) // num_groups) - len(self._packs)):
             yield Pack.empty()
 
     def _bins(self, pack: Pack) -> tuple[np.ndarray, np.ndarray]:

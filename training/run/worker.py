@@ -16,9 +16,9 @@ from tokenmill.training.config import TrainResources
 from tokenmill.training.job import DONE, Asked, TrainJob
 from tokenmill.training.model.optimizer import make_optimizers, schedule, set_learning_rate
 from tokenmill.training.pack import Pack
+from tokenmill.training.parallel.workers import Notices, Workers
 from tokenmill.training.run.finish import finish
 from tokenmill.training.run.objective import loader_of, objective_of
-from tokenmill.training.run.parallel import Notices, Workers
 from tokenmill.training.run.prepare import Prepared, load_prepared, prepare
 from tokenmill.training.run.sight import Sight
 
@@ -66,8 +66,8 @@ class _Trainer:
     ):
         config = job.config
         self.job, self.resources, self.ready = job, resources, ready
-        self.model = objective_of(job, ready.layout.vocabulary, resources.recompute).to(device).train()
-        self.workers = Workers(self.model, rank, world, device, resources.spread_model, notices)
+        self.model = objective_of(job, ready, resources.recompute).train()
+        self.workers = Workers(self.model, config, resources, rank, world, device, notices)
         self.peak_per_s = self.workers.peak_per_s(config.dtype)
         dtype = getattr(torch, config.dtype)
         self.optimizers = make_optimizers(self.model, config.optimizer, dtype, rank, world)
@@ -85,13 +85,14 @@ class _Trainer:
             self.checkpoints.wait()
 
     def _run(self) -> None:
-        rank, world, device = self.workers.rank, self.workers.world, self.workers.device
+        rank, device = self.workers.rank, self.workers.device
+        group, num_groups = self.workers.group, self.workers.num_groups
         log = TrainLog(self.job.run_uri, self.start) if rank == 0 else None
         before = read_log(self.job.run_uri, "seconds") if rank == 0 else []
         self.sight.begin(before[-1]["seconds"] if before else 0.0)
         num_steps, every = self.ready.plan.num_steps, self.resources.checkpoint_every_steps
         window = torch.zeros(self.model.num_sums + _NUM_FIGURES, dtype=torch.float64, device=device)
-        for step, packs in self.sight.waiting(self.loader.steps(self.start, rank, world)):
+        for step, packs in self.sight.waiting(self.loader.steps(self.start, group, num_groups)):
             window += self.step(step, packs)
             done = step + 1
             is_saved = done % every == 0 or done == num_steps or self.workers.asked
@@ -100,7 +101,7 @@ class _Trainer:
                 window.zero_()
                 if log is not None:
                     log.append(record)
-            for record in self.sight.looks(done, self.model) if self.workers.asked != Asked.STOP else ():
+            for record in self.sight.looks(done) if self.workers.asked != Asked.STOP else ():
                 if log is not None:
                     log.append(record)
             if is_saved:
@@ -115,21 +116,24 @@ class _Trainer:
         of them that see each other.
         """
         config, workers, device = self.job.config, self.workers, self.workers.device
-        weight = sum(self.model.loss_weight(pack) for pack in packs)
+        weight = sum(self.model.loss_weight(pack) for pack in packs) if workers.is_first else 0.0
         total_weight = workers.agree(weight)
-        numbers = self.ready.plan.step_packs(step, workers.rank, workers.world)
+        numbers = self.ready.plan.step_packs(step, workers.group, workers.num_groups)
         figures = torch.zeros(self.model.num_sums + _NUM_FIGURES, dtype=torch.float64, device=device)
-        num_passes = -(-config.data.batch_packs // workers.world)  # the same on all workers; some may be empty
+        num_passes = -(-config.data.batch_packs // workers.num_groups)  # the same on all workers; some may be empty
         for i in range(num_passes):
             pack = packs[i] if i < len(packs) else Pack.empty()
             torch.manual_seed(_pack_seed(config.seed, numbers[i] if i < len(packs) else 0))
             with workers.synchronized(i == num_passes - 1):
-                with torch.autocast(device.type, torch.bfloat16, enabled=config.dtype == "bfloat16"):
+                # each weight is used once; kept casts would be a copy of the whole model where it is spread
+                in_bf16 = config.dtype == "bfloat16"
+                with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16, cache_enabled=False):
                     loss, sums = workers.forward(*self.model.inputs(pack, device))
                 # gradients become the mean over workers; the loss is a sum
-                (loss * (workers.world / total_weight).float()).backward()
+                (loss * (workers.num_averaged / total_weight).float()).backward()
             parts = [sums.flatten().double(), loss.detach().double()[None]]
-            figures += torch.cat([*parts, figures.new_tensor([0.0, pack.num_tokens, pack.num_pairs])])
+            counts = [0.0, pack.num_tokens, pack.num_pairs] if workers.is_first else [0.0] * 3
+            figures += torch.cat([*parts, figures.new_tensor(counts)])
         figures[-3] = weight
         is_taken = self.sight.takes(step + 1, figures, total_weight)
         share = schedule(config.optimizer, step, self.ready.plan.num_steps)

@@ -1,6 +1,7 @@
 """Checkpoints of 1, 2, 3 and 4 workers, read by other numbers of them: all train what one does that nobody disturbs."""
 
 import json
+import multiprocessing
 import pickle
 import subprocess
 import sys
@@ -19,12 +20,13 @@ from tokenmill.storage.checksums import write_checksums
 from tokenmill.storage.errors import DamagedError
 from tokenmill.storage.run_log import read_log
 from tokenmill.training.checkpoints import folders, shard_files
-from tokenmill.training.config import TrainResources
+from tokenmill.training.config import Parallel, TrainResources
 from tokenmill.training.job import DONE, Asked
 from tokenmill.training.run.prepare import load_prepared
 from tokenmill.training.run.worker import _Trainer, train_worker
 
 WORLDS = [1, 2, 3, 4, 3, 2, 1, 4, 1]  # a step with each of them
+SHARED = [(1, 1), (2, 1), (1, 1), (2, 2), (1, 1), (1, 2), (1, 1), (1, 2), (1, 1)]  # context, tensor
 NEVER = TrainResources(checkpoint_every_steps=1000)
 
 
@@ -41,39 +43,45 @@ class StopAtOnce:
         self.is_said = True
 
 
-def part(folder, rank):
-    """One of four processes: in each world that it belongs to, train a step on each job."""
+def one_after_the_other(folder):
+    """A step with each of the worlds, on each job; every worker is a process that has imported all there is."""
     torch.set_num_threads(1)
-    jobs = pickle.loads((folder / "jobs.pickle").read_bytes())
+    context = multiprocessing.get_context("fork")
     for number, world in enumerate(WORLDS):
-        if rank >= world:
-            continue
-        store = dist.FileStore(str(folder / f"store-{number}"), world)
-        dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(minutes=5))
-        for is_spread, job in jobs:
-            resources = TrainResources(checkpoint_every_steps=1000, spread_model=is_spread, threads=1)
-            notices = StopAtOnce() if rank == 0 else None
-            train_worker(job, resources, rank, world, notices=notices)
-            assert notices is None or notices.is_said
-        dist.destroy_process_group()
+        workers = [context.Process(target=work, args=(folder, number, rank, world)) for rank in range(world)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert not any(worker.exitcode for worker in workers)
+
+
+def work(folder, number, rank, world):
+    store = dist.FileStore(str(folder / f"store-{number}"), world)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(minutes=5))
+    for name, job in pickle.loads((folder / "jobs.pickle").read_bytes()):
+        context, tensor = SHARED[number] if name == "shared" else (1, 1)
+        parallel = Parallel(context=context, tensor=tensor)
+        resources = NEVER.model_copy(update={"spread_model": name == "spread", "threads": 1, "parallel": parallel})
+        notices = StopAtOnce() if rank == 0 else None
+        train_worker(job, resources, rank, world, notices=notices)
+        assert notices is None or notices.is_said
+    dist.destroy_process_group()
 
 
 @pytest.mark.service
 def test_any_number_of_workers_goes_on_from_the_checkpoint_of_any_other(tmp_path, make_job, small_config):
     config = small_config(muon_lr=0.02, steps=len(WORLDS))
-    config = config.model_copy(update={"data": config.data.model_copy(update={"batch_packs": 4})})
-    alone, copies, spread = (make_job(name, config) for name in ("alone", "copies", "spread"))
+    data, model = {"batch_packs": 4}, {"num_heads": 4, "num_kv_heads": 2}
+    config = config.model_copy(
+        update={"data": config.data.model_copy(update=data), "model": config.model.model_copy(update=model)}
+    )
+    alone, *others = (make_job(name, config) for name in ("alone", "copies", "spread", "shared"))
     train_worker(alone)
-    (tmp_path / "jobs.pickle").write_bytes(pickle.dumps([(False, copies), (True, spread)]))
-    command = [sys.executable, __file__, str(tmp_path)]
-    processes = [subprocess.Popen([*command, str(rank)]) for rank in range(max(WORLDS))]
-    try:
-        assert [process.wait(300) for process in processes] == [0] * len(processes)
-    finally:
-        for process in processes:
-            process.kill()
+    (tmp_path / "jobs.pickle").write_bytes(pickle.dumps([(job.run_uri.rsplit("/", 1)[1], job) for job in others]))
+    subprocess.run([sys.executable, __file__, str(tmp_path)], check=True, timeout=300)
     expected = read_log(alone.run_uri)
-    for job in (copies, spread):
+    for job in others:
         log = read_log(job.run_uri)
         assert [record["workers"] for record in log] == WORLDS
         assert [record["tokens"] for record in log] == [record["tokens"] for record in expected]
@@ -83,9 +91,9 @@ def test_any_number_of_workers_goes_on_from_the_checkpoint_of_any_other(tmp_path
         sizes = sorted(file.stat().st_size for file in of_four)
         assert len(sizes) == 4 and sizes[-1] < 1.4 * sum(sizes) / 4, "no worker writes the whole"
         train_worker(job)  # exports
-        weights, others = (load_file(Path(each.run_uri, "model", "model.safetensors")) for each in (alone, job))
+        weights, theirs = (load_file(Path(each.run_uri, "model", "model.safetensors")) for each in (alone, job))
         for name, tensor in weights.items():
-            torch.testing.assert_close(tensor, others[name], rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(tensor, theirs[name], rtol=1e-3, atol=1e-4)
 
 
 def test_a_large_state_stands_in_several_files(make_job, small_config):
@@ -190,4 +198,4 @@ def test_a_checkpoint_without_its_list_of_files_is_damaged(make_job):
 
 
 if __name__ == "__main__":
-    part(Path(sys.argv[1]), int(sys.argv[2]))
+    one_after_the_other(Path(sys.argv[1]))

@@ -17,7 +17,8 @@ from tokenmill.training.model import products
 from tokenmill.training.model.flops import Flops, peak_of, peak_per_s
 from tokenmill.training.model.model import PackLoss, build_model
 from tokenmill.training.pack import PADDING, Pack
-from tokenmill.training.run import parallel, worker
+from tokenmill.training.parallel import workers
+from tokenmill.training.run import worker
 
 WEIGHTS = LossWeights(text=1.0, vision=0.5)
 VOCABULARY = Vocabulary(pad=0, eol=1, eof=2, bos=3, eos=4, sot=5, sov=6, eov=7, vision_offset=40, codebook_size=60)
@@ -79,7 +80,7 @@ def test_mfu_is_in_log_and_line_where_the_peak_is_known(make_job, monkeypatch):
     unknown, known = make_job("unknown"), make_job("known")
     worker.train_worker(unknown)
     assert not any("mfu" in record for record in read_log(unknown.run_uri))
-    monkeypatch.setattr(parallel, "peak_per_s", lambda device, dtype: 1e12)
+    monkeypatch.setattr(workers, "peak_per_s", lambda device, dtype: 1e12)
     worker.train_worker(known, TrainResources(log_every_steps=2))
     (first, *_) = log = read_log(known.run_uri)
     assert all(0 < record["mfu"] < 1 for record in log)

@@ -15,7 +15,7 @@ from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.run_log import read_log
 from tokenmill.storage.stopping import Stop
 from tokenmill.training.checkpoints.folders import newest_step
-from tokenmill.training.config import Monitor, TrainResources
+from tokenmill.training.config import Monitor, Parallel, TrainResources
 from tokenmill.training.job import DONE, Drawing, is_step
 from tokenmill.training.run.loop import fit
 from tokenmill.training.run.worker import train_worker
@@ -108,10 +108,13 @@ def test_two_workers_train_like_one_and_report(make_job, small_config):
 
 
 def test_spread_weights_train_like_whole_ones(make_job, small_config):
-    """FSDP2 on two workers; its checkpoint is read by one worker that holds all."""
+    """FSDP2 on two workers that share each pack; its checkpoint is read by one worker that holds all."""
     alone, spread = (make_job(name, seen(small_config(muon_lr=0.02)), **SEEN) for name in ("alone", "spread"))
     train_worker(alone)
-    fit(spread, TrainResources(num_workers=2, cpus_per_worker=0.5, threads=1, spread_model=True))
+    parallel, begun = Parallel(context=2), []
+    resources = TrainResources(num_workers=2, cpus_per_worker=0.5, threads=1, spread_model=True, parallel=parallel)
+    fit(spread, resources, on_begin=begun.append)
+    assert begun[0]["memory"].startswith("a step needs about 0.0 GB of each worker: weights 0.0")
     assert losses(spread) == pytest.approx(losses(alone), rel=1e-4)
     assert_seen_alike(alone, spread)
     norms = [[line["grad_norm"] for line in read_log(job.run_uri) if is_step(line)] for job in (alone, spread)]

@@ -79,7 +79,7 @@ def test_the_loss_is_that_of_each_document_read_alone(held_out_job):
     job = held_out_job()
     prepare(job)
     trainer = worker._Trainer(job, EVERY_3, load_prepared(job), 0, 1, torch.device("cpu"))
-    told = trainer.sight._validation.losses(trainer.model)
+    told = trainer.sight._validation.losses()
     lm = trainer.model.lm.eval()
     found: dict[tuple, list[float]] = {}
     for pack in trainer.sight._validation._packs:

@@ -2,22 +2,33 @@
 
 Both take the mean of gradients over workers and need as many forward passes on each. 8.5 billion weights with
 gradients and AdamW state are 136 GB in float32: spread over eight GPUs that is 17 GB each, copied it fits none.
+
+Workers stand in groups that share packs (`resources.parallel`): in a group first those of tensor parallelism, then
+those of context parallelism. To DDP and FSDP2 a worker with some of a pack's tokens is like one with a pack.
 """
 
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from tokenmill.training.config import Parallel, TrainConfig, TrainResources
 from tokenmill.training.job import Asked
 from tokenmill.training.model.flops import peak_per_s
 from tokenmill.training.model.model import PackLoss
+from tokenmill.training.model.split import Split, SplitDropout
+from tokenmill.training.parallel.memory import check_room, needed
+from tokenmill.training.parallel.tensor import check_shares, share_layers
+
+# of weights in two kinds of parts, whenever one is made whole: that it takes two messages
+logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
 
 
 class Notices(Protocol):
@@ -31,30 +42,58 @@ class Notices(Protocol):
 
 
 class Workers:
-    """This worker's place among `world`, and the model as it stands there."""
+    """This worker's place among `world`, and the model as it stands there. Raises TrainingError for a model that
+    cannot be shared out as `resources` say, or that a GPU has no room for.
+    """
 
     def __init__(
         self,
         model: PackLoss,
+        config: TrainConfig,
+        resources: TrainResources,
         rank: int,
         world: int,
         device: torch.device,
-        is_spread: bool,
         notices: Notices | None = None,
     ):
+        check_room(needed(model.lm.config, config, resources, world), device, resources)
+        parallel = resources.parallel
+        is_spread = world > 1 and (resources.spread_model or parallel.tensor > 1)
         self.rank, self.world, self.device = rank, world, device
         self.notices, self.asked = notices, Asked.NOTHING  # the latter of all workers, at the newest step
+        self.model = model
         self.forward: nn.Module = model
+        if not is_spread:  # what is spread goes there in parts
+            model.to(device)
+        self.group, place = divmod(rank, parallel.per_pack)  # which packs are its own
+        self.num_groups, self.is_first = world // parallel.per_pack, not place  # one counts what a group shares
+        self.num_averaged = world // parallel.tensor  # of gradients
         if world == 1:
             return
+        mesh = self._shared(model, parallel, place) if parallel.per_pack > 1 else None
         if is_spread:
-            mesh = init_device_mesh(device.type, (world,))
+            mesh = init_device_mesh(device.type, (world,)) if mesh is None else mesh
             for layer in model.lm.model.layers:
                 fully_shard(layer, mesh=mesh)
             fully_shard(model, mesh=mesh)
         else:
             device_ids = [device] if device.type == "cuda" else None
             self.forward = DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
+
+    def _shared(self, model: PackLoss, parallel: Parallel, place: int) -> DeviceMesh:
+        """Let `model` take this worker's part of each pack; `place`: the worker's in its group. Returns the workers
+        over whom weights may be spread.
+        """
+        check_shares(model.lm, parallel)
+        shape = (self.num_groups, parallel.context, parallel.tensor)
+        mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=("data", "context", "tensor"))
+        pack = mesh["context", "tensor"]._flatten("pack").get_group()
+        model.split = Split(place, parallel.per_pack, mesh.get_group("context"), pack)
+        for layer in model.lm.model.layers:
+            layer.dropout = SplitDropout(layer.dropout.p, model.split)
+        if parallel.tensor > 1:
+            share_layers(model.lm, mesh["tensor"])
+        return mesh["data", "context"]._flatten("spread")
 
     def synchronized(self, is_last: bool) -> AbstractContextManager[None]:
         """Around a forward and backward pass: gradients cross between workers in the last one of a step only."""

@@ -59,14 +59,14 @@ CASES = {  # sizes that differ from the demo's, codes a side, classes (null: of 
 GOALS = {"plain": 1.0, "Trainer": 1.3}
 
 
-def shard(path: Path, count: int, side: int, codebook: int = CODEBOOK) -> str:
+def shard(path: Path, count: int, side: int = 8) -> str:
     """`count` images of side x side random codes with captions of eight words."""
     rng = np.random.default_rng(0)
     rows = [
         {
             "media_id": f"{number:032x}",
             "kind": "image",
-            "codes": rng.integers(0, codebook, side * side).tolist(),
+            "codes": rng.integers(0, CODEBOOK, side * side).tolist(),
             "grid_t": 1,
             "grid_h": side,
             "grid_w": side,

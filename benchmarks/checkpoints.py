@@ -32,8 +32,8 @@ from tokenmill.pipeline.config import load
 from tokenmill.pipeline.demo.show import CONFIG
 from tokenmill.storage import cpu
 from tokenmill.training.checkpoints.checkpoint import Checkpoints
-from tokenmill.training.config import TrainResources
 from tokenmill.training.job import TrainJob
+from tokenmill.training.resources import TrainResources
 from tokenmill.training.run.prepare import load_prepared, prepare
 from tokenmill.training.run.worker import _Trainer
 

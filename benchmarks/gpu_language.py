@@ -23,11 +23,11 @@ from tokenmill.pipeline.config import load
 from tokenmill.tokenizer.sequence import SequenceLayout
 from tokenmill.tokenizer.text import train_text_tokenizer
 from tokenmill.tokenizer.vocabulary import Vocabulary
-from tokenmill.training.config import TrainResources
 from tokenmill.training.job import TrainJob
 from tokenmill.training.model.flops import Flops, peak_of
 from tokenmill.training.model.model import PackLoss, build_model, config_of, tensors
 from tokenmill.training.parallel.memory import needed
+from tokenmill.training.resources import TrainResources
 from tokenmill.training.sampling import Choice, Grid, Sampler
 
 EMU3_8B = {  # its layers; how many of them, each part says

@@ -39,11 +39,11 @@ from tokenmill.pipeline.demo.show import CONFIG
 from tokenmill.storage import cpu
 from tokenmill.tokenizer.shards import TOKENS, write_parquet
 from tokenmill.tokenizer.vocabulary import Vocabulary
-from tokenmill.training.config import TrainResources
 from tokenmill.training.data.loader import Loader
 from tokenmill.training.job import Asked, TrainJob
 from tokenmill.training.model.model import build_model
 from tokenmill.training.pack import Pack
+from tokenmill.training.resources import TrainResources
 from tokenmill.training.run.prepare import load_prepared, prepare
 from tokenmill.training.run.worker import train_worker
 

@@ -10,7 +10,8 @@ from tokenmill import stages
 from tokenmill.storage.cpu import quick_dtype
 from tokenmill.storage.identity import Config, Resources, fingerprint_of
 from tokenmill.tokenizer.vision.training.config import VisionTrainConfig
-from tokenmill.training.config import ModelConfig, Monitor, TrainConfig, TrainResources, WorkerResources
+from tokenmill.training.config import ModelConfig, TrainConfig
+from tokenmill.training.resources import Monitor, TrainResources, WorkerResources
 
 _STAGE_NAME = re.compile("[a-z][a-z0-9_]*")
 _Part = TypeVar("_Part", bound=Config)
@@ -150,6 +151,8 @@ class Stage(TrainConfig):
         if self.model.init_from is None:  # the sizes of others are known when they are loaded
             model = self.model
             self.resources.parallel.check(model.num_heads, model.num_kv_heads, model.intermediate_size)
+        if self.model.lora is not None and self.resources.parallel.tensor > 1:
+            raise ValueError("resources.parallel.tensor shares whole weights; with model.lora set it to 1")
         return self
 
     @model_validator(mode="after")
@@ -217,7 +220,11 @@ class Train(Stage):
                 raise ValueError(f"stages.{name}.after: no stage {stage.after!r} stands before it; those are: {known}")
             if (parent := self.parent_of(name)) is not None:
                 self._check_model(name, self.stages[parent].model, stage.model)
+            else:
+                _check_start(f"stages.{name}.", stage.model)
             before.append(name)
+        if not self.stages:
+            _check_start("", self.model)
         if unknown := [name for name in self.only if name not in self.stages]:
             known = ", ".join(self.stages) or "none; `train.stages` names them"
             raise ValueError(f"only: no stage {unknown[0]!r}; there are {known}")
@@ -226,12 +233,12 @@ class Train(Stage):
     @staticmethod
     def _check_model(name: str, before: ModelConfig, after: ModelConfig) -> None:
         """A stage goes on with a model as it is."""
-        if after != before.model_copy(update={"dropout": after.dropout}):
-            keys = [key for key in type(after).model_fields if getattr(after, key) != getattr(before, key)]
-            key = next(key for key in keys if key != "dropout")
+        may = {"dropout", "lora"}
+        keys = [key for key in type(after).model_fields if getattr(after, key) != getattr(before, key)]
+        if key := next((key for key in keys if key not in may), None):
             raise ValueError(
                 f"stages.{name}.model.{key}: {getattr(after, key)} is not that of the stage before, "
-                f"{getattr(before, key)}; of a model only dropout may change between stages"
+                f"{getattr(before, key)}; of a model only dropout and lora may change between stages"
             )
 
     def parent_of(self, name: str) -> str | None:
@@ -256,6 +263,14 @@ class Train(Stage):
     def stage(self, name: str | None) -> Stage:
         """That of the name, or the one training."""
         return self if name is None else self.stages[name]
+
+
+def _check_start(name: str, model: ModelConfig) -> None:
+    if model.lora is not None and model.init_from is None:
+        raise ValueError(
+            f"{name}model.lora learns beside the weights of a model that is there already: give model.init_from, or "
+            "train a stage before without it"
+        )
 
 
 def overlaid(base: Any, over: Any) -> Any:

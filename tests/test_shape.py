@@ -44,7 +44,7 @@ ROOMS: dict[str, str] = {
     "training": "",
     "training.data": "training",
     "training.model": "training",
-    "training.checkpoints": "",
+    "training.checkpoints": "training",
     "training.tracking": "training",
     "training.parallel": "training training.model",
     "training.run": "training training.data training.model training.parallel training.sampling training.checkpoints "

@@ -9,9 +9,11 @@ from tokenmill import storage
 from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.failures import as_damaged
 from tokenmill.storage.identity import fingerprint_of
-from tokenmill.training.config import Monitor, TrainConfig
+from tokenmill.training.config import TrainConfig
+from tokenmill.training.resources import Monitor
 
 MODEL = "model"  # folder of the model, as transformers loads it
+ADAPTER = "adapter"  # folder of what LoRA learned, as peft loads it
 PLAN = "plan.json"  # written when all is prepared: a folder with it has begun
 INPUTS = "inputs"  # in it: what names the run besides its config: the parent's name, contents of files
 ANCESTORS = "ancestors"  # in it: [name, inputs] of the folders that the model goes back to, its parent first

@@ -14,7 +14,6 @@ from tokenmill.pipeline.captioner.pairs import CAPTION, SAID, SPAN, CatalogPairs
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.config import ConfigError, RunConfig
 from tokenmill.training.captioner.config import CaptionerTrainConfig
-from tokenmill.training.captioner.loaded import check_lora
 from tokenmill.training.captioner.pairs import is_held_out
 
 WRITTEN = ["media_id", "span", "start_s", "end_s", "caption", "run_id"]  # of captions
@@ -62,7 +61,8 @@ def check(config: CaptionerTrainConfig) -> None:
             "captioner.train.model: name the weights to start from, a hub name or a folder; or set "
             "captioner.train.scratch={} for a new small model"
         )
-    check_lora(config.lora)
+    if config.lora is not None:
+        config.lora.check_installed("captioner.train.lora")
     if config.joins is None:
         prompts(config)
     else:

@@ -359,9 +359,7 @@ class Table:
 
 class Catalog:
     """The five tables of one root; at `version` of `tokens`, the others as they were until the next one, or with
-    `as_committed` when that one was committed: what a run changed before its own tokens belongs to the one before.
-
-    Raises CatalogError for a version that is not there.
+    `as_committed` when this one was. Raises CatalogError for a version that is not there.
     """
 
     def __init__(self, root: str, version: int | None = None, as_committed: bool = False):
@@ -380,9 +378,8 @@ class Catalog:
         if version not in commits:
             known = f"{min(commits)} to {max(commits)}"
             raise CatalogError(f"{self.root}: there is no version {version}, only {known}; see `tokenmill log CONFIG`")
-        until_ms = commits[version + 1] - 1 if version + 1 in commits else int(time.time() * 1000) + 1
-        until_ms = commits[version] if as_committed else until_ms
-        return datetime.fromtimestamp(until_ms / 1000, UTC)
+        before_ms = commits[version] + 1 if as_committed else commits.get(version + 1, int(time.time() * 1000) + 2)
+        return datetime.fromtimestamp((before_ms - 1) / 1000, UTC)
 
     def __iter__(self) -> Iterator[Table]:
         return iter((self.sources, self.media, self.duplicates, self.captions, self.tokens))

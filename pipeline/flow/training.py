@@ -12,7 +12,7 @@ from tokenmill.pipeline.config import Cluster
 from tokenmill.pipeline.flow.loopback import keep_to_loopback
 from tokenmill.storage.cpu import emulation
 from tokenmill.storage.run_log import Record
-from tokenmill.training.config import WorkerResources
+from tokenmill.training.resources import WorkerResources
 
 _SHOW_EVERY_S = 5.0
 

@@ -34,6 +34,8 @@ def train(run: Run) -> None:
     waiting = [job for job in jobs if not storage.exists(job.at(DONE))]
     for job in waiting:  # what does not fit stops all before it starts
         check_trackers(job.monitor.track)
+        if job.config.model.lora is not None:
+            job.config.model.lora.check_installed("train.model.lora")
         if job.shard_uris:
             give(run.catalog, job)
     if waiting:

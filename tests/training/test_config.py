@@ -3,16 +3,8 @@
 import pytest
 
 from tokenmill.storage.identity import Config, Resources, fingerprint_of
-from tokenmill.training.config import (
-    DataConfig,
-    GuardConfig,
-    ModelConfig,
-    Monitor,
-    OptimizerConfig,
-    Parallel,
-    TrainConfig,
-    TrainResources,
-)
+from tokenmill.training.config import DataConfig, GuardConfig, ModelConfig, OptimizerConfig, TrainConfig
+from tokenmill.training.resources import Monitor, Parallel, TrainResources
 
 
 @pytest.mark.parametrize(

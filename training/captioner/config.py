@@ -5,19 +5,8 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from tokenmill.storage.identity import Config
-from tokenmill.training.config import OptimizerConfig, WorkerResources
-
-
-class LoraConfig(Config):
-    """Small matrices beside the weights (LoRA, arXiv 2106.09685), merged into them at the end."""
-
-    rank: int = Field(16, description="Small learns little, large takes memory and forgets more.", gt=0)
-    alpha: int = Field(32, description="Their weight times rank: small learns slowly, large diverges.", gt=0)
-    dropout: float = Field(0.05, description="0 overfits few pairs, much learns slowly.", ge=0, lt=1)
-    modules: str | list[str] = Field(
-        "all-linear",
-        description="all-linear, a regular expression or endings of names, such as [q_proj, v_proj]. Few learn little.",
-    )
+from tokenmill.training.config import LoraConfig, OptimizerConfig
+from tokenmill.training.resources import WorkerResources
 
 
 class ScratchConfig(Config):

@@ -13,8 +13,8 @@ from torch.optim import AdamW, Optimizer
 from tokenmill.tokenizer.vision.training.parallel import Workers
 from tokenmill.training.captioner.answers import IGNORED, Answers
 from tokenmill.training.captioner.config import CaptionerTrainConfig
-from tokenmill.training.captioner.loaded import merged, with_lora
 from tokenmill.training.captioner.pairs import Example
+from tokenmill.training.lora import merged, with_lora
 from tokenmill.training.model.optimizer import Muon, schedule, set_learning_rate
 
 
@@ -42,7 +42,7 @@ class Learner:
         if config.lora is not None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.seed)
-                model = with_lora(model, config.lora)
+                model = with_lora(model, config.lora, "captioner.train.lora")
         elif next(model.parameters()).dtype != torch.float32:
             model = model.float()
         if recompute:

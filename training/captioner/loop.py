@@ -111,7 +111,8 @@ def _first_weights(config: CaptionerTrainConfig, pairs: Pairs, dtype: torch.dtyp
         return scratch.make(config.scratch, pairs.texts(), config.seed, looks)
     if config.model is None:
         raise TrainingError("captioner.train needs model (a hub name or a folder) or scratch ({} for its defaults)")
-    given.check_lora(config.lora)
+    if config.lora is not None:
+        config.lora.check_installed("captioner.train.lora")
     return given.load(config.model, torch.float32 if config.lora is None else dtype, looks)
 
 

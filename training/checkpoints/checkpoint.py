@@ -110,8 +110,12 @@ class Checkpoints:
                 )
 
     def _state(self) -> dict[str, torch.Tensor]:
-        """All that is saved, by name; what is written into these tensors changes the model and its optimizers."""
-        state = {f"model.{name}": tensor.detach() for name, tensor in self._model.state_dict().items()}
+        """All that is saved, by name; what is written into these tensors changes the model and its optimizers. Weights
+        that do not learn are those of the model that a training starts from.
+        """
+        frozen = {name for name, weight in self._model.named_parameters() if not weight.requires_grad}
+        weights = self._model.state_dict().items()
+        state = {f"model.{name}": tensor.detach() for name, tensor in weights if name not in frozen}
         for name, kept in self._kept():
             state |= {f"optimizer.{name}.{kind}": kept[kind].view(kept[kind].shape or 1) for kind in sorted(kept)}
         return state
@@ -124,8 +128,11 @@ class Checkpoints:
             for group in optimizer.param_groups
             for parameter in group["params"]
         }
-        for name, parameter in self._model.named_parameters():
+        for name, parameter in self._learning():
             yield name, by_parameter[id(parameter)]
+
+    def _learning(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, parameter) for name, parameter in self._model.named_parameters() if parameter.requires_grad]
 
     def _make_room(self, tensors: dict[str, Any]) -> None:
         """Give the optimizers, which keep nothing before their first step, what is in the checkpoint."""
@@ -134,7 +141,7 @@ class Checkpoints:
             name, _, kind = place.removeprefix("optimizer.").rpartition(".")
             if place.startswith("optimizer."):
                 kinds.setdefault(name, []).append(kind)
-        for (name, kept), parameter in zip(self._kept(), self._model.parameters(), strict=True):
+        for (name, kept), (_, parameter) in zip(self._kept(), self._learning(), strict=True):
             for kind in kinds.get(name, []):
                 is_alike = tensors[f"optimizer.{name}.{kind}"]["shape"] == list(parameter.shape)
                 made = torch.zeros_like(parameter) if is_alike else torch.zeros((), device=parameter.device)

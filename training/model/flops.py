@@ -1,8 +1,9 @@
 """What a step computes, and which share of the device's peak that is: model FLOPs utilization, MFU (PaLM, appendix B).
 
-A token costs 6 operations for each weight that it is multiplied with, forward and backward: all matrices but the table
-of embeddings. A pair of tokens that see each other costs 12 for each channel of each layer; documents are causal and
-blind to one another, so one of n tokens has n (n + 1) / 2 pairs. What is recomputed to save memory does not count.
+A token costs 6 operations for each weight that it is multiplied with, forward and backward, 4 for one that does not
+learn: all matrices but the table of embeddings. A pair of tokens that see each other costs 12 for each channel of each
+layer; documents are causal and blind to one another, so one of n tokens has n (n + 1) / 2 pairs. What is recomputed to
+save memory does not count.
 """
 
 import math
@@ -36,9 +37,9 @@ class Flops:
     def __init__(self, lm: Emu3ForCausalLM):
         config = lm.config
         embedded = {id(lm.model.embed_tokens.weight)} - {id(lm.lm_head.weight)}  # tied: one matrix, multiplied once
-        multiplied = sum(each.numel() for each in lm.parameters() if each.dim() == 2 and id(each) not in embedded)
+        multiplied = [each for each in lm.parameters() if each.dim() == 2 and id(each) not in embedded]
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self.per_token = 6.0 * multiplied
+        self.per_token = sum((6.0 if each.requires_grad else 4.0) * each.numel() for each in multiplied)
         self.per_pair = 12.0 * config.num_hidden_layers * config.num_attention_heads * width
 
     def of(self, num_tokens: float, num_pairs: float) -> float:

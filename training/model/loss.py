@@ -38,9 +38,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         device = hidden_ND.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
         nll_N = torch.empty(len(hidden_ND), dtype=torch.float32, device=hidden_ND.device)
-        grads = None
-        if any(ctx.needs_input_grad):
-            grads = torch.zeros_like(hidden_ND, dtype=torch.float32), torch.zeros_like(weight_VD, dtype=torch.float32)
+        of_hidden, of_weight = (
+            torch.zeros_like(each, dtype=torch.float32) if is_needed else None
+            for each, is_needed in zip((hidden_ND, weight_VD), ctx.needs_input_grad[:2], strict=True)
+        )
         head = weight_VD.to(dtype) if weight_VD.numel() <= _CAST_ONCE_NUMBERS else weight_VD
         num_classes = len(head)
         blocks = [slice(start, start + _BLOCK) for start in range(0, num_classes, _BLOCK)]
@@ -58,21 +59,21 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 log_z = log_sums.logsumexp(1, keepdim=True)
                 log_p = logits.gather(1, targets).float() - log_z
                 nll_N[part] = -log_p.squeeze(1)
-                if grads is None:
+                if of_hidden is None and of_weight is None:
                     continue
                 weights = weights_N[part, None].float()
                 shares = (log_sums - log_z).exp_().mul_(weights)
                 for block, share in zip(blocks, shares.split(1, dim=1), strict=True):
                     logits[:, block] = torch.softmax(logits[:, block], dim=1, dtype=torch.float32).mul_(share)
-                rows = torch.arange(
-                    len(logits), device=logits.device
-                )  # scatter_ would copy bfloat16 to float32 and back
+                rows = torch.arange(len(logits), device=logits.device)  # scatter_ copies bfloat16 to float32 and back
                 logits[rows, targets.squeeze(1)] = (log_p.expm1() * weights).squeeze(1).to(dtype)
                 for block in blocks:
                     grad = logits[:, block]
-                    grads[0][part] += product(grad, head[block].to(dtype))
-                    grads[1][block] += product(grad.T, hidden)
-        ctx.grads = grads
+                    if of_hidden is not None:
+                        of_hidden[part] += product(grad, head[block].to(dtype))
+                    if of_weight is not None:
+                        of_weight[block] += product(grad.T, hidden)
+        ctx.grads = of_hidden, of_weight
         ctx.dtypes = hidden_ND.dtype, weight_VD.dtype
         ctx.mark_non_differentiable(nll_N)
         return (nll_N * weights_N).sum(), nll_N
@@ -80,9 +81,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         assert ctx.grads is not None, "the gradients of a loss are handed out once"
-        (grad_hidden, grad_weight), ctx.grads = ctx.grads, None
-        scale, (hidden_dtype, weight_dtype) = grads[0], ctx.dtypes
-        return grad_hidden.mul_(scale).to(hidden_dtype), grad_weight.mul_(scale).to(weight_dtype), None, None
+        made, ctx.grads = ctx.grads, None
+        scaled = (
+            None if grad is None else grad.mul_(grads[0]).to(dtype)
+            for grad, dtype in zip(made, ctx.dtypes, strict=True)
+        )
+        return (*scaled, None, None)
 
 
 def _log_sum(logits_CV: torch.Tensor) -> torch.Tensor:

@@ -32,7 +32,7 @@ def make_optimizers(
 ) -> list[Optimizer]:
     """AdamW and, with `config.muon_lr`, Muon; weights of norms do not decay. `dtype`: of Muon's matrix products."""
     matrices: list[nn.Parameter] = []
-    by_adam = list(model.parameters())
+    by_adam = [p for p in model.parameters() if p.requires_grad]
     if config.muon_lr is not None:
         ends = {id(end.weight) for end in (model.lm.get_input_embeddings(), model.lm.get_output_embeddings())}
         matrices = [p for p in by_adam if p.ndim == 2 and id(p) not in ends]

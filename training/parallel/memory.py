@@ -12,10 +12,11 @@ from transformers import Emu3TextConfig
 from tokenmill import storage
 from tokenmill.storage.errors import TrainingError
 from tokenmill.tokenizer.vocabulary import FILE_NAME, Vocabulary
-from tokenmill.training.config import Parallel, TrainConfig, TrainResources
+from tokenmill.training.config import TrainConfig
 from tokenmill.training.job import TrainJob
 from tokenmill.training.model.loss import chunk_tokens
 from tokenmill.training.model.model import config_of, config_of_given
+from tokenmill.training.resources import Parallel, TrainResources
 
 _GB = 1e9
 _SPARE = 1.1  # an estimate may be wrong by so much before it stops a training
@@ -53,18 +54,23 @@ def needed(config: Emu3TextConfig, train: TrainConfig, resources: TrainResources
     layers = num_layers * (matrices + small)
     own = (layers + ends) / parts
     gathered = (2 * matrices / tensor + 2 * small + ends) if is_spread else 0.0
-    kept = own * 8.0
+    learns, whole = own, matrices / tensor + small + ends  # of the latter gradients are there before they are shared
+    if (lora := train.model.lora) is not None:
+        learns = whole = num_layers * _lora(config, lora.rank)
+        learns /= parts
+    kept = learns * 8.0
     if train.optimizer.muon_lr is not None:
         kept -= num_layers * matrices / parts * 4.0
     head = config.vocab_size * config.hidden_size
+    of_head = head * (4.0 if train.model.lora is None else 0.0)
     dtype = torch.bfloat16 if train.dtype == "bfloat16" else torch.float32
     chunk = float(dtype.itemsize * chunk_tokens(config.vocab_size, dtype, resources.use_gpu) * config.vocab_size)
     return Memory(
         weights=4.0 * (own + gathered),
-        gradients=4.0 * (own + ((matrices / tensor + small + ends) if is_spread else 0.0)),
+        gradients=4.0 * (learns + (whole if is_spread else 0.0)),
         optimizer=kept,
         activations=_activations(config, train, resources.recompute, parallel),
-        loss=chunk + head * 4.0 + 4.0 * _own_tokens(train, parallel) * config.hidden_size,
+        loss=chunk + of_head + 4.0 * _own_tokens(train, parallel) * config.hidden_size,
     )
 
 
@@ -107,6 +113,15 @@ def _layer(config: Emu3TextConfig) -> tuple[int, int]:
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = 2 * config.num_attention_heads + 2 * (config.num_key_value_heads or config.num_attention_heads)
     return config.hidden_size * (heads * width + 3 * config.intermediate_size), 2 * config.hidden_size
+
+
+def _lora(config: Emu3TextConfig, rank: int) -> int:
+    """Weights that LoRA puts beside the matrices of a layer."""
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    of_heads = [count * width for count in (config.num_attention_heads, config.num_key_value_heads or 0)]
+    ends = [config.hidden_size + of_heads[0]] * 2 + [config.hidden_size + of_heads[1]] * 2
+    ends += [config.hidden_size + config.intermediate_size] * 3
+    return rank * sum(ends)
 
 
 def _own_tokens(train: TrainConfig, parallel: Parallel) -> float:

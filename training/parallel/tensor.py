@@ -19,7 +19,7 @@ from torch.distributed.tensor.parallel import (
 from transformers import Emu3ForCausalLM
 
 from tokenmill.storage.errors import TrainingError
-from tokenmill.training.config import Parallel
+from tokenmill.training.resources import Parallel
 
 _TOKENS = Shard(1)  # of (B, T, D)
 

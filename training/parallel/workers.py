@@ -19,13 +19,14 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from tokenmill.training.config import Parallel, TrainConfig, TrainResources
+from tokenmill.training.config import TrainConfig
 from tokenmill.training.job import Asked
 from tokenmill.training.model.flops import peak_per_s
 from tokenmill.training.model.model import PackLoss
 from tokenmill.training.model.split import Split, SplitDropout
 from tokenmill.training.parallel.memory import check_room, needed
 from tokenmill.training.parallel.tensor import check_shares, share_layers
+from tokenmill.training.resources import Parallel, TrainResources
 
 # of weights in two kinds of parts, whenever one is made whole: that it takes two messages
 logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
@@ -89,8 +90,10 @@ class Workers:
         mesh = init_device_mesh(self.device.type, shape, mesh_dim_names=("data", "context", "tensor"))
         pack = mesh["context", "tensor"]._flatten("pack").get_group()
         model.split = Split(place, parallel.per_pack, mesh.get_group("context"), pack)
-        for layer in model.lm.model.layers:
-            layer.dropout = SplitDropout(layer.dropout.p, model.split)
+        for module in list(model.lm.modules()):
+            for name, child in list(module.named_children()):
+                if isinstance(child, nn.Dropout):  # of the layers, and of LoRA
+                    setattr(module, name, SplitDropout(child.p, model.split))
         if parallel.tensor > 1:
             share_layers(model.lm, mesh["tensor"])
         return mesh["data", "context"]._flatten("spread")

@@ -10,8 +10,9 @@ from tokenmill.storage import scratch
 from tokenmill.storage.checksums import NAME, checksum
 from tokenmill.storage.run_log import Record, read_log
 from tokenmill.tokenizer.sequence import Kind
-from tokenmill.training.checkpoints.model_files import write_weights
-from tokenmill.training.job import DONE, NOT_LOSSES, TrainJob, TrainResult, is_step
+from tokenmill.training.checkpoints.model_files import write_adapter, write_weights
+from tokenmill.training.job import ADAPTER, DONE, NOT_LOSSES, TrainJob, TrainResult, is_step
+from tokenmill.training.lora import save_adapter_config
 from tokenmill.training.model.model import PackLoss
 from tokenmill.training.run.prepare import Prepared
 
@@ -26,8 +27,15 @@ def finish(job: TrainJob, ready: Prepared, model: PackLoss, start: int, rank: in
     if rank == 0 and storage.exists(uri):
         storage.delete_folder(uri)  # of an export that was interrupted
     known = write_weights(model.lm, uri, rank)
+    lora = job.config.model.lora
+    if lora is not None:
+        write_adapter(model.lm, job.at(ADAPTER), rank)
     if rank != 0:
         return
+    if lora is not None:
+        with tempfile.TemporaryDirectory(prefix="tokenmill-", dir=scratch.folder()) as name:
+            save_adapter_config(lora, str(job.init_from), name)
+            storage.upload_folder(Path(name), job.at(ADAPTER))
     with tempfile.TemporaryDirectory(prefix="tokenmill-", dir=scratch.folder()) as name:
         model.lm.config.architectures = [type(model.lm).__name__]
         model.lm.config.save_pretrained(name)

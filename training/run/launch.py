@@ -20,8 +20,8 @@ from tokenmill import storage
 from tokenmill.storage import failures, stopping
 from tokenmill.storage.errors import TrainingError, UserError
 from tokenmill.storage.run_log import LogTail, Record, read_log
-from tokenmill.training.config import WorkerResources
 from tokenmill.training.job import Asked
+from tokenmill.training.resources import WorkerResources
 
 _TAIL_EVERY_S = 0.5
 _SAVED_WITHIN_S = 30.0  # Slurm and Kubernetes kill after as many seconds

@@ -16,8 +16,8 @@ import ray
 from tokenmill import storage
 from tokenmill.storage.run_log import Record
 from tokenmill.training.checkpoints.folders import newest_step
-from tokenmill.training.config import TrainResources
 from tokenmill.training.job import DONE, NOT_LOSSES, SPEEDS, TrainJob, TrainResult, is_step, read_result, told_of
+from tokenmill.training.resources import TrainResources
 from tokenmill.training.run.launch import Going, run_on_workers, unwrapped
 from tokenmill.training.run.notices import Reader, open_board
 from tokenmill.training.tracking.trackers import tracking

@@ -3,6 +3,7 @@
 from tokenmill.training.data.loader import Loader
 from tokenmill.training.data.pairs import PairLoader
 from tokenmill.training.job import TrainJob
+from tokenmill.training.lora import put_lora
 from tokenmill.training.model.model import PackLoss, build_model
 from tokenmill.training.model.preference import PreferenceLoss
 from tokenmill.training.parallel.workers import Workers
@@ -15,6 +16,8 @@ def objective_of(job: TrainJob, ready: Prepared, recompute: bool) -> PackLoss:
     config = job.config
     model_config = config.model.model_copy(update={"init_from": job.init_from})
     lm = build_model(model_config, ready.layout.vocabulary, config.data.context_tokens, config.seed)
+    if config.model.lora is not None:
+        put_lora(lm, config.model.lora, config.seed, "train.model.lora")
     if recompute:
         lm.activation_checkpointing_enable({"use_reentrant": False})
     if config.preferences is not None:

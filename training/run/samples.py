@@ -13,7 +13,6 @@ from copy import deepcopy
 import numpy as np
 import torch
 from PIL import Image
-from torch.distributed.tensor import DTensor
 from transformers import Emu3ForCausalLM
 
 from tokenmill import storage
@@ -21,6 +20,7 @@ from tokenmill.storage.errors import TrainingError
 from tokenmill.tokenizer.sequence import SequenceLayout
 from tokenmill.tokenizer.vision.vision_tokenizer import VisionTokenizer
 from tokenmill.training.job import Drawing, TrainJob
+from tokenmill.training.lora import plain_weights, put_together
 from tokenmill.training.sampling import Choice, Grid, Sampler
 
 _GAP_PX = 4
@@ -67,8 +67,8 @@ def _copied(lm: Emu3ForCausalLM, rank: int) -> Emu3ForCausalLM | None:
             copy = Emu3ForCausalLM(deepcopy(lm.config))
         copy.set_attn_implementation("sdpa")
     weights = {}
-    for name, tensor in lm.state_dict().items():
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    for name, parts in plain_weights(lm).items():
+        whole = put_together(parts)
         if rank == 0:
             dtype = torch.bfloat16 if whole.is_cuda else torch.float32
             weights[name] = whole.detach().to(dtype, copy=True)

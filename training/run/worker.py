@@ -12,11 +12,11 @@ import torch
 from tokenmill import storage
 from tokenmill.storage.run_log import Record, TrainLog, read_log
 from tokenmill.training.checkpoints.checkpoint import Checkpoints
-from tokenmill.training.config import TrainResources
 from tokenmill.training.job import DONE, Asked, TrainJob
 from tokenmill.training.model.optimizer import make_optimizers, schedule, set_learning_rate
 from tokenmill.training.pack import Pack
 from tokenmill.training.parallel.workers import Notices, Workers
+from tokenmill.training.resources import TrainResources
 from tokenmill.training.run.finish import finish
 from tokenmill.training.run.objective import loader_of, objective_of
 from tokenmill.training.run.prepare import Prepared, load_prepared, prepare

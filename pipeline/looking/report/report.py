@@ -76,7 +76,7 @@ def report(config: RunConfig, against: int | None = None, seed: int = 0) -> str:
             captioned=media.captioned(),
             refused=media.refused(),
             spent=accounts.spent(config, tables),
-            tokens=accounts.token_figures(tables, _codebook_size(config), _SAMPLED_CODES),
+            tokens=accounts.token_figures(tables, models.codebook_size(config), _SAMPLED_CODES),
             models=models.models(catalog.root, pictures),
             runs=runs,
             config=yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True), sort_keys=False, width=100),
@@ -96,12 +96,6 @@ def _environment() -> Environment:
     made.filters["share"] = lambda value: "-" if value is None else f"{value:.1%}"
     made.filters["meaning"] = lambda reason: stages.REASONS.get(reason, "")
     return made
-
-
-def _codebook_size(config: RunConfig) -> int | None:
-    from tokenmill.pipeline.refresh import fingerprints
-
-    return fingerprints.codebook_size(config)
 
 
 def _models_used(config: RunConfig) -> list[tuple[str, Any]]:

@@ -18,6 +18,7 @@ COMMANDS = {
     "curate": ["CONFIG", "--set", "--all-scores", "--plan"],
     "redecide": ["CONFIG", "--set"],
     "rules": ["CONFIG", "--set", "--out", "--version"],
+    "report": ["CONFIG", "--out", "--against", "--seed", "--set", "--version"],
     "sheet": ["CONFIG", "--reason", "--kind", "--limit", "--seed", "--out", "--captions", "--set", "--version"],
     "export images": ["CONFIG", "--out", "--prune", "--set", "--version"],
     "export clips": ["CONFIG", "--out", "--prune", "--set", "--version"],

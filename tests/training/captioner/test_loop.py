@@ -175,8 +175,8 @@ def test_lora_changes_its_modules_alone_and_is_merged(tmp_path):
 
 
 def test_without_its_library_lora_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr("tokenmill.training.captioner.loaded.find_spec", lambda name: None)
-    with pytest.raises(TrainingError, match="pip install peft"):
+    monkeypatch.setattr("tokenmill.training.config.find_spec", lambda name: None)
+    with pytest.raises(TrainingError, match=r"captioner\.train\.lora needs peft: pip install tokenmill\[lora\]"):
         train(tuned("some/model", lora={}), tmp_path)
 
 

@@ -20,8 +20,8 @@ from tokenmill.storage.checksums import write_checksums
 from tokenmill.storage.errors import DamagedError
 from tokenmill.storage.run_log import read_log
 from tokenmill.training.checkpoints import folders, shard_files
-from tokenmill.training.config import Parallel, TrainResources
 from tokenmill.training.job import DONE, Asked
+from tokenmill.training.resources import Parallel, TrainResources
 from tokenmill.training.run.prepare import load_prepared
 from tokenmill.training.run.worker import _Trainer, train_worker
 

@@ -12,12 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from tokenmill.pipeline.run.train import said
 from tokenmill.storage.run_log import read_log
 from tokenmill.tokenizer.vocabulary import Vocabulary
-from tokenmill.training.config import LossWeights, ModelConfig, TrainResources
+from tokenmill.training.config import LossWeights, ModelConfig
 from tokenmill.training.model import products
 from tokenmill.training.model.flops import Flops, peak_of, peak_per_s
 from tokenmill.training.model.model import PackLoss, build_model
 from tokenmill.training.pack import PADDING, Pack
 from tokenmill.training.parallel import workers
+from tokenmill.training.resources import TrainResources
 from tokenmill.training.run import worker
 
 WEIGHTS = LossWeights(text=1.0, vision=0.5)

@@ -5,10 +5,11 @@ import torch
 
 from tokenmill.storage.errors import TrainingError
 from tokenmill.tokenizer.vocabulary import Vocabulary
-from tokenmill.training.config import DataConfig, LossWeights, ModelConfig, OptimizerConfig, TrainConfig, TrainResources
+from tokenmill.training.config import DataConfig, LossWeights, ModelConfig, OptimizerConfig, TrainConfig
 from tokenmill.training.model.model import PackLoss, build_model
 from tokenmill.training.model.optimizer import make_optimizers
 from tokenmill.training.parallel.memory import check_against, needed
+from tokenmill.training.resources import TrainResources
 
 VOCABULARY = Vocabulary(pad=0, eol=1, eof=2, bos=3, eos=4, sot=5, sov=6, eov=7, vision_offset=40, codebook_size=60)
 TOKENS = 1_024

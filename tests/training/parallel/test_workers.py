@@ -15,12 +15,13 @@ import torch.distributed as dist
 from tokenmill.storage.errors import TrainingError
 from tokenmill.tokenizer.sequence import Kind
 from tokenmill.tokenizer.vocabulary import Vocabulary
-from tokenmill.training.config import LossWeights, ModelConfig, Parallel, PreferenceConfig, TrainConfig, TrainResources
+from tokenmill.training.config import LossWeights, ModelConfig, PreferenceConfig, TrainConfig
 from tokenmill.training.model.model import PackLoss, build_model, tensors
 from tokenmill.training.model.preference import PreferenceLoss
 from tokenmill.training.pack import Pack
 from tokenmill.training.parallel.tensor import check_shares
 from tokenmill.training.parallel.workers import Workers
+from tokenmill.training.resources import Parallel, TrainResources
 
 VOCABULARY = Vocabulary(pad=0, eol=1, eof=2, bos=3, eos=4, sot=5, sov=6, eov=7, vision_offset=40, codebook_size=60)
 MODEL = ModelConfig(hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=48, dropout=0.1)

@@ -9,10 +9,11 @@ import pytest
 from tests import fuzzing
 from tokenmill.storage.run_log import read_log
 from tokenmill.training.checkpoints import folders
-from tokenmill.training.config import TrainConfig, TrainResources
+from tokenmill.training.config import TrainConfig
 from tokenmill.training.data.index import usable_rows
 from tokenmill.training.data.loader import RowGroups
 from tokenmill.training.job import TrainJob, read_result
+from tokenmill.training.resources import TrainResources
 from tokenmill.training.run.prepare import load_prepared
 from tokenmill.training.run.worker import _Trainer, train_worker
 from tokenmill.training.sampling import Sampler

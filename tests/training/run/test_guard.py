@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 
 from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.run_log import read_log
-from tokenmill.training.config import GuardConfig, TrainResources
+from tokenmill.training.config import GuardConfig
 from tokenmill.training.model.model import PackLoss
+from tokenmill.training.resources import TrainResources
 from tokenmill.training.run import worker
 from tokenmill.training.run.guard import Guard
 from tokenmill.training.run.worker import train_worker

@@ -15,8 +15,8 @@ from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.run_log import read_log
 from tokenmill.storage.stopping import Stop
 from tokenmill.training.checkpoints.folders import newest_step
-from tokenmill.training.config import Monitor, Parallel, TrainResources
 from tokenmill.training.job import DONE, Drawing, is_step
+from tokenmill.training.resources import Monitor, Parallel, TrainResources
 from tokenmill.training.run.loop import fit
 from tokenmill.training.run.worker import train_worker
 from tokenmill.training.tracking.events import read_events

@@ -11,8 +11,8 @@ import pytest
 
 from tokenmill.storage.run_log import read_log
 from tokenmill.training.checkpoints import folders
-from tokenmill.training.config import TrainResources
 from tokenmill.training.data.plan import sequence_tokens
+from tokenmill.training.resources import TrainResources
 from tokenmill.training.run.prepare import load_prepared
 from tokenmill.training.run.worker import train_worker
 

@@ -10,9 +10,10 @@ from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.run_log import read_log
 from tokenmill.tokenizer.drawings import DRAWINGS
 from tokenmill.tokenizer.shards import write_parquet
-from tokenmill.training.config import PreferenceConfig, TrainResources
+from tokenmill.training.config import PreferenceConfig
 from tokenmill.training.data.pairs import pairs_of
 from tokenmill.training.job import TrainJob
+from tokenmill.training.resources import TrainResources
 from tokenmill.training.run import reference, worker
 from tokenmill.training.run.given import give_pairs
 from tokenmill.training.run.prepare import prepare

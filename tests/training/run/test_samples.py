@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.run_log import read_log
 from tokenmill.tokenizer.vision.vision_tokenizer import VisionTokenizer
-from tokenmill.training.config import Monitor, TrainResources
 from tokenmill.training.job import Drawing, is_step
+from tokenmill.training.resources import Monitor, TrainResources
 from tokenmill.training.run.worker import train_worker
 from tokenmill.training.sampling import Choice, Grid, Sampler
 

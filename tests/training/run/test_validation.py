@@ -12,8 +12,8 @@ from tokenmill import storage
 from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.run_log import read_log
 from tokenmill.tokenizer.sequence import Kind
-from tokenmill.training.config import Monitor, TrainResources
 from tokenmill.training.job import DONE, is_step
+from tokenmill.training.resources import Monitor, TrainResources
 from tokenmill.training.run import worker
 from tokenmill.training.run.prepare import load_prepared, prepare
 from tokenmill.training.run.worker import train_worker

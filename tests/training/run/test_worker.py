@@ -15,9 +15,10 @@ from tokenmill import storage
 from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.run_log import read_log
 from tokenmill.training.checkpoints import folders
-from tokenmill.training.config import OptimizerConfig, TrainResources
+from tokenmill.training.config import OptimizerConfig
 from tokenmill.training.job import DONE, TrainJob, TrainResult
 from tokenmill.training.model.optimizer import schedule
+from tokenmill.training.resources import TrainResources
 from tokenmill.training.run import worker
 from tokenmill.training.run.prepare import prepare
 from tokenmill.training.run.worker import train_worker

@@ -10,7 +10,7 @@ import pytest
 from tokenmill import storage
 from tokenmill.storage.errors import TrainingError
 from tokenmill.storage.run_log import TrainLog
-from tokenmill.training.config import Monitor
+from tokenmill.training.resources import Monitor
 from tokenmill.training.tracking import trackers as module
 from tokenmill.training.tracking.events import read_events
 from tokenmill.training.tracking.trackers import numbers_of, tracking

@@ -3,7 +3,7 @@
 184,622 classes at 8,192 tokens would be 6 GB of float32 logits, twice with their gradient. Here a chunk of tokens at a
 time makes its logits, its loss and already its gradients, so one chunk is all there is; a block of the vocabulary at a
 time is multiplied, so that neither a second copy of the head nor one of its gradient is ever there. 40,960 tokens of
-1,024 channels take 1.1 times what hidden states, head and their gradients do (benchmarks/loss_memory.py).
+1,024 channels take 1.2 times what hidden states, head and their gradients do (benchmarks/loss_memory.py).
 
 Log-soft-max, loss and the sum of weight gradients over chunks are float32 whatever the products are in: bfloat16 sums
 lost quality in Liger (#827). Captions, images, videos and text documents are reported apart, from the same pass.

@@ -34,6 +34,7 @@ from tokenmill.pipeline.demo.questions import dialogues, questions
 from tokenmill.pipeline.demo.scenes import Scene
 from tokenmill.pipeline.preferences.drawings import draw_each
 from tokenmill.pipeline.preferences.page import decoded
+from tokenmill.pipeline.reports.media_file import read_medium
 from tokenmill.pipeline.reports.sheet import Picture, SheetSection, contact_sheet
 from tokenmill.pipeline.reports.video_file import write_video
 from tokenmill.pipeline.run.runner import run_phases
@@ -148,10 +149,21 @@ def psnr_db(one: np.ndarray, other: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / max(1e-9, np.mean((one.astype(float) - other.astype(float)) ** 2))))
 
 
-def continued(config: RunConfig, clips: Sequence[dict]) -> tuple[float, float, float, list[Picture]]:
+def as_tokenized(config: RunConfig, clips: Sequence[dict], folder: Path) -> np.ndarray:
+    """Clips as files, read as the corpus was: at the size and rate that training saw, uint8 (N, T, H, W, 3)."""
+    folder.mkdir()
+    frames = []
+    for number, clip in enumerate(clips):
+        path = folder / f"{number:04d}.mp4"
+        write_video(path, clip["frames"], scenes.FPS)
+        frames.append(read_medium(path, config.tokenize.frames, 8).frames)
+    return np.stack(frames)
+
+
+def continued(config: RunConfig, clips: Sequence[dict], folder: Path) -> tuple[float, float, float, list[Picture]]:
     """Share of clips where going on beats copying the last frame, mean PSNR of both, and strips."""
     tokenizer = VisionTokenizer.load(config.tokenize.model)
-    frames = np.stack([np.stack(clip["frames"]) for clip in clips])
+    frames = as_tokenized(config, clips, folder / "unseen")
     codes = tokenizer.encode_clips(frames)
     half = codes.shape[1] // 2
     sampler = Sampler.load(model_of(config, "stage2"))
@@ -263,7 +275,7 @@ def main() -> None:
     captions, answers = understood(tune, judged)
     table.add_row("captions of unseen pictures wholly right", "", f"{captions:.1%}")
     table.add_row("answers right to the letter", "", f"{answers:.1%}")
-    beats, ours, copied, strips = continued(tune, clips)
+    beats, ours, copied, strips = continued(tune, clips, folder)
     table.add_row("clips gone on better than the last frame copied", "", f"{beats:.1%}")
     table.add_row("their PSNR, dB: copied -> gone on", f"{copied:.1f}", f"{ours:.1f}")
     CONSOLE.print(table)

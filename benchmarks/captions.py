@@ -186,50 +186,57 @@ def memory(count: int) -> None:
 
 def transformers(count: int, batch: int, repeats: int) -> None:
     import tiny_models
+
+    with tempfile.TemporaryDirectory() as folder:
+        name = tiny_models.save("qwen2_5_vl", Path(folder))
+        loop, engine_rate = beside_loop(name, pictures(count, 96), batch, repeats, "float32", "cpu")
+    ratio = engine_rate / loop
+    print(f"transformers, batches of {batch}: loop {loop:.1f}, engine {engine_rate:.1f} answers/s ({ratio:.2f})")
+
+
+def beside_loop(
+    name: str, shown: list[np.ndarray], batch: int, repeats: int, dtype: str, device: str
+) -> tuple[float, float]:
+    """Answers per second of a plain loop over that model, and of engine `transformers`, in turns."""
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from tokenmill.stages.caption.engines.transformers_engine import TransformersEngine
 
-    shown = pictures(count, 96)
-    with tempfile.TemporaryDirectory() as folder:
-        name = tiny_models.save("qwen2_5_vl", Path(folder))
-        config = {"engine": "transformers", "model": name, "sampling": {"max_tokens": 32}, "dtype": "float32"}
-        engine = TransformersEngine(CaptionerConfig.model_validate({**config, "resources": {"batch": batch}}))
-        processor = AutoProcessor.from_pretrained(name)
-        processor.tokenizer.padding_side = "left"
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype=torch.float32).eval()
+    config = {"engine": "transformers", "model": name, "sampling": {"max_tokens": 32}, "dtype": dtype}
+    engine = TransformersEngine(CaptionerConfig.model_validate({**config, "resources": {"batch": batch}}))
+    processor = AutoProcessor.from_pretrained(name)
+    processor.tokenizer.padding_side = "left"
+    model = AutoModelForImageTextToText.from_pretrained(name, dtype=getattr(torch, dtype)).eval().to(device)
 
-        @torch.inference_mode()
-        def plain() -> int:
-            num_made = 0
-            for start in range(0, count, batch):
-                some = [
-                    [{"role": "user", "content": [{"type": "image", "image": each}, {"type": "text", "text": PROMPT}]}]
-                    for each in map(Image.fromarray, shown[start : start + batch])
-                ]
-                how: dict[str, Any] = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
-                how |= {"return_tensors": "pt", "processor_kwargs": {"padding": True}}
-                inputs = processor.apply_chat_template(some, **how)
-                made = model.generate(**inputs, max_new_tokens=32, do_sample=False)
-                texts = processor.batch_decode(made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-                num_made += len(texts)
-            return num_made
+    @torch.inference_mode()
+    def plain() -> int:
+        num_made = 0
+        for start in range(0, len(shown), batch):
+            some = [
+                [{"role": "user", "content": [{"type": "image", "image": each}, {"type": "text", "text": PROMPT}]}]
+                for each in map(Image.fromarray, shown[start : start + batch])
+            ]
+            how: dict[str, Any] = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+            how |= {"return_tensors": "pt", "processor_kwargs": {"padding": True}}
+            inputs = processor.apply_chat_template(some, **how).to(device, dtype=model.dtype)
+            made = model.generate(**inputs, max_new_tokens=32, do_sample=False)
+            texts = processor.batch_decode(made[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+            num_made += len(texts)
+        return num_made
 
-        def engine_s() -> int:
-            return sum(isinstance(result, Answer) for _, result in engine.answers(requests(shown)))
+    def engine_s() -> int:
+        return sum(isinstance(result, Answer) for _, result in engine.answers(requests(shown)))
 
-        rates: dict[str, list[float]] = {"plain": [], "engine": []}
-        both: dict[str, Callable[[], int]] = {"plain": plain, "engine": engine_s}
-        plain()
-        for _ in range(repeats):
-            for which, run in both.items():
-                started = time.perf_counter()
-                assert run() == count
-                rates[which].append(count / (time.perf_counter() - started))
-        loop, engine_rate = median(rates["plain"]), median(rates["engine"])
-        ratio = engine_rate / loop
-        print(f"transformers, batches of {batch}: loop {loop:.1f}, engine {engine_rate:.1f} answers/s ({ratio:.2f})")
+    rates: dict[str, list[float]] = {"plain": [], "engine": []}
+    both: dict[str, Callable[[], int]] = {"plain": plain, "engine": engine_s}
+    plain()
+    for _ in range(repeats):
+        for which, run in both.items():
+            started = time.perf_counter()
+            assert run() == len(shown)
+            rates[which].append(len(shown) / (time.perf_counter() - started))
+    return median(rates["plain"]), median(rates["engine"])
 
 
 if __name__ == "__main__":

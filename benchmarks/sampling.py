@@ -92,6 +92,31 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
+def beside(
+    lm: Emu3ForCausalLM,
+    layout: SequenceLayout,
+    sampler: Sampler,
+    prompts: list[str],
+    grid: Grid,
+    choice: Choice,
+    rounds: int,
+) -> tuple[dict[str, float], float]:
+    """Tokens per second of both, in turns, and how many times `generate` ours is."""
+    calls = {
+        "generate": lambda: generate(lm, layout, prompts, grid, choice),
+        "Sampler": lambda: sampler.draw(prompts, grid, choice),
+    }
+    for call in calls.values():
+        call()
+    spent = {name: [seconds(call)] for name, call in calls.items()}
+    for _ in range(rounds - 1):
+        for name, call in calls.items():
+            spent[name].append(seconds(call))
+    num_tokens = len(prompts) * (grid.h * (grid.w + 1) + 1)
+    rates = {name: num_tokens / median(times) for name, times in spent.items()}
+    return rates, median(a / b for a, b in zip(spent["generate"], spent["Sampler"], strict=True))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="of each")
@@ -111,23 +136,11 @@ def main() -> None:
     lm.set_attn_implementation("sdpa")
     sampler = Sampler(lm, layout, is_compiled=options.compiled)
     grid, rng, missed = Grid(8, 8), np.random.default_rng(0), False
-    tokens_each = grid.h * (grid.w + 1) + 1
     for count in (1, 8, 32):
         prompts = [" ".join(rng.choice(WORDS, 8)) for _ in range(count)]
         for guidance in (1.0, 3.0):
             choice = Choice(top_k=options.top_k, guidance=guidance)
-            calls = {
-                "generate": lambda: generate(lm, layout, prompts, grid, choice),  # noqa: B023
-                "Sampler": lambda: sampler.draw(prompts, grid, choice),  # noqa: B023
-            }
-            for call in calls.values():
-                call()
-            spent = {name: [seconds(call)] for name, call in calls.items()}
-            for _ in range(options.rounds - 1):
-                for name, call in calls.items():
-                    spent[name].append(seconds(call))
-            rates = {name: count * tokens_each / median(times) for name, times in spent.items()}
-            ratio = median(a / b for a, b in zip(spent["generate"], spent["Sampler"], strict=True))
+            rates, ratio = beside(lm, layout, sampler, prompts, grid, choice, options.rounds)
             missed |= count >= 8 and ratio < GOAL
             shown = ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
             print(f"{count:2} sequences, guidance {guidance:g}: tokens/s: {shown}; {ratio:.2f} times", flush=True)

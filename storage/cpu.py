@@ -42,6 +42,13 @@ def multiplies_bf16(flags: Set[str] | None = None, environment: Mapping[str, str
     return allowed and not set(_BF16_UNITS).isdisjoint(cpu_flags() if flags is None else flags)
 
 
+def leaves_mkl_idle() -> bool:
+    """Whether this CPU has AVX-512 units that MKL, which looks for Intel's name, does not use, and oneDNN may."""
+    limit = next((os.environ[name] for name in _MAX_ISA if os.environ.get(name)), "").upper()
+    is_allowed = limit.startswith(("AVX512", "AVX10")) or limit in ("", "ALL", "DEFAULT")
+    return is_allowed and _cpuinfo().get("vendor_id") == "AuthenticAMD" and "avx512f" in cpu_flags()
+
+
 def quick_dtype(on_gpu: bool) -> str:
     """`bfloat16` where the device multiplies in it, else `float32`."""
     return "bfloat16" if on_gpu or multiplies_bf16() else "float32"

@@ -1,9 +1,12 @@
 """Hidden states -> weighted cross-entropy over the whole vocabulary, without ever holding all logits.
 
 184,622 classes at 8,192 tokens would be 6 GB of float32 logits, twice with their gradient. Here a chunk of tokens at a
-time makes its logits, its loss and already its gradients, so one chunk is all there is. Log-soft-max, loss and the sum
-of weight gradients over chunks are float32 whatever the products are in: bfloat16 sums lost quality in Liger (#827).
-Captions, images, videos and text documents are reported apart, from the same pass.
+time makes its logits, its loss and already its gradients, so one chunk is all there is; a block of the vocabulary at a
+time is multiplied, so that neither a second copy of the head nor one of its gradient is ever there. 40,960 tokens of
+1,024 channels take 1.2 times what hidden states, head and their gradients do (benchmarks/loss_memory.py).
+
+Log-soft-max, loss and the sum of weight gradients over chunks are float32 whatever the products are in: bfloat16 sums
+lost quality in Liger (#827). Captions, images, videos and text documents are reported apart, from the same pass.
 """
 
 from typing import Any
@@ -12,14 +15,19 @@ import torch
 
 from tokenmill.tokenizer.sequence import Kind
 from tokenmill.training.config import LossWeights
+from tokenmill.training.model.products import product
 
 _CHUNK_NUMBERS = 1 << 20  # logits per chunk; 4 MB of float32 stay in a CPU's cache
-_MIN_CHUNK_TOKENS = 64
+_MIN_CHUNK_BYTES = 1 << 10  # of a chunk's tokens, a class each: fewer read the head too often
+_GPU_MIN_CHUNK_BYTES = 1 << 13
+_BLOCK = 1 << 13  # classes
+_CAST_ONCE_NUMBERS = 1 << 22  # of a head so small a copy in the dtype of the products is kept
 
 
-def chunk_tokens(vocab_size: int) -> int:
-    """Of how many tokens there are logits at a time."""
-    return max(_MIN_CHUNK_TOKENS, _CHUNK_NUMBERS // vocab_size)
+def chunk_tokens(vocab_size: int, dtype: torch.dtype, on_gpu: bool) -> int:
+    """Of how many tokens there are logits, in `dtype`, at a time."""
+    least = (_GPU_MIN_CHUNK_BYTES if on_gpu else _MIN_CHUNK_BYTES) // dtype.itemsize
+    return max(least, _CHUNK_NUMBERS // vocab_size)
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -29,35 +37,62 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         device = hidden_ND.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
-        weight = weight_VD.to(dtype)
-        is_training = any(ctx.needs_input_grad)
         nll_N = torch.empty(len(hidden_ND), dtype=torch.float32, device=hidden_ND.device)
-        grad_hidden = torch.empty_like(hidden_ND) if is_training else None
-        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if is_training else None
-        chunk = chunk_tokens(len(weight_VD))
+        of_hidden, of_weight = (
+            torch.zeros_like(each, dtype=torch.float32) if is_needed else None
+            for each, is_needed in zip((hidden_ND, weight_VD), ctx.needs_input_grad[:2], strict=True)
+        )
+        head = weight_VD.to(dtype) if weight_VD.numel() <= _CAST_ONCE_NUMBERS else weight_VD
+        num_classes = len(head)
+        blocks = [slice(start, start + _BLOCK) for start in range(0, num_classes, _BLOCK)]
+        chunk = min(max(1, len(hidden_ND)), chunk_tokens(num_classes, dtype, device != "cpu"))
+        logits_CV = torch.empty(chunk, num_classes, dtype=dtype, device=hidden_ND.device)
         with torch.autocast(device, enabled=False):
             for start in range(0, len(hidden_ND), chunk):
                 part = slice(start, start + chunk)
                 hidden, targets = hidden_ND[part].to(dtype), targets_N[part, None]
-                log_p = torch.log_softmax(hidden @ weight.T, dim=-1, dtype=torch.float32)
-                nll_N[part] = -log_p.gather(1, targets).squeeze(1)
-                if grad_hidden is None or grad_weight is None:
+                logits = logits_CV[: len(hidden)]
+                log_sums = weights_N.new_empty((len(hidden), len(blocks)), dtype=torch.float32)
+                for number, block in enumerate(blocks):
+                    logits[:, block] = product(hidden, head[block].to(dtype).T)
+                    log_sums[:, number] = _log_sum(logits[:, block])
+                log_z = log_sums.logsumexp(1, keepdim=True)
+                log_p = logits.gather(1, targets).float() - log_z
+                nll_N[part] = -log_p.squeeze(1)
+                if of_hidden is None and of_weight is None:
                     continue
-                grad = log_p.exp_()
-                grad.scatter_add_(1, targets, grad.new_full((1, 1), -1.0).expand(len(targets), 1))
-                grad = grad.mul_(weights_N[part, None]).to(dtype)
-                grad_hidden[part] = grad @ weight
-                grad_weight += grad.T @ hidden
-        if grad_weight is not None:
-            ctx.save_for_backward(grad_hidden, grad_weight.to(weight_VD.dtype))
+                weights = weights_N[part, None].float()
+                shares = (log_sums - log_z).exp_().mul_(weights)
+                for block, share in zip(blocks, shares.split(1, dim=1), strict=True):
+                    logits[:, block] = torch.softmax(logits[:, block], dim=1, dtype=torch.float32).mul_(share)
+                rows = torch.arange(len(logits), device=logits.device)  # scatter_ copies bfloat16 to float32 and back
+                logits[rows, targets.squeeze(1)] = (log_p.expm1() * weights).squeeze(1).to(dtype)
+                for block in blocks:
+                    grad = logits[:, block]
+                    if of_hidden is not None:
+                        of_hidden[part] += product(grad, head[block].to(dtype))
+                    if of_weight is not None:
+                        of_weight[block] += product(grad.T, hidden)
+        ctx.grads = of_hidden, of_weight
+        ctx.dtypes = hidden_ND.dtype, weight_VD.dtype
         ctx.mark_non_differentiable(nll_N)
         return (nll_N * weights_N).sum(), nll_N
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        grad_hidden, grad_weight = ctx.saved_tensors
-        scale = grads[0]
-        return grad_hidden * scale.to(grad_hidden.dtype), grad_weight * scale.to(grad_weight.dtype), None, None
+        assert ctx.grads is not None, "the gradients of a loss are handed out once"
+        made, ctx.grads = ctx.grads, None
+        scaled = (
+            None if grad is None else grad.mul_(grads[0]).to(dtype)
+            for grad, dtype in zip(made, ctx.dtypes, strict=True)
+        )
+        return (*scaled, None, None)
+
+
+def _log_sum(logits_CV: torch.Tensor) -> torch.Tensor:
+    """Logarithm of the sum of exponentials, float32 (C,); by log-soft-max, which takes half as long as logsumexp."""
+    log_p = torch.log_softmax(logits_CV, dim=1, dtype=torch.float32)
+    return logits_CV[:, 0].float() - log_p[:, 0]
 
 
 def linear_cross_entropy(

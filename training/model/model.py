@@ -24,6 +24,7 @@ from tokenmill.training.config import LossWeights, ModelConfig
 from tokenmill.training.model import attention
 from tokenmill.training.model.flops import Flops
 from tokenmill.training.model.loss import linear_cross_entropy, next_tokens, sums_by_kind
+from tokenmill.training.model.products import quicken
 from tokenmill.training.model.split import Split, whole_weight
 from tokenmill.training.pack import PADDING, Pack
 from tokenmill.training.published import load_published, text_config
@@ -132,6 +133,7 @@ class PackLoss(nn.Module):
 
     def __init__(self, lm: Emu3ForCausalLM, weights: LossWeights):
         super().__init__()
+        quicken(lm)
         self.lm, self.flops = lm, Flops(lm)
         self.weights = weights
         self.split: Split | None = None  # where several workers share a pack

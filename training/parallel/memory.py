@@ -45,7 +45,7 @@ class Memory:
 
 def needed(config: Emu3TextConfig, train: TrainConfig, resources: TrainResources, world: int) -> Memory:
     """Of a model of that config on `world` workers."""
-    parallel, in_bf16 = resources.parallel, train.dtype == "bfloat16"
+    parallel = resources.parallel
     matrices, small = _layer(config)
     ends = 2 * config.vocab_size * config.hidden_size + config.hidden_size
     num_layers, tensor = config.num_hidden_layers, parallel.tensor
@@ -62,8 +62,9 @@ def needed(config: Emu3TextConfig, train: TrainConfig, resources: TrainResources
     if train.optimizer.muon_lr is not None:
         kept -= num_layers * matrices / parts * 4.0
     head = config.vocab_size * config.hidden_size
-    of_head = head * ((2.0 if in_bf16 else 0.0) + (4.0 if train.model.lora is None else 0.0))
-    chunk = 8.0 * chunk_tokens(config.vocab_size) * config.vocab_size
+    of_head = head * (4.0 if train.model.lora is None else 0.0)
+    dtype = torch.bfloat16 if train.dtype == "bfloat16" else torch.float32
+    chunk = float(dtype.itemsize * chunk_tokens(config.vocab_size, dtype, resources.use_gpu) * config.vocab_size)
     return Memory(
         weights=4.0 * (own + gathered),
         gradients=4.0 * (learns + (whole if is_spread else 0.0)),

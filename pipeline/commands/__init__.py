@@ -11,7 +11,7 @@ In: arguments. Out: the calls of the rooms above, errors as one line.
     look.py         status, show, log, diff, rules, sheet, report
     sample.py       sample: pictures, clips, captions, answers, texts from the trained model
     evaluate.py     trained models measured
-    export.py       export images, clips, webdataset; convert-head
+    export.py       export images, clips, webdataset, parquet, captions, model; convert-head
     tokenizer.py    tokenizer train, eval, convert
     captioner.py    captioner try, captioner train
     prefer.py       prefer draw, page, score

@@ -1,4 +1,4 @@
-"""Commands that write files for others: export images, export clips, export webdataset, export model, convert-head."""
+"""Commands that write files for others: export images, clips, webdataset, parquet, captions, model; convert-head."""
 
 from pathlib import Path
 from typing import Annotated
@@ -45,12 +45,44 @@ def export_webdataset(
     export(load(config, sets), out, version, shard_mb, compact, console)
 
 
+License = Annotated[
+    str | None, typer.Option("--license", help="For the card, as the hub names it, such as apache-2.0.")
+]
+
+
+def export_parquet(
+    config: ConfigPath,
+    out: OutFolder,
+    license_name: License = None,
+    shard_mb: Annotated[int, typer.Option("--shard-mb", min=1, help="Of media in a file, about; of 2^20 bytes.")] = 256,
+    sets: Sets = None,
+    version: Version = None,
+) -> None:
+    """Write kept images and clips with captions as Parquet that `datasets` and the hub show, with a dataset card."""
+    from tokenmill.pipeline.export.hub import export_parquet as export
+
+    export(load(config, sets, version), out, license_name, shard_mb, console)
+
+
+def export_captions(
+    config: ConfigPath,
+    out: Annotated[str, typer.Option("--out", help="A .jsonl file, a path or s3://.")],
+    of_all: Annotated[
+        bool, typer.Option("--all", help="All that count, of every captioner; default: the one that training reads.")
+    ] = False,
+    sets: Sets = None,
+    version: Version = None,
+) -> None:
+    """Write the captions of kept media as lines of JSON."""
+    from tokenmill.pipeline.export.captions import export_captions as export
+
+    export(load(config, sets, version), out, of_all, console)
+
+
 def export_model(
     config: ConfigPath,
     out: OutFolder,
-    license_name: Annotated[
-        str | None, typer.Option("--license", help="For the model card, as the hub names it, such as apache-2.0.")
-    ] = None,
+    license_name: License = None,
     stage: Annotated[str | None, typer.Option("--stage", help="Of train.stages. Default: the last.")] = None,
     sets: Sets = None,
 ) -> None:

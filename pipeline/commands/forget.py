@@ -20,12 +20,9 @@ from tokenmill.pipeline.catalog.lease import held, new_run_id
 from tokenmill.pipeline.catalog.records import write_record
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError, Table
 from tokenmill.pipeline.config import RunConfig
-from tokenmill.pipeline.export.files import export_media
-from tokenmill.pipeline.export.webdataset import export_webdataset
+from tokenmill.pipeline.export.again import export_again
 from tokenmill.stages.caption.journal import clear_all_answers
 from tokenmill.storage import object_store
-
-_SHARD_MB = 256  # of exports to WebDataset
 
 
 def forget(config: RunConfig, keys: Iterable[str], console: Console) -> None:
@@ -110,9 +107,6 @@ def _clear_exports(config: RunConfig, root: str, console: Console) -> None:
         if not storage.exists(uri):
             continue
         try:
-            if kind == "webdataset":
-                export_webdataset(config, uri, None, _SHARD_MB, True, console)
-            else:
-                export_media(config, kind, uri, True, console)
+            export_again(config, kind, uri, console)
         except CatalogError as error:
             console.print(f"{uri}: {error}; delete this folder by hand", style="red", markup=False, highlight=False)

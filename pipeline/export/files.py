@@ -7,7 +7,7 @@ ours: `captions.jsonl` names file, caption, id, and where the medium came from. 
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -25,6 +25,7 @@ from tokenmill.pipeline.export.media import copy_image, cut_clips
 from tokenmill.pipeline.reports.terminal import Meter, PhaseReport
 
 _READERS = 8
+_DESCRIBED = ("kind", "format", "fps", "width_px", "height_px", "duration_s", "size_bytes", "metadata")
 _EXTENSIONS = {"jpeg": "jpg", "tiff": "tif", "jpeg2000": "jp2"}
 
 
@@ -33,18 +34,7 @@ def export_media(config: RunConfig, kind: str, out: str, prune: bool, console: C
 
     Files of media that are kept no more are named, and deleted with `prune`. Raises CatalogError without a catalog.
     """
-    catalog = Catalog(config.root, config.version)
-    if not catalog.exists():
-        raise CatalogError(f"{catalog.root}: no catalog there yet; run `tokenmill curate CONFIG` first")
-    where = pc.field("reject_reason").is_null() & (pc.field("kind") == kind)
-    media = catalog.media.scan([*stages.PLACES.names, "format", "fps"], where)
-    media = media.filter(pc.is_in(media["media_id"], value_set=kept_ids(catalog))).sort_by("media_id")
-    captions = chosen_captions(catalog, config.caption.what)
-    at = pc.index_in(media["media_id"], value_set=captions["media_id"].combine_chunks())
-    rows = media.append_column("caption", captions["caption"].take(at)).to_pylist()
-    for row in rows:
-        row["file"] = f"{row['media_id']}.{_extension(kind, row['format'])}"
-
+    catalog, rows = kept_media(config, (kind,))
     out = storage.absolute(out)
     remember_export(catalog.root, kind, out)
     there = set(storage.list_names(out)) if storage.exists(out) else set()
@@ -68,6 +58,38 @@ def export_media(config: RunConfig, kind: str, out: str, prune: bool, console: C
         console.print(f"  {count} x {reason}", style="yellow", highlight=False, markup=False)
 
 
+def kept_media(config: RunConfig, kinds: Sequence[str]) -> tuple[Catalog, list[dict[str, Any]]]:
+    """The catalog, and its kept media of these kinds that are no duplicates, by id: PLACES, what describes them, the
+    caption that training reads, and `file`, a name. Raises CatalogError without a catalog.
+    """
+    catalog = Catalog(config.root, config.version)
+    if not catalog.exists():
+        raise CatalogError(f"{catalog.root}: no catalog there yet; run `tokenmill curate CONFIG` first")
+    where = pc.field("reject_reason").is_null() & pc.field("kind").isin(list(kinds))
+    media = catalog.media.scan([*dict.fromkeys((*stages.PLACES.names, *_DESCRIBED))], where)
+    media = media.filter(pc.is_in(media["media_id"], value_set=kept_ids(catalog))).sort_by("media_id")
+    captions = chosen_captions(catalog, config.caption.what)
+    at = pc.index_in(media["media_id"], value_set=captions["media_id"].combine_chunks())
+    rows = media.append_column("caption", captions["caption"].take(at)).to_pylist()
+    for row in rows:
+        row["file"] = f"{row['media_id']}.{_extension(row['kind'], row['format'])}"
+    return catalog, rows
+
+
+def opened(
+    rows: list[dict[str, Any]],
+    fetched: str,
+    use: Callable[[list[dict[str, Any]], stages.Places], list[tuple[dict[str, Any], str]]],
+) -> list[tuple[dict[str, Any], str]]:
+    """What `use` does with the file of these rows; those that failed, with why."""
+    try:
+        return use(rows, stages.Places(fetched))
+    except stages.RowError as rejected:
+        return [(row, rejected.columns["reject_reason"]) for row in rows]
+    except (OSError, pa.ArrowException) as error:
+        return [(row, stages.words(error)) for row in rows]
+
+
 def _extension(kind: str, name: str) -> str:
     return "mp4" if kind == "video" else _EXTENSIONS.get(name, name)
 
@@ -86,13 +108,8 @@ def _export(
         by_file[row["file_id"]].append(row)
 
     def one(mine: list[dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
-        try:
-            places = stages.Places(fetched)
-            return copy_image(mine, out, places) if kind == "image" else cut_clips(mine, out, places)
-        except stages.RowError as rejected:
-            return [(row, rejected.columns["reject_reason"]) for row in mine]
-        except (OSError, pa.ArrowException) as error:
-            return [(row, stages.words(error)) for row in mine]
+        write = copy_image if kind == "image" else cut_clips
+        return opened(mine, fetched, lambda rows, places: write(rows, out, places))
 
     failed = []
     with ThreadPoolExecutor(_READERS if kind == "image" else 1) as readers:

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -32,8 +32,8 @@ def find_exports(root: str) -> Iterator[Problem]:
         return  # told as a document
     for export in known:
         uri = export["uri"]
-        if storage.exists(uri):
-            yield from _tars(uri) if export["kind"] == "webdataset" else _media(uri, export["kind"])
+        if storage.exists(uri) and (find := _FINDERS.get(export["kind"])) is not None:
+            yield from find(uri)
 
 
 def _media(uri: str, kind: str) -> Iterator[Problem]:
@@ -49,6 +49,25 @@ def _media(uri: str, kind: str) -> Iterator[Problem]:
     with ThreadPoolExecutor(_THREADS) as threads:
         for file, damaged in zip(files, threads.map(is_damaged, files), strict=True):
             if damaged:
+                yield Problem("export", file, "other bytes than were written", _AGAIN, mend=set_aside(file))
+
+
+def _parquet(uri: str) -> Iterator[Problem]:
+    """Files of media with captions: their pages have checksums."""
+
+    def is_damaged(file: str) -> bool:
+        try:
+            with storage.local_file(file) as path:
+                for _ in pq.ParquetFile(path, page_checksum_verification=True).iter_batches(64):
+                    pass
+        except (OSError, pa.ArrowException):
+            return True
+        return False
+
+    for folder in [storage.join(uri, name) for name in storage.list_names(uri) if "." not in name]:
+        for name in storage.list_names(folder):
+            file = storage.join(folder, name)
+            if name.endswith(".parquet") and is_damaged(file):
                 yield Problem("export", file, "other bytes than were written", _AGAIN, mend=set_aside(file))
 
 
@@ -164,3 +183,11 @@ def _is_table(uri: str) -> bool:
         return True
     except (pa.ArrowException, OSError):
         return False
+
+
+_FINDERS: dict[str, Callable[[str], Iterator[Problem]]] = {
+    "webdataset": _tars,
+    "image": partial(_media, kind="image"),
+    "video": partial(_media, kind="video"),
+    "parquet": _parquet,
+}

@@ -23,6 +23,8 @@ COMMANDS = {
     "export images": ["CONFIG", "--out", "--prune", "--set", "--version"],
     "export clips": ["CONFIG", "--out", "--prune", "--set", "--version"],
     "export webdataset": ["CONFIG", "--out", "--version", "--shard-mb", "--compact", "--set"],
+    "export parquet": ["CONFIG", "--out", "--license", "--shard-mb", "--set", "--version"],
+    "export captions": ["CONFIG", "--out", "--all", "--set", "--version"],
     "export model": ["CONFIG", "--out", "--license", "--stage", "--set"],
     "convert-head": ["PTH", "OUT"],
     "prefer draw": ["CONFIG", "--prompts", "--out", "--each", "--seed", "--stage", "--set"],

@@ -6,6 +6,7 @@ In: arguments. Out: the calls of the rooms above, errors as one line.
     ending.py       how a command ends: one line, and an exit code
     interrupted.py  what is said when a signal ends it
     options.py      what several commands take
+    init.py         init, doctor, schema
     phases.py       run, curate, caption, tokenize, train, redecide
     jobs.py         submit, jobs list, status, logs, stop
     look.py         status, show, log, diff, rules, sheet, report

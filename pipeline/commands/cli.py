@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from tokenmill.pipeline.commands import captioner, ending, export, jobs, look, phases, prefer, takedown, tokenizer
+from tokenmill.pipeline.commands import captioner, ending, export, init, jobs, look, phases, prefer, takedown, tokenizer
 from tokenmill.pipeline.commands.evaluate import eval_model
 from tokenmill.pipeline.commands.options import Sets, console
 from tokenmill.pipeline.commands.sample import sample
@@ -36,6 +36,8 @@ def _group(help_text: str) -> typer.Typer:
 
 command: Callable[..., None]
 app = _group("From raw images and video to a trained, sampling next-token transformer.")
+for command in (init.init, init.doctor, init.schema):
+    app.command()(command)
 for command in (phases.run, phases.curate, phases.caption, phases.tokenize, phases.train, phases.redecide):
     app.command()(command)
 app.command()(jobs.submit)

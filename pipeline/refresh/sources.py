@@ -44,7 +44,7 @@ LISTING = pa.schema(
     ]
 )
 
-_EXTENSIONS = {
+ENDINGS = {  # of the containers that a kind of source opens
     "webdataset": (".tar", ".tar.gz", ".tgz"),  # the compressed are rejected by name, not passed over
     "parquet": (".parquet",),
     "urls": (".txt", ".csv", ".tsv", ".jsonl", ".parquet"),
@@ -130,7 +130,7 @@ def list_sources(sources: list[Source], limit_s: float | None = None) -> Listing
 
 
 def _containers(objects: list[Entry], source: Source, listing: Listing) -> pa.Table:
-    endings = _EXTENSIONS[source.kind]
+    endings = ENDINGS[source.kind]
     mine = [item for item in objects if item.uri.lower().endswith(endings)]
     if not mine:
         raise FileNotFoundError(f"nothing there that ends in {', '.join(endings)}, as kind '{source.kind}' asks")

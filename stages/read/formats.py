@@ -61,6 +61,9 @@ _EXTENSIONS = {
     "asf": {"asf", "wmv", "wma"},
     "svg": {"svg"},
 }
+_OTHER_IMAGES = ("gif", "webp", "qoi", "ico", "psd", "exr", "jxl", "cr2", "cr3")  # named as their only extension
+_OTHER_VIDEOS = ("webm", "avi", "flv", "y4m")
+_VIDEOS = ("mp4", "matroska", "mpeg", "mpegts", "ogg", "asf")
 _URL = r"(?s)^https?://[^/?#]*([^?#]*).*$"
 
 
@@ -105,6 +108,12 @@ def sniff(head: bytes) -> tuple[str, str | None]:
     if _SVG.match(head):
         return "image", "svg"
     return "unknown", None
+
+
+def extensions_of(kind: str) -> frozenset[str]:
+    """Extensions, in lower case, that say `image` or `video`: what a file may be, before it is opened."""
+    names = set(_VIDEOS) if kind == "video" else set(_EXTENSIONS) - set(_VIDEOS)
+    return frozenset().union(_OTHER_VIDEOS if kind == "video" else _OTHER_IMAGES, *(_EXTENSIONS[n] for n in names))
 
 
 def extension_fits(uri: str, name: str | None) -> bool | None:

@@ -32,6 +32,7 @@ SMALLER = {
     "tokenmill captioner train": "captioner.train.scratch={} captioner.train.optimizer='{steps: 2, batch: 2}' "
     "captioner.train.held_out_share=0.4",
     "tokenmill run configs/": "train.optimizer.epochs=1 train.model.hidden_size=32 train.model.num_layers=1",
+    "tokenmill run Pictures.yaml": "train.model.hidden_size=32 train.model.num_layers=1",
 }
 COLUMNS = "120"
 
@@ -96,6 +97,8 @@ def told(command: str, home: Path) -> str:
         ("../shared/data", "photos"),
         ("build/builtin-corpus/held_out", "photos"),
         ("V1 V2", "1 1"),
+        ("init FOLDER", "init photos --out made.yaml --root runs/made"),
+        ("FILE.jsonl", "captions.jsonl"),
         ("PTH OUT", "head.pth head.safetensors"),
         ("SOURCE OUT", "published converted"),
         ("--prompts FILE --out DIR", "--prompts prompts.txt --out drawings"),

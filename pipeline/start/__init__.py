@@ -1,0 +1,13 @@
+"""A place and a machine looked at before the first run: `tokenmill init`, `tokenmill doctor`, `tokenmill schema`.
+
+In: a folder or a prefix, a config, this machine. Out: a config that fits, what is amiss with its remedy. Nothing here
+computes on media, and nothing loads a model.
+
+    there.py      what stands at a place, from a bounded look
+    fitted.py     that -> a commented config
+    init.py       both, and what the first run will do
+    schema.py     the config's JSON Schema, for editors
+    doctor.py     the machine, and what a config asks for
+    places.py     its root and sources: rights
+    wanted.py     its models and servers: at hand or not
+"""

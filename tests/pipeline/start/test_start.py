@@ -1,0 +1,160 @@
+"""A config that fits what is there, loads and plans; what a machine and a config lack is said with what to do."""
+
+import json
+import socket
+import tarfile
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image
+from rich.console import Console
+
+from tokenmill import storage
+from tokenmill.pipeline.config import ConfigError, RunConfig, load
+from tokenmill.pipeline.run.runner import run_phases
+from tokenmill.pipeline.start import doctor as examined
+from tokenmill.pipeline.start.doctor import doctor, examine
+from tokenmill.pipeline.start.init import Init, init
+from tokenmill.pipeline.start.schema import SCHEMA_FILE, schema, schema_text
+
+QUIET = Console(quiet=True)
+CONFIGS = SCHEMA_FILE.parent
+
+
+def picture(path, side=300):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(sum(str(path).encode())).integers(0, 255, (side, side, 3), np.uint8)
+    Image.fromarray(noise).save(path)
+    return path
+
+
+def made(tmp_path, place, **more):
+    out = init(Init(str(place), tmp_path / "made.yaml", str(tmp_path / "root"), **more), QUIET)
+    return load(out)
+
+
+def test_photos_with_captions(tmp_path):
+    for number in range(3):
+        picture(tmp_path / "photos" / f"{number}.jpg").with_suffix(".txt").write_text("a photo")
+    config = made(tmp_path, tmp_path / "photos")
+    assert [(source.uri, source.kind) for source in config.sources] == [(str(tmp_path / "photos"), "files")]
+    assert set(config.curate.decide.image_rules) >= {"large_enough", "sharp"}
+    text = (tmp_path / "made.yaml").read_text()
+    assert (
+        "video_rules" not in text
+        and text.startswith(f"# yaml-language-server: $schema={SCHEMA_FILE}")
+        and "3 captions in .txt" in text
+    )
+    run = run_phases(config, ("curate",), "curate", QUIET)
+    assert run.catalog.media.count() == 3
+
+
+def test_tars_parquet_and_lists_each_get_their_kind(tmp_path):
+    place = tmp_path / "all"
+    image = picture(tmp_path / "one.png").read_bytes()
+    (place / "tars").mkdir(parents=True)
+    with tarfile.open(place / "tars" / "0.tar", "w") as tar:
+        for name in ("a.png", "b.png"):
+            (tmp_path / name).write_bytes(image)
+            tar.add(tmp_path / name, name)
+    (place / "tables").mkdir()
+    pq.write_table(pa.table({"image": [image, image], "caption": ["one", "two"]}), place / "tables" / "0.parquet")
+    (place / "lists").mkdir()
+    (place / "lists" / "urls.csv").write_text("url,caption\nhttp://127.0.0.1/a.jpg,a\nhttp://127.0.0.1/b.jpg,b\n")
+    config = made(tmp_path, place)
+    kinds = {source.kind: source.uri for source in config.sources}
+    assert kinds == {"webdataset": str(place / "tars"), "parquet": str(place / "tables")}
+    text = (tmp_path / "made.yaml").read_text()
+    assert f"# - {{uri: {place}/lists, kind: urls}}" in text, "fetching from the web is not begun unasked"
+
+
+def test_what_cannot_be_is_said_before_anything_is_written(tmp_path):
+    picture(tmp_path / "photos" / "a.jpg")
+    (tmp_path / "empty").mkdir()
+    for place, root, words in (
+        (tmp_path / "none", tmp_path / "root", "none"),
+        (tmp_path / "empty", tmp_path / "root", "there are no images"),
+        (tmp_path / "photos", tmp_path / "photos" / "root", "this root would lie within"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            init(Init(str(place), tmp_path / "made.yaml", str(root)), QUIET)
+    assert not (tmp_path / "made.yaml").exists()
+    made(tmp_path, tmp_path / "photos")
+    with pytest.raises(ConfigError, match="is there already; --force"):
+        made(tmp_path, tmp_path / "photos")
+    made(tmp_path, tmp_path / "photos", is_forced=True)
+
+
+def test_a_bucket(tmp_path, s3):
+    storage.write_bytes(f"{s3}/photos/a.png", picture(tmp_path / "a.png").read_bytes())
+    config = made(tmp_path, f"{s3}/photos")
+    assert config.sources[0].uri == f"{s3}/photos"
+    at = config.model_copy(update={"root": f"{s3}/root"})
+    found = {each.what: each for each in examine(at)}
+    assert found["root"].state == "ok" and "conditional put" in found["root"].detail
+    assert not storage.exists(f"{s3}/root") or not storage.list_names(f"{s3}/root"), "the probe is gone"
+    missing = config.model_copy(update={"root": "s3://no-such-bucket/root"})
+    (root,) = [each for each in examine(missing) if each.what.startswith("root")]
+    assert root.state == "fails" and root.remedy
+    assert "test" not in json.dumps([each.detail for each in examine(at)]).split("/"), "no key of the store"
+
+
+def test_the_schema_is_that_of_the_models_and_takes_every_config():
+    assert SCHEMA_FILE.read_text() == schema_text(), "python -m tokenmill.pipeline.start.schema > configs/schema.json"
+    checker = jsonschema.Draft202012Validator(schema())
+    for path in CONFIGS.glob("*.yaml"):
+        document = yaml.safe_load(path.read_text())
+        assert not list(checker.iter_errors(document)), path
+        assert path.read_text().startswith("# yaml-language-server: $schema=schema.json\n"), path
+    wrong = {"root": "a", "sources": [{"uri": "b"}], "curate": {"decied": {}}}
+    assert [error.message for error in checker.iter_errors(wrong)]
+
+
+def config_of(tmp_path, **more):
+    corpus = picture(tmp_path / "corpus" / "a.png").parent
+    return RunConfig.model_validate({"root": str(tmp_path / "root"), "sources": [{"uri": str(corpus)}]} | more)
+
+
+def test_a_machine_and_a_config_that_have_all(tmp_path, capsys):
+    assert doctor(None, False, QUIET)
+    config = config_of(tmp_path)
+    assert doctor(config, False, QUIET) and not Path(config.root).exists()
+    console = Console(width=200)
+    assert doctor(config, True, console)
+    assert json.loads(capsys.readouterr().out)["well"] is True
+
+
+def test_what_a_config_lacks_is_named_with_a_remedy(tmp_path, monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    (tmp_path / "file").write_text("")
+    config = config_of(
+        tmp_path,
+        root=str(tmp_path / "file" / "root"),
+        sources=[{"uri": str(tmp_path / "gone")}],
+        tokenize={"model": str(tmp_path / "no-model"), "resources": {"num_gpus": 1}},
+        caption={
+            "use": ["mine"],
+            "captioners": {
+                "mine": {
+                    "engine": "openai",
+                    "model": "m",
+                    "resources": {"urls": [f"http://127.0.0.1:{port}/v1"]},
+                }
+            },
+        },
+        train={"monitor": {"track": ["wandb"]}, "data": {"text_tokenizer": "some/name"}},
+    )
+    monkeypatch.setattr(examined, "find_spec", lambda name: None)
+    found = {each.what: each for each in examine(config)}
+    failing = {what for what, each in found.items() if each.state == "fails"}
+    assert failing == {"GPU", "root", "sources.0", "tokenize.model", "caption.captioners.mine", "tokenmill[wandb]"}
+    assert all(found[what].remedy for what in failing)
+    assert found["train.data.text_tokenizer"].state == "look"
+    assert not doctor(config, False, QUIET)

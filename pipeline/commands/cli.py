@@ -30,12 +30,12 @@ def demo(
     run_demo(config, sets or [], images, console)
 
 
-def _group(help_text: str) -> typer.Typer:
-    return typer.Typer(help=help_text, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+def _group(help_text: str, completes: bool = False) -> typer.Typer:
+    return typer.Typer(help=help_text, no_args_is_help=True, add_completion=completes, pretty_exceptions_enable=False)
 
 
 command: Callable[..., None]
-app = _group("From raw images and video to a trained, sampling next-token transformer.")
+app = _group("From raw images and video to a trained, sampling next-token transformer.", completes=True)
 for command in (init.init, init.doctor, init.schema):
     app.command()(command)
 for command in (phases.run, phases.curate, phases.caption, phases.tokenize, phases.train, phases.redecide):

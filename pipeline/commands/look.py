@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokenmill.pipeline.commands.options import AsJson, ConfigPath, Sets, Version, console, load
+from tokenmill.storage.errors import UserError
 
 if TYPE_CHECKING:
     from tokenmill.pipeline.config import RunConfig
@@ -14,7 +15,9 @@ if TYPE_CHECKING:
 def rules(
     config: ConfigPath,
     sets: Sets = None,
-    out: Annotated[Path, typer.Option("--out", help="The PNG with histograms of the scores.")] = Path("rules.png"),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="A PNG with histograms of the scores; default: none is written.")
+    ] = None,
     version: Version = None,
 ) -> None:
     """What each rule rejects alone and in sequence, and what moving its thresholds would do; from stored scores."""
@@ -29,20 +32,33 @@ def sheet(
     kind: Annotated[str | None, typer.Option("--kind", help="image, video or unknown; default: all.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many media at most.")] = 48,
     seed: Annotated[int, typer.Option("--seed", help="Chooses which.")] = 0,
-    out: Annotated[Path, typer.Option("--out", help="The PNG to write.")] = Path("sheet.png"),
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The PNG to write; default: ROOT/reports/sheet.png.")
+    ] = None,
     captions: Annotated[bool, typer.Option("--captions", help="Kept media with all their captions instead.")] = False,
     sets: Sets = None,
     version: Version = None,
 ) -> None:
     """Draw the media of one verdict with their scores, or kept ones with their captions side by side."""
+    loaded = load(config, sets, version)
+    out = out or _below_root(loaded.root, "sheet.png")
     if captions:
         from tokenmill.pipeline.reports.caption_sheet import draw_captions
 
-        draw_captions(load(config, sets, version), kind, limit, seed, out, console)
+        draw_captions(loaded, kind, limit, seed, out, console)
         return
     from tokenmill.pipeline.reports.verdict_sheet import draw_verdict
 
-    draw_verdict(load(config, sets, version), reason, kind, limit, seed, out, console)
+    draw_verdict(loaded, reason, kind, limit, seed, out, console)
+
+
+def _below_root(root: str, name: str) -> Path:
+    """A file beside the report. Raises UserError for a root that is no folder of this machine."""
+    if root.startswith("s3://"):
+        raise UserError(f"{root}: a picture is written to a file of this machine; give --out {name}")
+    folder = Path(root).absolute() / "reports"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / name
 
 
 def report(

@@ -4,6 +4,7 @@ The config's module imports every stage, so it is imported when a command runs: 
 """
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,11 +15,13 @@ if TYPE_CHECKING:
     from tokenmill.pipeline.config import RunConfig
 
 _PLAIN_WIDTH = 120
+_AT_WORK = ("run", "curate", "caption", "tokenize", "train", "redecide")  # take --json for what they say meanwhile
 places: list[str] = []  # folders of the command that runs: its root; a failure that names none is looked for there
 
 
 def _console() -> Console:
-    if os.environ.get("TOKENMILL_LOG") == "json":
+    is_asked = sys.argv[1:2] and sys.argv[1] in _AT_WORK and "--json" in sys.argv
+    if is_asked or os.environ.get("TOKENMILL_LOG") == "json":
         from tokenmill.pipeline.reports.events import EventConsole
 
         return EventConsole()
@@ -37,6 +40,9 @@ Version = Annotated[
     typer.Option("--version", min=0, help="Of the dataset, as `tokenmill log` numbers them; default: newest."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+AsEvents = Annotated[
+    bool, typer.Option("--json", help="JSON lines of all that is said, for programs; as TOKENMILL_LOG=json.")
+]
 
 
 def load(config: Path, sets: list[str] | None, version: int | None = None) -> "RunConfig":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokenmill import PHASES
-from tokenmill.pipeline.commands.options import ConfigPath, Sets, Version, console, load
+from tokenmill.pipeline.commands.options import AsEvents, ConfigPath, Sets, Version, console, load
 from tokenmill.storage.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def run(
         list[str] | None, typer.Option("--phase", help="Only this one, or these; repeatable. Default: all four.")
     ] = None,
     plan: PlanOnly = False,
+    as_events: AsEvents = False,  # read where the console is made, before all else
 ) -> None:
     """All phases: curate, caption, tokenize, train. Run it again to refresh: only what is new or changed is done."""
     if unknown := sorted({*(phases or ())} - {*PHASES}):
@@ -48,6 +49,7 @@ def curate(
         bool, typer.Option("--all-scores", help="Compute expensive scores also where no verdict hangs on them.")
     ] = False,
     plan: PlanOnly = False,
+    as_events: AsEvents = False,  # read where the console is made, before all else
 ) -> None:
     """Probe, score, cut and decide: files become media, each kept or rejected with a reason."""
     _run(
@@ -55,19 +57,19 @@ def curate(
     )
 
 
-def redecide(config: ConfigPath, sets: Sets = None) -> None:
+def redecide(config: ConfigPath, sets: Sets = None, as_events: AsEvents = False) -> None:
     """Apply the config's rules to stored scores. No file is opened; a run goes on with what is newly kept."""
     from tokenmill.pipeline.run.redecide import redecide as redecide_stored
 
     redecide_stored(load(config, sets), console)
 
 
-def caption(config: ConfigPath, sets: Sets = None, plan: PlanOnly = False) -> None:
+def caption(config: ConfigPath, sets: Sets = None, plan: PlanOnly = False, as_events: AsEvents = False) -> None:
     """Give kept media a caption."""
     _run(load(config, sets), ("caption",), "caption", plan)
 
 
-def tokenize(config: ConfigPath, sets: Sets = None, plan: PlanOnly = False) -> None:
+def tokenize(config: ConfigPath, sets: Sets = None, plan: PlanOnly = False, as_events: AsEvents = False) -> None:
     """Turn kept media into rows of discrete codes."""
     _run(load(config, sets), ("tokenize",), "tokenize", plan)
 
@@ -84,6 +86,7 @@ def train(
     watch: Annotated[
         bool, typer.Option("--watch", help="Start nothing: follow the training that is at work, wherever it is.")
     ] = False,
+    as_events: AsEvents = False,
 ) -> None:
     """Train one transformer on the token shards of one pinned version, stage by stage where the config has stages."""
     if watch:

@@ -115,8 +115,10 @@ def _threshold(name: str, keep: str, number: int) -> Threshold:
     return Threshold(name, column, value, {each: text for each, text in expressions.items() if each != value})
 
 
-def print_rules(config: RunConfig, out: Path, console: Console) -> None:
-    """Tables for images, clips and captions, and histograms as PNG in `out`. Raises CatalogError without a catalog."""
+def print_rules(config: RunConfig, out: Path | None, console: Console) -> None:
+    """Tables for images, clips and captions, and, where `out` is given, histograms as PNG. Raises CatalogError without
+    a catalog.
+    """
     catalog = Catalog(config.root, config.version)
     if not catalog.exists():
         raise CatalogError(f"{catalog.root}: no catalog there yet; run `tokenmill curate CONFIG` first")
@@ -141,11 +143,13 @@ def print_rules(config: RunConfig, out: Path, console: Console) -> None:
             made.add_row(each.rule, f"{shown(each.column)} {each.value:g}", *map(str, [*low, kept, *high]))
         console.print(made)
         histograms += _histograms(noun, rules, media, found, scorers)
-    if histograms:
+    if not histograms:
+        console.print("No rules, or nothing scored yet.", highlight=False)
+    elif out is None:
+        console.print("Histograms and borderline media: `tokenmill report CONFIG`, or --out FILE.png", highlight=False)
+    else:
         draw_histograms(histograms, out)
         console.print(f"Look at {out}", highlight=False)
-    else:
-        console.print("No rules, or nothing scored yet.", highlight=False)
 
 
 def _judged(config: RunConfig, catalog: Catalog) -> Iterator[tuple[str, dict[str, str], pa.Table, tuple[str, ...]]]:

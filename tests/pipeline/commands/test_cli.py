@@ -1,5 +1,7 @@
 """The command line: its commands and options are this literal list, each with help; errors are one clear message."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +16,9 @@ from tokenmill.storage.errors import TrainingError
 
 PROJECT = Path(__file__).resolve().parents[3]
 COMMANDS = {
-    "run": ["CONFIG", "--set", "--phase", "--plan"],
-    "curate": ["CONFIG", "--set", "--all-scores", "--plan"],
-    "redecide": ["CONFIG", "--set"],
+    "run": ["CONFIG", "--set", "--phase", "--plan", "--json"],
+    "curate": ["CONFIG", "--set", "--all-scores", "--plan", "--json"],
+    "redecide": ["CONFIG", "--set", "--json"],
     "rules": ["CONFIG", "--set", "--out", "--version"],
     "init": ["FOLDER", "--out", "--root", "--most", "--force"],
     "doctor": ["[CONFIG]", "--set", "--json"],
@@ -33,9 +35,9 @@ COMMANDS = {
     "prefer draw": ["CONFIG", "--prompts", "--out", "--each", "--seed", "--stage", "--set"],
     "prefer page": ["CONFIG", "DRAWINGS", "--out", "--n", "--seed", "--set"],
     "prefer score": ["CONFIG", "DRAWINGS", "--out", "--by", "--least", "--set"],
-    "caption": ["CONFIG", "--set", "--plan"],
-    "tokenize": ["CONFIG", "--set", "--plan"],
-    "train": ["CONFIG", "--set", "--version", "--stage", "--plan", "--watch"],
+    "caption": ["CONFIG", "--set", "--plan", "--json"],
+    "tokenize": ["CONFIG", "--set", "--plan", "--json"],
+    "train": ["CONFIG", "--set", "--version", "--stage", "--plan", "--watch", "--json"],
     "status": ["CONFIG", "--set", "--json", "--version", "--watch"],
     "log": ["CONFIG", "--set", "--json"],
     "diff": ["CONFIG", "V1", "V2", "--set", "--json"],
@@ -138,3 +140,28 @@ def test_a_training_that_cannot_go_on_is_one_message(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="1"):
         cli.main()
     assert capsys.readouterr().err == "tokenmill: step 3: the loss is nan; lower train.optimizer.lr\n"
+
+
+def at_a_shell(words: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).parent / "tokenmill"), *words]
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands_and_options(shell):
+    asked = {"_TOKENMILL_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    words = {"COMP_WORDS": "tokenmill re", "COMP_CWORD": "1", "_TYPER_COMPLETE_ARGS": "tokenmill re"}
+    found = at_a_shell([], **asked, **words).stdout
+        [], **asked, COMP_WORDS="tokenmill re", COMP_CWORD="1", _TYPER_COMPLETE_ARGS="tokenmill re"
+    ).stdout
+    assert "redecide" in found and "report" in found and "submit" not in found
+
+
+def test_what_is_said_at_work_is_lines_of_json_where_asked(tmp_path):
+    (tmp_path / "photos").mkdir()
+    config = tmp_path / "config.yaml"
+    config.write_text(f"root: {tmp_path / 'root'}\nsources:\n- uri: {tmp_path / 'photos'}\n")
+    done = at_a_shell(["run", str(config), "--plan", "--json"])
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0 and lines[0]["event"] == "message" and "Plan for" in lines[0]["text"]
+    assert "Plan for" in at_a_shell(["run", str(config), "--plan"]).stdout.splitlines()[0]

@@ -152,8 +152,6 @@ def test_shells_complete_commands_and_options(shell):
     asked = {"_TOKENMILL_COMPLETE": f"complete_{shell}", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
     words = {"COMP_WORDS": "tokenmill re", "COMP_CWORD": "1", "_TYPER_COMPLETE_ARGS": "tokenmill re"}
     found = at_a_shell([], **asked, **words).stdout
-        [], **asked, COMP_WORDS="tokenmill re", COMP_CWORD="1", _TYPER_COMPLETE_ARGS="tokenmill re"
-    ).stdout
     assert "redecide" in found and "report" in found and "submit" not in found
 
 

@@ -72,11 +72,12 @@ ROOMS: dict[str, str] = {
     "pipeline.looking": "pipeline pipeline.catalog",
     "pipeline.looking.report": "pipeline pipeline.catalog pipeline.looking pipeline.reports pipeline.refresh",
     "pipeline.start": "pipeline pipeline.refresh pipeline.reports",
+    "pipeline.looking.explorer": "pipeline pipeline.catalog pipeline.looking pipeline.looking.report pipeline.reports",
     "pipeline.jobs": "pipeline",
     "pipeline.demo": "pipeline pipeline.catalog pipeline.reports pipeline.run pipeline.captioner",
     "pipeline.commands": "pipeline pipeline.catalog pipeline.reports pipeline.run pipeline.export pipeline.verify "
     "pipeline.vision pipeline.captioner pipeline.preferences pipeline.evaluation pipeline.jobs pipeline.demo "
-    "pipeline.looking.report pipeline.start",
+    "pipeline.looking.report pipeline.looking.explorer pipeline.start",
 }
 MOST_ROOMS = 4
 PATHS = sorted(path for house in HOUSES for path in (PROJECT / house).rglob("*.py"))

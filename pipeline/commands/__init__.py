@@ -9,7 +9,7 @@ In: arguments. Out: the calls of the rooms above, errors as one line.
     init.py         init, doctor, schema
     phases.py       run, curate, caption, tokenize, train, redecide
     jobs.py         submit, jobs list, status, logs, stop
-    look.py         status, show, log, diff, rules, sheet, report
+    look.py         status, show, log, diff, rules, sheet, report, explore
     sample.py       sample: pictures, clips, captions, answers, texts from the trained model
     evaluate.py     trained models measured
     export.py       export images, clips, webdataset, parquet, captions, model; convert-head

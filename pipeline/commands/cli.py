@@ -41,7 +41,7 @@ for command in (init.init, init.doctor, init.schema):
 for command in (phases.run, phases.curate, phases.caption, phases.tokenize, phases.train, phases.redecide):
     app.command()(command)
 app.command()(jobs.submit)
-for command in (look.status, look.show, look.log, look.diff, look.rules, look.sheet, look.report, sample):
+for command in (look.status, look.show, look.log, look.diff, look.rules, look.sheet, look.report, look.explore, sample):
     app.command()(command)
 for command in (takedown.forget, takedown.vacuum, takedown.verify, demo):
     app.command()(command)

@@ -1,4 +1,4 @@
-"""Commands that look at a catalog and change nothing: status, show, log, diff, rules, sheet, report."""
+"""Commands that look at a catalog and change nothing: status, show, log, diff, rules, sheet, report, explore."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -80,6 +80,32 @@ def report(
     uri = report_uri(loaded.root) if out is None else out
     num_bytes = write_report(loaded, uri, against, seed)
     console.print(f"Look at {uri} ({num_bytes / 1e6:.1f} MB)", highlight=False)
+
+
+def explore(
+    config: ConfigPath,
+    host: Annotated[
+        str,
+        typer.Option(
+            "--host", help="Where to listen; another than 127.0.0.1 shows all media to whoever has the address."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 0,
+    sets: Sets = None,
+    version: Version = None,
+) -> None:
+    """Look at media, captions, copies and rules in a browser, move thresholds, and vote; until Ctrl-C."""
+    from importlib.util import find_spec
+
+    if missing := [name for name in ("starlette", "uvicorn") if find_spec(name) is None]:
+        raise UserError(f"explore needs {' and '.join(missing)}: pip install tokenmill[explore]")
+    from tokenmill.pipeline.looking.explorer.server import serve
+
+    def opened(address: str) -> None:
+        console.print(f"Open {address}", highlight=False, soft_wrap=True)
+        console.print("Ctrl-C ends it. From another machine: ssh -L PORT:127.0.0.1:PORT HOST", highlight=False)
+
+    serve(load(config, sets, version), host, port, opened)
 
 
 def leave_report(config: "RunConfig") -> None:

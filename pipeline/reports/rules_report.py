@@ -84,35 +84,32 @@ def count_kept(rules: dict[str, str], media: pa.Table, scorers: tuple[str, ...])
 def thresholds(rules: dict[str, str]) -> Iterator[Threshold]:
     """Every comparison with a number other than zero, and the rule with that number halved, doubled and so on."""
     for name, keep in rules.items():
-        numbers = [
-            node
-            for compare in ast.walk(ast.parse(keep.strip(), mode="eval"))
-            if isinstance(compare, ast.Compare)
-            for node in (compare.left, *compare.comparators)
-            if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and node.value
-        ]
-        for number in range(len(numbers)):
-            yield _threshold(name, keep, number)
+        for number, (column, value) in enumerate(_compared(ast.parse(keep.strip(), mode="eval"))):
+            others = {value * factor: moved(keep, number, value * factor) for factor in _FACTORS}
+            yield Threshold(name, column, value, others)
 
 
-def _threshold(name: str, keep: str, number: int) -> Threshold:
-    expressions: dict[float, str] = {}
-    value, column = 0.0, ""
-    for factor in (1.0, *_FACTORS):
-        tree = ast.parse(keep.strip(), mode="eval")
-        at = 0
-        for compare in ast.walk(tree):
-            if not isinstance(compare, ast.Compare):
-                continue
-            for node in (compare.left, *compare.comparators):
-                if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and node.value:
-                    if at == number:
-                        value = float(node.value)
-                        column = next(ast.unparse(n) for n in (compare.left, *compare.comparators) if n is not node)
-                        node.value = value * factor
-                        expressions[value * factor] = ast.unparse(tree)
-                    at += 1
-    return Threshold(name, column, value, {each: text for each, text in expressions.items() if each != value})
+def moved(keep: str, number: int, value: float) -> str:
+    """A rule with another value for the comparison of that number, counted from 0 as `thresholds` does."""
+    tree = ast.parse(keep.strip(), mode="eval")
+    nodes = [node for _, _, node in _numbers(tree)]
+    nodes[number].value = int(value) if float(value).is_integer() else value
+    return ast.unparse(tree)
+
+
+def _compared(tree: ast.AST) -> list[tuple[str, float]]:
+    return [(column, value) for column, value, _ in _numbers(tree)]
+
+
+def _numbers(tree: ast.AST) -> list[tuple[str, float, ast.Constant]]:
+    """Of each comparison with a number other than zero: what is compared, the number, its node."""
+    return [
+        (next(ast.unparse(other) for other in (compare.left, *compare.comparators) if other is not node), value, node)
+        for compare in ast.walk(tree)
+        if isinstance(compare, ast.Compare)
+        for node in (compare.left, *compare.comparators)
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and (value := float(node.value))
+    ]
 
 
 def print_rules(config: RunConfig, out: Path | None, console: Console) -> None:

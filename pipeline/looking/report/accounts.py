@@ -113,30 +113,3 @@ def spent(config: RunConfig, tables: Tables) -> list[dict[str, Any]]:
         how = config.caption.all.get(row["captioner"])
         row["costs"] = None if how is None else how.resources.costs(row["tokens_in"] or 0, row["tokens_out"] or 0)
     return found
-
-
-def token_figures(tables: Tables, codebook_size: int | None, sample: int) -> list[dict[str, Any]]:
-    """By kind: media, codes, the most frequent grids; and of `sample` media how many codes of the codebook are in
-    use, and how evenly: 2 to the entropy, as a share.
-    """
-    found = tables.rows(
-        "select kind, count(*) as media, sum(grid_t * grid_h * grid_w)::bigint as codes, "
-        "avg(len(caption)) as caption_chars from tokens where reject_reason is null group by all order by kind"
-    )
-    for row in found:
-        row["grids"] = tables.rows(
-            "select grid_t, grid_h, grid_w, count(*) as count from tokens where reject_reason is null and kind = ? "
-            "and grid_h > 0 group by all order by count desc, grid_t, grid_h, grid_w limit 5",
-            row["kind"],
-        )
-        used = tables.rows(
-            "with few as (select codes from tokens where reject_reason is null and kind = ? order by media_id "
-            "limit ?), each as (select unnest(codes) as code from few), shares as "
-            "(select count(*) / sum(count(*)) over () as share from each group by code) "
-            "select count(*) as used, -sum(share * log2(share)) as bits from shares",
-            row["kind"],
-            sample,
-        )[0]
-        row["used"] = used["used"] / codebook_size if codebook_size and used["used"] else None
-        row["even"] = 2 ** used["bits"] / codebook_size if codebook_size and used["bits"] is not None else None
-    return found

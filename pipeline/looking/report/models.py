@@ -10,10 +10,8 @@ from PIL import Image
 
 from tokenmill import storage
 from tokenmill.pipeline.catalog.models import finished
-from tokenmill.pipeline.config import RunConfig
-from tokenmill.pipeline.looking.report.charts import curves
+from tokenmill.pipeline.looking.charts import curves
 from tokenmill.pipeline.looking.report.pictures import Pictures
-from tokenmill.pipeline.refresh import fingerprints
 from tokenmill.storage.run_log import read_log
 from tokenmill.training.job import DONE, NOT_LOSSES, PLAN, is_step
 
@@ -31,11 +29,6 @@ class Model:
     losses: Markup
     validation: Markup
     samples: str | None
-
-
-def codebook_size(config: RunConfig) -> int:
-    """Of the vision tokenizer."""
-    return fingerprints.codebook_size(config)
 
 
 def models(root: str, pictures: Pictures) -> list[Model]:

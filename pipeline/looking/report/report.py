@@ -20,6 +20,7 @@ from tokenmill.pipeline.looking.query import Tables
 from tokenmill.pipeline.looking.report import accounts, changes, models, rules
 from tokenmill.pipeline.looking.report.media import Media
 from tokenmill.pipeline.looking.report.pictures import Pictures
+from tokenmill.pipeline.looking.report.tokens import token_figures
 
 MOST_BYTES = 8_000_000
 _FOR_PICTURES = 6_500_000
@@ -76,7 +77,7 @@ def report(config: RunConfig, against: int | None = None, seed: int = 0) -> str:
             captioned=media.captioned(),
             refused=media.refused(),
             spent=accounts.spent(config, tables),
-            tokens=accounts.token_figures(tables, models.codebook_size(config), _SAMPLED_CODES),
+            tokens=token_figures(config, tables, _SAMPLED_CODES),
             models=models.models(catalog.root, pictures),
             runs=runs,
             config=yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True), sort_keys=False, width=100),

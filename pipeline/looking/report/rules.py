@@ -10,8 +10,9 @@ from markupsafe import Markup
 
 from tokenmill import stages
 from tokenmill.pipeline.config import RunConfig
+from tokenmill.pipeline.looking.charts import histogram
 from tokenmill.pipeline.looking.query import Tables
-from tokenmill.pipeline.looking.report.charts import histogram
+from tokenmill.pipeline.looking.scores import scored
 from tokenmill.pipeline.reports.rules_report import RuleCount, Threshold, count_rules, thresholds
 
 _NEAR = 6  # media on either side of a threshold
@@ -60,19 +61,6 @@ def rule_figures(config: RunConfig, tables: Tables) -> Iterator[KindFigures]:
         media = scored(tables, kind, rules) if rules else None
         if media is not None and media.num_rows:
             yield _of_kind(kind, rules, media, config.curate.scorers)
-
-
-def scored(tables: Tables, kind: str, rules: dict[str, str]) -> pa.Table:
-    """media_id, `scored` and what the rules read, of media that are kept, or that a rule rejected or left open."""
-    names = dict.fromkeys(
-        each for name, keep in rules.items() for each in stages.Rule(name, keep, stages.MEDIA).columns
-    )
-    columns = ", ".join(f'"{name}"' for name in dict.fromkeys(("media_id", "scored", *names)))
-    return tables.arrow(
-        f"select {columns} from media where kind = ? and (reject_reason is null or starts_with(reject_detail, ?))",
-        kind,
-        stages.RULE,
-    )
 
 
 def _of_kind(kind: str, rules: dict[str, str], media: pa.Table, scorers: tuple[str, ...]) -> KindFigures:

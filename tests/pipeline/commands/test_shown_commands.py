@@ -22,8 +22,8 @@ PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
 ELSEWHERE = {"make demo", "make test", "source .venv/bin/activate", "python benchmarks/builtin_corpus.py"}
 MODEL = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "intermediate_size": 32}
 SMALL_VISION = "{channel_multiplier: [1, 1], codebook_size: 16, embed_dim: 4}"
-# Need a scheduler, and are run at one in tests/pipeline/jobs.
-OF_A_CLUSTER = ("tokenmill submit", "tokenmill jobs")
+# Need a scheduler, and are run at one in tests/pipeline/jobs; a server, which tests/pipeline/looking asks.
+OF_A_CLUSTER = ("tokenmill submit", "tokenmill jobs", "tokenmill explore")
 # What makes a shown command small: by its beginning, options that are added.
 SMALLER = {
     "tokenmill tokenizer train configs/": "sources.0.uri=photos tokenizer.train.init_from=null tokenizer.train.steps=2 "

@@ -1,5 +1,5 @@
 # Two commands on a fresh machine: `make demo`, `make test`. Only python3 (3.11 or newer) and make are needed.
-.PHONY: demo test test-slow test-cluster check lint types setup image clean
+.PHONY: demo test test-slow test-cluster check lint types docs setup image clean
 
 PY := .venv/bin/python
 STAMP := .venv/.installed
@@ -36,6 +36,11 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	.venv/bin/mypy
+
+# The pages as a site in build/site; a broken link fails.
+docs: $(STAMP)
+	$(PY) -m uv pip install --quiet --python $(PY) --group docs
+	$(PY) docs/build.py
 
 # The image of a cluster's nodes, by whichever of these is installed: podman, buildah, docker.
 IMAGE := tokenmill

@@ -1,8 +1,11 @@
 """SQL over a catalog counts what its tables hold; previews are small, move, and hold nothing of the file but pixels."""
 
 import io
+import shutil
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from PIL import Image
 
@@ -14,9 +17,16 @@ from tokenmill.pipeline.reports.video_file import write_video
 
 
 @pytest.fixture(scope="module")
-def catalog(undisturbed_run):
-    corpus, _ = undisturbed_run
-    return Catalog(str(corpus.parent / "root"))
+def catalog(root_of_markup, tmp_path_factory):
+    """Of a root in which one kept medium stands aside for another."""
+    root = tmp_path_factory.mktemp("looking") / "root"
+    shutil.copytree(root_of_markup.root, root)
+    found = Catalog(str(root))
+    one, other = found.tokens.scan(["media_id"])["media_id"].to_pylist()[:2]
+    row = {"media_id": one, "duplicate_of": other, "method": "near", "distance": 3.0, "fingerprint": "f", "run_id": "r"}
+    found.duplicates.edit(pc.field("media_id") == one, None, {})
+    found.duplicates.append(pa.Table.from_pylist([row], found.duplicates.schema), {})
+    return found
 
 
 def test_a_query_sees_every_row_with_its_verdict(catalog):
@@ -25,6 +35,7 @@ def test_a_query_sees_every_row_with_its_verdict(catalog):
     aside = {row["media_id"]: row["method"] for row in duplicates if row["method"] != "kept"}
     expected = {row["media_id"]: row["reject_reason"] or aside.get(row["media_id"], "kept") for row in media}
     found = tables.rows("select media_id, verdict from judged")
+    assert "near" in expected.values() and "kept" in expected.values()
     assert len(found) == len(media) and {row["media_id"]: row["verdict"] for row in found} == expected
     (uri,) = tables.rows("select uri from media where reject_reason is not null limit 1")
     assert tables.value("select count(*) from media where uri = ?", uri["uri"]) >= 1

@@ -14,6 +14,7 @@ from rich.console import Console
 from starlette.testclient import TestClient
 
 from tests.pipeline.looking.report.test_report import Checked
+from tests.stages.embed import tiny_clip
 from tokenmill import storage
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.looking.explorer.filters import COLUMNS
@@ -21,6 +22,7 @@ from tokenmill.pipeline.looking.explorer.likeness import Likeness
 from tokenmill.pipeline.looking.explorer.server import application
 from tokenmill.pipeline.looking.query import Tables
 from tokenmill.pipeline.run.redecide import redecide
+from tokenmill.stages.embed.models import ClipModel
 
 HOST = "127.0.0.1:8900"
 
@@ -187,3 +189,14 @@ def test_the_nearest_are_those_of_all_products():
     assert Likeness(tables, None).of_medium("nobody", 3) == []
     with pytest.raises(ValueError, match=r"curate\.clip\.model"):
         Likeness(tables, None).of_words("a lake", 3)
+
+
+def test_words_find_the_media_that_the_model_puts_near(tmp_path):
+    """A small CLIP of random weights; the medium whose embedding is that of the words comes first."""
+    name = str(tiny_clip.save(tmp_path / "clip"))
+    tables = FewEmbeddings()
+    tables.embeddings = tables.embeddings[:, :12] / np.linalg.norm(tables.embeddings[:, :12], axis=1, keepdims=True)
+    tables.embeddings[42] = ClipModel(name).embed_texts(["a red cat"])[0]
+    tables.value = lambda sql: 200 if "count" in sql else 12
+    found = Likeness(tables, name).of_words("a red cat", 3)
+    assert found[0][0] == tables.ids[42] and found[0][1] == pytest.approx(1, abs=0.02)

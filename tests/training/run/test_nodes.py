@@ -56,7 +56,7 @@ def losses(log):
 
 @pytest.mark.parametrize("spread_model", [False, True])
 def test_without_spare_machines_it_goes_on_with_fewer_workers_and_grows_again(make_job, small_config, spread_model):
-    config = small_config(steps=1200, lr=1e-4)
+    config = small_config(steps=4000, lr=1e-4)
     job, quiet = make_job("job", config), make_job("quiet", config)
     resources = TWO.model_copy(update={"min_workers": 1, "spread_model": spread_model})
     events = [(120, "kill", "b"), (200, "add", "c")]
@@ -67,7 +67,7 @@ def test_without_spare_machines_it_goes_on_with_fewer_workers_and_grows_again(ma
     assert workers[:100] == [2] * 100, "the checkpoint before the loss"
     assert workers[100:200] == [1] * 100 and workers[-1] == 2
     grown = workers.index(2, 100)
-    assert grown % EVERY == 0 and workers[grown:] == [2] * (1200 - grown), "nothing was computed twice"
+    assert grown % EVERY == 0 and workers[grown:] == [2] * (4000 - grown), "nothing was computed twice"
     assert losses(log) == pytest.approx(losses(read_log(quiet.run_uri)), rel=1e-3)
     print(f"lost with a machine: {lost['lost_s']:.1f} s")
     assert lost["lost_s"] < 60 + EVERY / 10  # 10 steps/s are few here

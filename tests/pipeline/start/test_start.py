@@ -1,5 +1,6 @@
 """A config that fits what is there, loads and plans; what a machine and a config lack is said with what to do."""
 
+import io
 import json
 import socket
 import tarfile
@@ -71,6 +72,35 @@ def test_tars_parquet_and_lists_each_get_their_kind(tmp_path):
     assert kinds == {"webdataset": str(place / "tars"), "parquet": str(place / "tables")}
     text = (tmp_path / "made.yaml").read_text()
     assert f"# - {{uri: {place}/lists, kind: urls}}" in text, "fetching from the web is not begun unasked"
+
+
+def test_a_tar_of_something_else_is_no_source(tmp_path):
+    picture(tmp_path / "all" / "a.jpg")
+    (tmp_path / "weights.bin").write_bytes(b"0123" * 99)
+    with tarfile.open(tmp_path / "all" / "model.tar", "w") as tar:
+        tar.add(tmp_path / "weights.bin", "weights.bin")
+    console = Console(file=io.StringIO(), width=200)
+    out = init(Init(str(tmp_path / "all"), tmp_path / "made.yaml", str(tmp_path / "root")), console)
+    assert [source.kind for source in load(out).sources] == ["files"]
+    said = console.file.getvalue()
+    assert "1 tars and tables that no source opens" in said and "none came with the media" in said
+
+
+def test_small_pictures_get_smaller_limits_and_a_look_is_bounded(tmp_path):
+    for number in range(5):
+        picture(tmp_path / "icons" / f"{number}.png", 64)
+    console = Console(file=io.StringIO(), width=200)
+    out = init(Init(str(tmp_path / "icons"), tmp_path / "made.yaml", str(tmp_path / "root"), most=3), console)
+    said = console.file.getvalue()
+    assert "Looked at the first 3 files" in said and "read at least 3 files" in said
+    assert load(out).curate.decide.image_rules["large_enough"] == "min(width_px, height_px) >= 32"
+
+
+def test_documents_with_urls_are_documents(tmp_path):
+    (tmp_path / "wiki").mkdir()
+    row = {"url": "https://127.0.0.1/a", "title": "A", "text": "words " * 300}
+    (tmp_path / "wiki" / "a.jsonl").write_text(json.dumps(row) + "\n")
+    assert [source.kind for source in made(tmp_path, tmp_path / "wiki").sources] == ["text"]
 
 
 def test_what_cannot_be_is_said_before_anything_is_written(tmp_path):

@@ -5,6 +5,7 @@ In: arguments. Out: the calls of the rooms above, errors as one line.
     cli.py          which commands there are
     ending.py       how a command ends: one line, and an exit code
     interrupted.py  what is said when a signal ends it
+    examples.py     what `--help` of each command ends with
     options.py      what several commands take
     init.py         init, doctor, schema
     phases.py       run, curate, caption, tokenize, train, redecide

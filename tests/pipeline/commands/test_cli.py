@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 
 from tokenmill.pipeline.commands import cli
 from tokenmill.pipeline.commands.cli import app
+from tokenmill.pipeline.commands.examples import EXAMPLES
 from tokenmill.storage.errors import TrainingError
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -89,6 +91,18 @@ def test_every_command_is_in_the_readme():
     readme = (PROJECT / "README.md").read_text()
     missing = [name for name in COMMANDS if f"tokenmill {name}" not in readme]
     assert not missing
+
+
+def test_help_ends_with_examples_of_that_command():
+    assert EXAMPLES.keys() == COMMANDS.keys()
+    for name, examples in EXAMPLES.items():
+        assert 1 <= len(examples) <= 2
+        for example in examples:
+            words = shlex.split(example)
+            assert example.startswith(f"tokenmill {name}")
+            assert {word for word in words if word.startswith("--")} <= {*COMMANDS[name]}, example
+    said = call("jobs", "logs", "--help").stdout
+    assert "tokenmill jobs logs photos.yaml --follow" in said
 
 
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *(PROJECT / "docs").glob("*.md")]

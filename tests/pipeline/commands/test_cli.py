@@ -170,6 +170,28 @@ def test_shells_complete_commands_and_options(shell):
     assert "redecide" in found and "report" in found and "submit" not in found
 
 
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("train CONFIG --stage ", {"first", "second"}),
+        ("train CONFIG --stage s", {"second"}),
+        ("captioner try CONFIG --captioner ", {"source", "mine"}),
+        ("run CONFIG --phase t", {"tokenize", "train"}),
+        ("train nowhere.yaml --stage ", set()),
+    ],
+)
+def test_shells_complete_names_of_the_config(tmp_path, typed, offered):
+    path = tmp_path / "mine.yaml"
+    mine = {"engine": "openai", "model": "m", "resources": {"urls": ["http://127.0.0.1:9/v1"]}}
+    document = {"root": "r", "sources": [{"uri": "photos"}], "caption": {"captioners": {"mine": mine}}}
+    path.write_text(yaml.safe_dump(document | {"train": {"stages": {"first": {}, "second": {}}}}))
+    line = f"tokenmill {typed.replace('CONFIG', str(path))}"
+    number = str(len(line.split(" ")) - 1)
+    done = at_a_shell([], _TOKENMILL_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=number)
+    assert set(done.stdout.split()) == offered
+    assert "Traceback" not in done.stderr
+
+
 def test_what_is_said_at_work_is_lines_of_json_where_asked(tmp_path):
     (tmp_path / "photos").mkdir()
     config = tmp_path / "config.yaml"

@@ -61,7 +61,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 def add_examples(app: typer.Typer, prefix: str = "") -> None:
     """End the help of every command of `app` and of its groups with its examples."""
     for command in app.registered_commands:
-        name = command.name or getattr(command.callback, "__name__", "")
+        name = str(command.name or getattr(command.callback, "__name__", ""))
         shown = EXAMPLES[prefix + name]
         # A blank line in an epilog is a new line on the screen; typer joins the others.
         command.epilog = "\n\n".join([f"{'Example' if len(shown) == 1 else 'Examples'}:", *shown])

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tokenmill import storage
 from tokenmill.pipeline.config import RunConfig
-from tokenmill.pipeline.start.wanted import Finding, trainings
+from tokenmill.pipeline.start.wanted import Finding, State, trainings
 from tokenmill.storage import cpu
 
 _SHOWN = ("torch", "torchvision", "transformers", "ray", "pyarrow", "deltalake", "duckdb", "av", "open-clip-torch")
@@ -109,7 +109,7 @@ def _disks(config: RunConfig | None) -> Iterator[Finding]:
 
 def _disk(what: str, folder: str, remedy: str) -> Finding:
     free_gb = shutil.disk_usage(folder).free / 1e9
-    state = "fails" if free_gb < _EMPTY_GB else "look" if free_gb < _LEAST_DISK_GB else "ok"
+    state: State = "fails" if free_gb < _EMPTY_GB else "look" if free_gb < _LEAST_DISK_GB else "ok"
     return Finding(what, state, f"{free_gb:.0f} GB free in {folder}", "" if state == "ok" else remedy)
 
 

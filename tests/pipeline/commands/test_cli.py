@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -200,3 +201,21 @@ def test_what_is_said_at_work_is_lines_of_json_where_asked(tmp_path):
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0 and lines[0]["event"] == "message" and "Plan for" in lines[0]["text"]
     assert "Plan for" in at_a_shell(["run", str(config), "--plan"]).stdout.splitlines()[0]
+
+
+def test_a_sheet_of_nothing_leaves_nothing(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"root": str(tmp_path / "root"), "sources": [{"uri": "photos"}]}))
+    done = call("sheet", str(path))
+    assert done.returncode == 1 and "no catalog there yet" in done.stderr
+    assert not (tmp_path / "root").exists()
+
+
+def test_help_is_there_at_once():
+    """0.12 s on two cores; the limit leaves room for a busy machine, and none for torch, Ray or pyarrow."""
+    times = []
+    for _ in range(5):
+        began = time.monotonic()
+        assert at_a_shell(["--help"]).returncode == 0
+        times.append(time.monotonic() - began)
+    assert min(times) < 0.3

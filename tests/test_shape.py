@@ -71,7 +71,7 @@ ROOMS: dict[str, str] = {
     "pipeline.preferences",
     "pipeline.looking": "pipeline pipeline.catalog",
     "pipeline.looking.report": "pipeline pipeline.catalog pipeline.looking pipeline.reports pipeline.refresh",
-    "pipeline.start": "pipeline pipeline.refresh pipeline.reports",
+    "pipeline.start": "pipeline pipeline.refresh pipeline.reports pipeline.serving",
     "pipeline.looking.explorer": "pipeline pipeline.catalog pipeline.looking pipeline.looking.report pipeline.reports",
     "pipeline.jobs": "pipeline",
     "pipeline.demo": "pipeline pipeline.catalog pipeline.reports pipeline.run pipeline.captioner",

@@ -5,6 +5,8 @@ In: arguments. Out: the calls of the rooms above, errors as one line.
     cli.py          which commands there are
     ending.py       how a command ends: one line, and an exit code
     interrupted.py  what is said when a signal ends it
+    examples.py     what `--help` of each command ends with
+    completion.py   what shells offer for names of a config
     options.py      what several commands take
     init.py         init, doctor, schema
     phases.py       run, curate, caption, tokenize, train, redecide

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from tokenmill.pipeline.commands import completion
 from tokenmill.pipeline.commands.options import ConfigPath, Sets, console, load
 
 
@@ -12,7 +13,9 @@ def captioner_try(
     config: ConfigPath,
     captioner: Annotated[
         list[str] | None,
-        typer.Option("--captioner", help="A name; repeatable. Default: those in use."),
+        typer.Option(
+            "--captioner", help="A name; repeatable. Default: those in use.", autocompletion=completion.captioners
+        ),
     ] = None,
     limit: Annotated[int, typer.Option("--n", min=1, help="How many media at most.")] = 20,
     kind: Annotated[str | None, typer.Option("--kind", help="image or video; default: both.")] = None,

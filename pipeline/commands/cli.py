@@ -13,6 +13,7 @@ import typer
 
 from tokenmill.pipeline.commands import captioner, ending, export, init, jobs, look, phases, prefer, takedown, tokenizer
 from tokenmill.pipeline.commands.evaluate import eval_model
+from tokenmill.pipeline.commands.examples import add_examples
 from tokenmill.pipeline.commands.options import Sets, console
 from tokenmill.pipeline.commands.sample import sample
 
@@ -77,6 +78,7 @@ prefer_app.command("draw")(prefer.prefer_draw)
 prefer_app.command("page")(prefer.prefer_page)
 prefer_app.command("score")(prefer.prefer_score)
 app.add_typer(prefer_app, name="prefer")
+add_examples(app)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from tokenmill.pipeline.commands import completion
 from tokenmill.pipeline.commands.options import ConfigPath, Sets, console, load
 
 
@@ -14,7 +15,9 @@ def eval_model(
     stage: Annotated[
         list[str] | None,
         typer.Option(
-            "--stage", help="Of train.stages; several are compared, each by its newest model. Default: the last."
+            "--stage",
+            help="Of train.stages; several are compared, each by its newest model. Default: the last.",
+            autocompletion=completion.stages,
         ),
     ] = None,
     prompts: Annotated[

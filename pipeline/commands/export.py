@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from tokenmill.pipeline.commands import completion
 from tokenmill.pipeline.commands.options import ConfigPath, Sets, Version, console, load
 
 OutFolder = Annotated[str, typer.Option("--out", help="A folder or s3:// prefix.")]
@@ -83,7 +84,10 @@ def export_model(
     config: ConfigPath,
     out: OutFolder,
     license_name: License = None,
-    stage: Annotated[str | None, typer.Option("--stage", help="Of train.stages. Default: the last.")] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option("--stage", help="Of train.stages. Default: the last.", autocompletion=completion.stages),
+    ] = None,
     sets: Sets = None,
 ) -> None:
     """Write the newest trained model with its vision tokenizer, processor and model card, for plain transformers."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokenmill import PHASES
+from tokenmill.pipeline.commands import completion
 from tokenmill.pipeline.commands.options import AsJson, ConfigPath, Sets, console, load
 
 if TYPE_CHECKING:
@@ -14,7 +15,11 @@ if TYPE_CHECKING:
 On = Annotated[str | None, typer.Option("--on", help="ray, kuberay or slurm; default: jobs.on of the config.")]
 Phases = Annotated[
     list[str] | None,
-    typer.Option("--phase", help="curate, caption, tokenize or train; repeatable. Default: all four, as `run`."),
+    typer.Option(
+        "--phase",
+        help="curate, caption, tokenize or train; repeatable. Default: all four, as `run`.",
+        autocompletion=completion.phases,
+    ),
 ]
 Name = Annotated[str | None, typer.Option("--job", help="Its name. Default: the newest of the config's root.")]
 

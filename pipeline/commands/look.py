@@ -33,32 +33,25 @@ def sheet(
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many media at most.")] = 48,
     seed: Annotated[int, typer.Option("--seed", help="Chooses which.")] = 0,
     out: Annotated[
-        Path | None, typer.Option("--out", help="The PNG to write; default: ROOT/reports/sheet.png.")
+        str | None, typer.Option("--out", help="The PNG to write, also s3://; default: ROOT/reports/sheet.png.")
     ] = None,
     captions: Annotated[bool, typer.Option("--captions", help="Kept media with all their captions instead.")] = False,
     sets: Sets = None,
     version: Version = None,
 ) -> None:
     """Draw the media of one verdict with their scores, or kept ones with their captions side by side."""
+    from tokenmill.pipeline.reports.sheet import default_sheet
+
     loaded = load(config, sets, version)
-    out = out or _below_root(loaded.root, "sheet.png")
+    uri = default_sheet(loaded.root) if out is None else out
     if captions:
         from tokenmill.pipeline.reports.caption_sheet import draw_captions
 
-        draw_captions(loaded, kind, limit, seed, out, console)
+        draw_captions(loaded, kind, limit, seed, uri, console)
         return
     from tokenmill.pipeline.reports.verdict_sheet import draw_verdict
 
-    draw_verdict(loaded, reason, kind, limit, seed, out, console)
-
-
-def _below_root(root: str, name: str) -> Path:
-    """A file beside the report. Raises UserError for a root that is no folder of this machine."""
-    if root.startswith("s3://"):
-        raise UserError(f"{root}: a picture is written to a file of this machine; give --out {name}")
-    folder = Path(root).absolute() / "reports"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / name
+    draw_verdict(loaded, reason, kind, limit, seed, uri, console)
 
 
 def report(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tokenmill import PHASES
+from tokenmill.pipeline.commands import completion
 from tokenmill.pipeline.commands.options import AsEvents, ConfigPath, Sets, Version, console, load
 from tokenmill.storage.errors import UserError
 
@@ -30,7 +31,10 @@ def run(
     config: ConfigPath,
     sets: Sets = None,
     phases: Annotated[
-        list[str] | None, typer.Option("--phase", help="Only this one, or these; repeatable. Default: all four.")
+        list[str] | None,
+        typer.Option(
+            "--phase", help="Only this one, or these; repeatable. Default: all four.", autocompletion=completion.phases
+        ),
     ] = None,
     plan: PlanOnly = False,
     as_events: AsEvents = False,  # read where the console is made, before all else
@@ -80,7 +84,11 @@ def train(
     version: Version = None,
     stage: Annotated[
         list[str] | None,
-        typer.Option("--stage", help="Of train.stages: only this one, or these; repeatable. Default: all."),
+        typer.Option(
+            "--stage",
+            help="Of train.stages: only this one, or these; repeatable. Default: all.",
+            autocompletion=completion.stages,
+        ),
     ] = None,
     plan: PlanOnly = False,
     watch: Annotated[

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from tokenmill.pipeline.commands import completion
 from tokenmill.pipeline.commands.options import ConfigPath, Sets, console, load
 
 Folder = Annotated[str, typer.Argument(metavar="DRAWINGS", help="Folder that `prefer draw` wrote.")]
@@ -16,7 +17,10 @@ def prefer_draw(
     out: Annotated[str, typer.Option("--out", help="Folder or s3:// prefix; what is there is not drawn again.")],
     each: Annotated[int, typer.Option("--each", min=2, help="Drawings of a prompt. Emu3: 8 to 10.")] = 8,
     seed: Annotated[int, typer.Option("--seed", help="Of the first; the others count on.")] = 0,
-    stage: Annotated[str | None, typer.Option("--stage", help="Of train.stages. Default: the last.")] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option("--stage", help="Of train.stages. Default: the last.", autocompletion=completion.stages),
+    ] = None,
     sets: Sets = None,
 ) -> None:
     """Draw each prompt several times and keep the codes, for people or scores to choose from."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from tokenmill.pipeline.commands import completion
 from tokenmill.pipeline.commands.options import AsJson, ConfigPath, Sets, console, load
 
 if TYPE_CHECKING:
@@ -54,7 +55,12 @@ def sample(
     ] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help="For sample.guidance.")] = None,
     stage: Annotated[
-        str | None, typer.Option("--stage", help="Of train.stages: the newest model of this one. Default: the last.")
+        str | None,
+        typer.Option(
+            "--stage",
+            help="Of train.stages: the newest model of this one. Default: the last.",
+            autocompletion=completion.stages,
+        ),
     ] = None,
     as_json: AsJson = False,
     sets: Sets = None,

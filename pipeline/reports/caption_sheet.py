@@ -19,7 +19,7 @@ from tokenmill.pipeline.catalog.chosen import chosen_captions
 from tokenmill.pipeline.catalog.join import kept_ids
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.config import RunConfig
-from tokenmill.pipeline.reports.sheet import escaped
+from tokenmill.pipeline.reports.sheet import escaped, write_picture
 from tokenmill.pipeline.reports.verdict_sheet import square
 
 _COLUMN_PX, _GAP_PX, _MARGIN_PX, _LINE_PX = 300, 20, 24, 17
@@ -87,7 +87,7 @@ def _wrapped(written: Written | None) -> list[str]:
     return lines if written.reason is None else [*lines, f"-- {written.reason}"]
 
 
-def draw_captions(config: RunConfig, kind: str | None, limit: int, seed: int, out: Path, console: Console) -> None:
+def draw_captions(config: RunConfig, kind: str | None, limit: int, seed: int, uri: str, console: Console) -> None:
     """Up to `limit` kept media, chosen by `seed`, with their rows of `captions`. Raises CatalogError without any."""
     catalog = Catalog(config.root, config.version)
     media, _ = some_media(config, kind, limit, seed)
@@ -107,8 +107,8 @@ def draw_captions(config: RunConfig, kind: str | None, limit: int, seed: int, ou
     names = sorted({name for of in found.values() for name in of}, key=lambda name: (name != "source", name))
     if not names:
         raise CatalogError(f"{catalog.root}: nothing is captioned yet; run `tokenmill caption CONFIG` first")
-    draw_lines(lines, names, out)
-    console.print(f"{len(lines)} media, captions by {', '.join(names)}; look at {out}", highlight=False)
+    write_picture(uri, lambda local: draw_lines(lines, names, local))
+    console.print(f"{len(lines)} media, captions by {', '.join(names)}; look at {uri}", highlight=False)
 
 
 def some_media(config: RunConfig, kind: str | None, limit: int, seed: int) -> tuple[pa.Table, int]:

@@ -6,13 +6,17 @@ are shown escaped.
 """
 
 import math
+import tempfile
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from tokenmill import storage
+from tokenmill.storage import scratch
 
 MIN_SIDE_PX = 128
 MAX_WIDTH_PX = 1240
@@ -156,6 +160,19 @@ def _lines_of_cells(section: SheetSection) -> list[list[_Cell]]:
 def _title(section: SheetSection) -> str:
     judged = [picture.ok for picture in section.pictures if picture.ok is not None]
     return escaped(section.title) + (f"  ({sum(judged)} of {len(judged)} right)" if judged else "")
+
+
+def default_sheet(root: str) -> str:
+    """Where `tokenmill sheet` writes unless it is told: beside the report."""
+    return storage.join(storage.absolute(root), "reports", "sheet.png")
+
+
+def write_picture(uri: str, draw: Callable[[Path], None]) -> None:
+    """What `draw` makes of a local path, at `uri`, a file or an object; seen whole or not at all."""
+    with tempfile.TemporaryDirectory(prefix="tokenmill-", dir=scratch.folder()) as folder:
+        local = Path(folder) / "picture.png"
+        draw(local)
+        storage.write_bytes(uri, local.read_bytes())
 
 
 def contact_sheet(sections: Sequence[SheetSection], out: Path) -> None:

@@ -3,6 +3,7 @@
 Text that comes from a corpus (names, captions, a decoder's words) is escaped before it is shown.
 """
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -21,9 +22,12 @@ from tokenmill.pipeline.reports.events import EventConsole
 from tokenmill.pipeline.reports.progress import Observer, Progress
 from tokenmill.stages import REASONS
 
-_PLAIN_EVERY_S = 5.0
+_PLAIN_EVERY_S = 30.0  # off a terminal; small fills the logs of a job
+_FIRST_PLAIN_S = 5.0  # so that one who waits sees soon that it works
+_EVENT_EVERY_S = 5.0
 _ESTIMATE_AFTER_S = 3.0  # since the first result: what is known before says how long a start takes
 _BUSY_FROM_S = 10.0
+_LOOK_S = 1.0
 
 
 def shown(text: str, limit: int = 200) -> str:
@@ -69,8 +73,8 @@ class PhaseReport:
 
 
 class Meter:
-    """Live progress of a phase, a bar in a terminal and a line every few seconds elsewhere; fills a PhaseReport.
-    `observers` get its Progress whenever it changes.
+    """Live progress of a phase, a bar in a terminal and a line every half minute elsewhere, also where nothing comes
+    out; fills a PhaseReport. `observers` get its Progress whenever it changes.
     """
 
     def __init__(
@@ -82,6 +86,9 @@ class Meter:
         self._start = self._last = self._heard = time.monotonic()
         self._first: tuple[float, int] | None = None  # when results came first, and how many
         self._bar: Bar | None = None
+        self._is_over, self._telling = threading.Event(), threading.Lock()
+        self._every_s = _EVENT_EVERY_S if isinstance(console, EventConsole) else _PLAIN_EVERY_S
+        self._last += min(_FIRST_PLAIN_S, self._every_s) - self._every_s  # the first line comes sooner
         self._text = ""
         self._judged: Counter[str | None] = Counter()  # verdicts of rows that arrived and are not committed yet
         self._total_files = self._num_done = 0  # where files are containers, and rows their media
@@ -93,12 +100,15 @@ class Meter:
             self._bar = Bar(name, BarColumn(), line, TimeElapsedColumn(), console=self.console, transient=True)
             self._bar.start()
             self._task = self._bar.add_task("", total=self.total or None, line="starting workers")
+        else:
+            threading.Thread(target=self._tell_silence, name="progress", daemon=True).start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.report.seconds = time.monotonic() - self._start
+        self._is_over.set()
         if self._bar:
             self._bar.stop()
         if kind is not None and self.arrived_rows:
@@ -149,7 +159,7 @@ class Meter:
     def progress(self) -> Progress:
         """How far it is now."""
         num_kept, rejected = self.report.num_kept + self._judged[None], Counter(self.report.rejected)
-        for reason, count in self._judged.items():
+        for reason, count in list(self._judged.items()):  # more may come while this is told
             if reason is not None:
                 rejected[reason] += count
         rate, left_s = self._told_pace()
@@ -234,12 +244,24 @@ class Meter:
             observer(self.progress())
         if self._bar:
             self._bar.update(self._task, total=self.total or None, completed=self.arrived_rows, line=self._line())
-        elif time.monotonic() - self._last >= _PLAIN_EVERY_S:
+        else:
+            self._tell()
+
+    def _tell(self) -> None:
+        """A line, where the last one is long ago."""
+        with self._telling:
+            if time.monotonic() - self._last < self._every_s:
+                return
             self._last = time.monotonic()
             if isinstance(self.console, EventConsole):
                 self.console.tell(self.progress())
             else:
                 self.console.print(f"  {self.report.phase}: {self._line()}", highlight=False)
+
+    def _tell_silence(self) -> None:
+        """The line of a phase from which no result comes for a while."""
+        while not self._is_over.wait(_LOOK_S):
+            self._tell()
 
 
 def table(title: str, *columns: str) -> Table:

@@ -5,7 +5,6 @@ is a grey tile with its reason.
 """
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -17,7 +16,7 @@ from rich.console import Console
 from tokenmill import stages
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.config import RunConfig
-from tokenmill.pipeline.reports.sheet import Picture, SheetSection, contact_sheet
+from tokenmill.pipeline.reports.sheet import Picture, SheetSection, contact_sheet, write_picture
 
 KEPT = "kept"
 _SIDE_PX = 176
@@ -26,9 +25,9 @@ _GREY = 212
 
 
 def draw_verdict(
-    config: RunConfig, reason: str, kind: str | None, limit: int, seed: int, out: Path, console: Console
+    config: RunConfig, reason: str, kind: str | None, limit: int, seed: int, uri: str, console: Console
 ) -> None:
-    """Draw up to `limit` media, chosen by `seed`, whose verdict is `reason`, into `out`.
+    """Draw up to `limit` media, chosen by `seed`, whose verdict is `reason`, into `uri`.
 
     A verdict is a reject_reason, `near` or `semantic` (another medium stands for it), or `kept`.
 
@@ -53,8 +52,8 @@ def draw_verdict(
     places = stages.Places(config.fetched)
     pictures = [Picture(square(row, places), _text(row, names.get(row["kind"], []))) for row in rows]
     title = f"{reason}: {len(rows)} of {chosen.num_rows}"
-    contact_sheet([SheetSection(title, pictures)], out)
-    console.print(f"{title}; look at {out}", highlight=False)
+    write_picture(uri, lambda local: contact_sheet([SheetSection(title, pictures)], local))
+    console.print(f"{title}; look at {uri}", highlight=False)
 
 
 def _columns(rules: dict[str, str], schema: pa.Schema) -> list[str]:

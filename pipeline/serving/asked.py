@@ -22,7 +22,7 @@ def words_of(name: str, urls: Sequence[str], silent_s: float | None) -> str:
     """`silent_s`: since the last answer, where that is known."""
     shown = urls[:_NAMED]
     with ThreadPoolExecutor(len(shown)) as threads:
-        found = list(threads.map(_state, shown))
+        found = list(threads.map(state_of, shown))
     states = [f"{url} {state}" for url, state in zip(shown, found, strict=True)]
     if len(urls) > _NAMED:
         states.append(f"and {len(urls) - _NAMED} more")
@@ -31,7 +31,8 @@ def words_of(name: str, urls: Sequence[str], silent_s: float | None) -> str:
     return f"captioner {name} waits for {servers}{last}: {', '.join(states)}"
 
 
-def _state(url: str) -> str:
+def state_of(url: str) -> str:
+    """`answers`, `answers 401`, or `does not answer (why)`; of vLLM with what it has at hand."""
     url = url.rstrip("/")
     try:
         _got(f"{url}/models")

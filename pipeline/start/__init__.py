@@ -7,7 +7,8 @@ computes on media, and nothing loads a model.
     fitted.py     that -> a commented config
     init.py       both, and what the first run will do
     schema.py     the config's JSON Schema, for editors
-    doctor.py     the machine, and what a config asks for
-    places.py     its root and sources: rights
-    wanted.py     its models and servers: at hand or not
+    doctor.py     what is found, said
+    machine.py    python, packages, processor, memory, disks, GPUs, Ray
+    places.py     root and sources: rights
+    wanted.py     models and servers: at hand or not
 """

@@ -123,8 +123,13 @@ def config_text(there: There, sources: list[Fitted], root: str, schema: str) -> 
             "      moves: flow >= 0.001               # mean optical flow",
             "      does_not_flash: flicker <= 40",
         ]
+    if not (has_images or has_videos):
+        lines += [
+            "    text_rules:",
+            "      long_enough: size_bytes >= 200",
+        ]
     lines += [
-        "  # duplicates: {near_radius: 4}         # near duplicates too, not only equal files (docs/deduplicate.md)",
+        "  # duplicates: {near_radius: 6}         # near duplicates too, not only equal files (docs/deduplicate.md)",
         "  # text: {}                             # finds text in pictures, for rules on text_area; slow on a CPU",
         "",
         "# Captions come with the media. A model writes them with (docs/caption.md):",

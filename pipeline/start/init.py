@@ -127,7 +127,7 @@ def _of_containers(there: There) -> list[str]:
         ("parquet", "tables of media"),
         ("urls", "lists of URLs"),
         ("text", "tables of documents"),
-        (None, "tables that no source opens"),
+        (None, "tars and tables that no source opens"),
     ):
         mine = [each for each in there.all_containers if each.kind == kind]
         if not mine:
@@ -158,7 +158,11 @@ def _will_do(there: There, sources: list[Fitted], root: str) -> list[str]:
     has_media = any(kind != "text" for kind in kinds)
     lines = [f"curate: read {', '.join(reads)}; measure each medium, reject by the rules, find equal ones"]
     if has_media:
-        lines.append("caption: take the captions that came with the media; no model")
+        is_said = there.sidecars or there.caption_lists or any(each.num_captions for each in there.containers)
+        captions = (
+            "take the captions that came with the media" if is_said else "none came with the media, none are made"
+        )
+        lines.append(f"caption: {captions}; the config shows how a model writes them")
         lines.append("tokenize: code what is kept with the built-in tokenizer, which needs no download")
     lines.append("train: a small model on this machine, two passes over the tokens")
     lines.append(f"and write only below {root}; your files stay where they are, and as they are")

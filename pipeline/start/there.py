@@ -32,6 +32,7 @@ _MEASURED = 24  # pictures
 _SNIFFED = 16  # files whose name says nothing
 _HEADER_BYTES = 1 << 18  # of a picture; EXIF with a thumbnail stands before its size
 _SILENT_S = 60.0
+_MEDIA = ("image", "video")
 _DOCUMENT_CHARS = 600  # what stands beside URLs and is longer on average is no caption
 _TABULAR = ("parquet", "urls", "text")  # kinds of sources that open tables, tried in this order
 _TABLES = tuple({ending for kind in _TABULAR for ending in ENDINGS[kind]})
@@ -107,7 +108,7 @@ def _told(uri: str) -> Iterator[None]:
 
 
 def _sort(there: There, entries: list[Entry]) -> None:
-    kinds = {extension: kind for kind in ("image", "video") for extension in extensions_of(kind)}
+    kinds = {extension: kind for kind in _MEDIA for extension in extensions_of(kind)}
     media, tars, tables, unknown = list[Entry](), list[Entry](), list[Entry](), list[Entry]()
     stems = Counter(_stem(entry.uri) for entry in entries if not entry.uri.endswith(".txt"))
     for entry in entries:
@@ -165,7 +166,7 @@ def _opened(there: There, uri: str, kinds: tuple[str, ...]) -> Container:
         if kind == "urls" and said and sum(said) > _DOCUMENT_CHARS * len(said):
             continue  # documents with the URL that each came from
         named = "urls" if holds["url"] else kind
-        if kind == "webdataset" or _is_mostly_good(holds):
+        if holds["image"] + holds["video"] if kind == "webdataset" else _is_mostly_good(holds):
             return Container(uri, named, holds, sum(member.caption is not None for member in found), len(found))
     return Container(uri, None, Counter())
 
@@ -188,7 +189,9 @@ def _kind_of(member: Member) -> str:
         return "url" if member.url.startswith(("http://", "https://", "s3://")) else "other"
     if member.text is not None:
         return "text"
-    return "other" if member.content is None else sniff(member.content[:HEAD_BYTES])[0]
+    if member.content is None:  # a large one, which a run reads by its span
+        return next((kind for kind in _MEDIA if member.name.lower().rpartition(".")[2] in extensions_of(kind)), "other")
+    return sniff(member.content[:HEAD_BYTES])[0]
 
 
 def _is_mostly_good(holds: Counter[str]) -> bool:

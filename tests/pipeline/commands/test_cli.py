@@ -2,8 +2,10 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import yaml
 
 from tokenmill.pipeline.commands import cli
 from tokenmill.pipeline.commands.cli import app
+from tokenmill.pipeline.commands.examples import EXAMPLES
 from tokenmill.storage.errors import TrainingError
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -91,6 +94,18 @@ def test_every_command_is_in_the_readme():
     assert not missing
 
 
+def test_help_ends_with_examples_of_that_command():
+    assert EXAMPLES.keys() == COMMANDS.keys()
+    for name, examples in EXAMPLES.items():
+        assert 1 <= len(examples) <= 2
+        for example in examples:
+            words = shlex.split(example)
+            assert example.startswith(f"tokenmill {name}")
+            assert {word for word in words if word.startswith("--")} <= {*COMMANDS[name]}, example
+    said = call("jobs", "logs", "--help").stdout
+    assert "tokenmill jobs logs photos.yaml --follow" in said
+
+
 PAGES = [PROJECT / "README.md", PROJECT / "CONTRIBUTING.md", *(PROJECT / "docs").glob("*.md")]
 
 
@@ -156,6 +171,28 @@ def test_shells_complete_commands_and_options(shell):
     assert "redecide" in found and "report" in found and "submit" not in found
 
 
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("train CONFIG --stage ", {"first", "second"}),
+        ("train CONFIG --stage s", {"second"}),
+        ("captioner try CONFIG --captioner ", {"source", "mine"}),
+        ("run CONFIG --phase t", {"tokenize", "train"}),
+        ("train nowhere.yaml --stage ", set()),
+    ],
+)
+def test_shells_complete_names_of_the_config(tmp_path, typed, offered):
+    path = tmp_path / "mine.yaml"
+    mine = {"engine": "openai", "model": "m", "resources": {"urls": ["http://127.0.0.1:9/v1"]}}
+    document = {"root": "r", "sources": [{"uri": "photos"}], "caption": {"captioners": {"mine": mine}}}
+    path.write_text(yaml.safe_dump(document | {"train": {"stages": {"first": {}, "second": {}}}}))
+    line = f"tokenmill {typed.replace('CONFIG', str(path))}"
+    number = str(len(line.split(" ")) - 1)
+    done = at_a_shell([], _TOKENMILL_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=number)
+    assert set(done.stdout.split()) == offered
+    assert "Traceback" not in done.stderr
+
+
 def test_what_is_said_at_work_is_lines_of_json_where_asked(tmp_path):
     (tmp_path / "photos").mkdir()
     config = tmp_path / "config.yaml"
@@ -164,3 +201,21 @@ def test_what_is_said_at_work_is_lines_of_json_where_asked(tmp_path):
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert done.returncode == 0 and lines[0]["event"] == "message" and "Plan for" in lines[0]["text"]
     assert "Plan for" in at_a_shell(["run", str(config), "--plan"]).stdout.splitlines()[0]
+
+
+def test_a_sheet_of_nothing_leaves_nothing(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"root": str(tmp_path / "root"), "sources": [{"uri": "photos"}]}))
+    done = call("sheet", str(path))
+    assert done.returncode == 1 and "no catalog there yet" in done.stderr
+    assert not (tmp_path / "root").exists()
+
+
+def test_help_is_there_at_once():
+    """0.12 s on two cores; the limit leaves room for a busy machine, and none for torch, Ray or pyarrow."""
+    times = []
+    for _ in range(5):
+        began = time.monotonic()
+        assert at_a_shell(["--help"]).returncode == 0
+        times.append(time.monotonic() - began)
+    assert min(times) < 0.3

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 PROJECT = Path(__file__).resolve().parents[3]
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))]
-ELSEWHERE = {"make demo", "make test", "source .venv/bin/activate", "python benchmarks/builtin_corpus.py"}
+ELSEWHERE = {"make demo", "make test", "make setup && source .venv/bin/activate", "python benchmarks/builtin_corpus.py"}
 MODEL = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "intermediate_size": 32}
 SMALL_VISION = "{channel_multiplier: [1, 1], codebook_size: 16, embed_dim: 4}"
 # Need a scheduler, and are run at one in tests/pipeline/jobs; a server, which tests/pipeline/looking asks.

@@ -93,11 +93,11 @@ def test_rules_and_sheets_are_drawn(curated, tmp_path):
     print_rules(config, tmp_path / "rules.png", QUIET)
     assert Image.open(tmp_path / "rules.png").width > 400
     for reason in ("kept", "large", "corrupt"):
-        draw_verdict(config, reason, None, 8, 0, tmp_path / f"{reason}.png", QUIET)
+        draw_verdict(config, reason, None, 8, 0, str(tmp_path / f"{reason}.png"), QUIET)
     grey = np.asarray(Image.open(tmp_path / "corrupt.png").convert("RGB"))
     assert (grey == 212).all(axis=-1).sum() > 100 * 100, "a damaged file is a grey tile"
     with pytest.raises(CatalogError, match=r"no medium has the verdict 'lorge'.*large \(1\)"):
-        draw_verdict(config, "lorge", None, 8, 0, tmp_path / "x.png", QUIET)
+        draw_verdict(config, "lorge", None, 8, 0, str(tmp_path / "x.png"), QUIET)
 
 
 def test_redecide_changes_verdicts_and_opens_no_file(curated):

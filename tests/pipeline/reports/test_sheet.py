@@ -4,18 +4,31 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
+from tokenmill import storage
 from tokenmill.pipeline.reports.sheet import (
     MAX_WIDTH_PX,
     Picture,
     SheetSection,
     contact_sheet,
+    default_sheet,
     escaped,
     image_grid,
     thumbnail,
     wrapped,
+    write_picture,
 )
 
 GREEN, RED = (22, 163, 74), (220, 38, 38)
+
+
+def test_a_sheet_lands_beside_the_report_on_a_disk_and_in_a_store(tmp_path, monkeypatch, s3):
+    monkeypatch.chdir(tmp_path)
+    section = SheetSection("one", [Picture(_plain(64, 64), "a")])
+    for root in (str(tmp_path / "root"), f"{s3}/root"):
+        write_picture(default_sheet(root), lambda local: contact_sheet([section], local))
+        assert storage.list_names(f"{root}/reports") == ["sheet.png"]
+        assert storage.read_bytes(f"{root}/reports/sheet.png").startswith(b"\x89PNG")
+    assert [each.name for each in tmp_path.iterdir()] == ["root"], "nothing in the current folder"
 
 
 def _plain(height: int, width: int, value: int = 90) -> np.ndarray:

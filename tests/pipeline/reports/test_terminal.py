@@ -1,12 +1,14 @@
 """Live progress: how far at once, rate and time left only once they mean something."""
 
 import io
+import time
 
 import pyarrow as pa
 import pytest
 from rich.console import Console
 
 from tokenmill.pipeline.reports import terminal
+from tokenmill.pipeline.reports.events import EventConsole
 from tokenmill.pipeline.reports.terminal import Meter, PhaseReport
 
 
@@ -16,6 +18,7 @@ def clock(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(terminal, "_PLAIN_EVERY_S", 0.0)
+    monkeypatch.setattr(terminal, "_LOOK_S", 1e9)
     return now
 
 
@@ -82,3 +85,40 @@ def test_verdicts_are_told_as_rows_arrive_and_what_of_them_is_written(clock):
         "curate: 30/40 files  2.0/s  kept 27, rejected 3, unwritten 10  left 5 s",
         "curate: stopped at 30/40 files  2.0/s  kept 27, rejected 3, unwritten 10  left 5 s",
     ]
+
+
+def said_at(monkeypatch, seconds: list[float], console: Console) -> list[str]:
+    """What is said off a terminal of a phase with a result at each of these seconds."""
+    now = [0.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(terminal, "_LOOK_S", 1e9)
+    with Meter(console, PhaseReport("curate"), 1000, "files") as meter:
+        for second in seconds:
+            now[0] = second
+            meter.judged({None: 1, "sharp": 1})
+            meter.arrived(2)
+    return lines(console)
+
+
+def test_a_line_soon_and_then_every_half_minute(monkeypatch):
+    every_second = [float(second) for second in range(1, 91)]
+    said = said_at(monkeypatch, every_second, Console(file=io.StringIO(), width=200))
+    assert said == [
+        "curate: 10/1000 files  2.0/s  kept 5, rejected 5, unwritten 10  left 495 s",
+        "curate: 70/1000 files  2.0/s  kept 35, rejected 35, unwritten 70  left 465 s",
+        "curate: 130/1000 files  2.0/s  kept 65, rejected 65, unwritten 130  left 435 s",
+    ]
+    events = said_at(monkeypatch, every_second, EventConsole(file=io.StringIO()))
+    assert len(events) == 18, "programs hear every five seconds"
+
+
+def test_a_phase_without_results_says_where_it_is(monkeypatch):
+    for name in ("_PLAIN_EVERY_S", "_LOOK_S"):
+        monkeypatch.setattr(terminal, name, 0.05)
+    console = Console(file=io.StringIO(), width=200)
+    with Meter(console, PhaseReport("curate"), 40, "files"):
+        for _ in range(100):
+            if "0/40 files" in console.file.getvalue():  # type: ignore[attr-defined]
+                break
+            time.sleep(0.05)
+    assert "curate: 0/40 files" in lines(console)

@@ -333,7 +333,7 @@ def test_trying_a_few_media_writes_nothing_but_a_picture(two, server, tmp_path, 
     assert width > 3 * 300 and height > 3 * 150
 
     two.run(phases=("caption",))
-    draw_captions(load(two.path, two.sets), "image", 4, 0, tmp_path / "sheet.png", console)
+    draw_captions(load(two.path, two.sets), "image", 4, 0, str(tmp_path / "sheet.png"), console)
     assert "4 media, captions by source, join, look" in console.export_text()
     rules = "caption.captioners.source={engine: source, rules: {named: words >= 3}}"
     print_rules(load(two.path, [*two.sets, rules]), tmp_path / "rules.png", console)

@@ -68,7 +68,7 @@ def test_expensive_scores_and_duplicates(tmp_path, corpus):
     }
 
     out = Console(record=True, width=200)
-    draw_verdict(first.config, "near", None, 8, 0, tmp_path / "near.png", out)
+    draw_verdict(first.config, "near", None, 8, 0, str(tmp_path / "near.png"), out)
     assert "near: 1 of 1" in out.export_text() and (tmp_path / "near.png").stat().st_size > 1000
 
     versions = [table.version for table in first.catalog]

@@ -1,8 +1,11 @@
 """A config that fits what is there, loads and plans; what a machine and a config lack is said with what to do."""
 
+import io
 import json
 import socket
 import tarfile
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import jsonschema
@@ -17,10 +20,12 @@ from rich.console import Console
 from tokenmill import storage
 from tokenmill.pipeline.config import ConfigError, RunConfig, load
 from tokenmill.pipeline.run.runner import run_phases
-from tokenmill.pipeline.start import doctor as examined
+from tokenmill.pipeline.start import machine, places
 from tokenmill.pipeline.start.doctor import doctor, examine
 from tokenmill.pipeline.start.init import Init, init
 from tokenmill.pipeline.start.schema import SCHEMA_FILE, schema, schema_text
+from tokenmill.pipeline.start.wanted import models_of
+from tokenmill.storage import object_store
 
 QUIET = Console(quiet=True)
 CONFIGS = SCHEMA_FILE.parent
@@ -73,6 +78,35 @@ def test_tars_parquet_and_lists_each_get_their_kind(tmp_path):
     assert f"# - {{uri: {place}/lists, kind: urls}}" in text, "fetching from the web is not begun unasked"
 
 
+def test_a_tar_of_something_else_is_no_source(tmp_path):
+    picture(tmp_path / "all" / "a.jpg")
+    (tmp_path / "weights.bin").write_bytes(b"0123" * 99)
+    with tarfile.open(tmp_path / "all" / "model.tar", "w") as tar:
+        tar.add(tmp_path / "weights.bin", "weights.bin")
+    console = Console(file=io.StringIO(), width=200)
+    out = init(Init(str(tmp_path / "all"), tmp_path / "made.yaml", str(tmp_path / "root")), console)
+    assert [source.kind for source in load(out).sources] == ["files"]
+    said = console.file.getvalue()
+    assert "1 tars and tables that no source opens" in said and "none came with the media" in said
+
+
+def test_small_pictures_get_smaller_limits_and_a_look_is_bounded(tmp_path):
+    for number in range(5):
+        picture(tmp_path / "icons" / f"{number}.png", 64)
+    console = Console(file=io.StringIO(), width=200)
+    out = init(Init(str(tmp_path / "icons"), tmp_path / "made.yaml", str(tmp_path / "root"), most=3), console)
+    said = console.file.getvalue()
+    assert "Looked at the first 3 files" in said and "read at least 3 files" in said
+    assert load(out).curate.decide.image_rules["large_enough"] == "min(width_px, height_px) >= 32"
+
+
+def test_documents_with_urls_are_documents(tmp_path):
+    (tmp_path / "wiki").mkdir()
+    row = {"url": "https://127.0.0.1/a", "title": "A", "text": "words " * 300}
+    (tmp_path / "wiki" / "a.jsonl").write_text(json.dumps(row) + "\n")
+    assert [source.kind for source in made(tmp_path, tmp_path / "wiki").sources] == ["text"]
+
+
 def test_what_cannot_be_is_said_before_anything_is_written(tmp_path):
     picture(tmp_path / "photos" / "a.jpg")
     (tmp_path / "empty").mkdir()
@@ -96,7 +130,8 @@ def test_a_bucket(tmp_path, s3):
     assert config.sources[0].uri == f"{s3}/photos"
     at = config.model_copy(update={"root": f"{s3}/root"})
     found = {each.what: each for each in examine(at)}
-    assert found["root"].state == "ok" and "conditional put" in found["root"].detail
+    assert found["root"].state == "ok" and found["sources.0"].detail.endswith("can be listed and read")
+    assert "root: conditional put" not in found
     assert not storage.exists(f"{s3}/root") or not storage.list_names(f"{s3}/root"), "the probe is gone"
     missing = config.model_copy(update={"root": "s3://no-such-bucket/root"})
     (root,) = [each for each in examine(missing) if each.what.startswith("root")]
@@ -151,10 +186,92 @@ def test_what_a_config_lacks_is_named_with_a_remedy(tmp_path, monkeypatch):
         },
         train={"monitor": {"track": ["wandb"]}, "data": {"text_tokenizer": "some/name"}},
     )
-    monkeypatch.setattr(examined, "find_spec", lambda name: None)
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     found = {each.what: each for each in examine(config)}
     failing = {what for what, each in found.items() if each.state == "fails"}
     assert failing == {"GPU", "root", "sources.0", "tokenize.model", "caption.captioners.mine", "tokenmill[wandb]"}
     assert all(found[what].remedy for what in failing)
     assert found["train.data.text_tokenizer"].state == "look"
     assert not doctor(config, False, QUIET)
+
+
+@pytest.mark.parametrize(("taken", "words"), [(None, "If-None-Match"), (places._FIRST, "If-Match")])
+def test_a_store_that_heeds_no_condition_is_no_root(tmp_path, s3, monkeypatch, taken, words):
+    """One that overwrites whatever stands there, or whatever tag is given."""
+    if taken is None:
+        monkeypatch.setattr(places.storage, "swap_bytes", lambda uri, data, expected: True)
+    else:
+        monkeypatch.setattr(places, "_is_taken", lambda uri: True)
+    found = {each.what: each for each in places._bucket(f"{s3}/root")}
+    assert found["root: conditional put"].state == "fails" and words in found["root: conditional put"].remedy
+
+
+def test_a_probe_is_taken_away_also_when_the_rest_fails(s3, monkeypatch):
+    def fails(uri: str) -> bytes:
+        raise object_store.StoreError(f"{uri}: AccessDenied")
+
+    monkeypatch.setattr(places.storage, "read_bytes", fails)
+    monkeypatch.setattr(places, "_is_taken", lambda uri: False)
+    (found,) = places._bucket(f"{s3}/root")
+    assert found.what == "root: read" and "right to read" in found.remedy
+    assert not object_store.client().list_objects_v2(Bucket="bucket").get("Contents")
+
+
+class Models(BaseHTTPRequestHandler):
+    def do_GET(self):  # noqa: N802
+        self.send_response({"/v1/models": 200, "/closed/models": 401}.get(self.path, 404))
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_servers_are_asked_and_keys_are_looked_for(tmp_path, monkeypatch):
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Models)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    base = f"http://127.0.0.1:{server.server_port}"
+    urls = [f"{base}/v1", f"{base}/closed", f"{base}/wrong"]
+    one = {"engine": "openai", "model": "m", "resources": {"urls": urls, "key_variable": "NO_SUCH_KEY"}}
+    config = config_of(
+        tmp_path, caption={"use": ["mine"], "captioners": {"mine": one}}, cluster={"address": "127.0.0.1:9"}
+    )
+    try:
+        found = list(examine(config))
+    finally:
+        server.shutdown()
+        server.server_close()
+    asked = [each.state for each in found if each.what == "caption.captioners.mine"]
+    assert asked == ["ok", "ok", "look"], "401 says that it is there, 404 that the address is doubtful"
+    failing = {each.what for each in found if each.state == "fails"}
+    assert failing == {"caption.captioners.mine.resources.key_variable", "Ray"}
+
+
+def test_models_of_the_hub_are_looked_for_in_its_cache(tmp_path, monkeypatch):
+    (tmp_path / "models--some--here" / "snapshots" / "abc").mkdir(parents=True)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    clip = {"model": "some/here", "aesthetic_head": str(tmp_path / "head.safetensors")}
+    config = config_of(tmp_path, curate={"clip": clip}, train={"data": {"text_tokenizer": "some/other"}})
+    states = {each.what: each.state for each in models_of(config)}
+    assert states == {
+        "curate.clip.model": "ok",
+        "curate.clip.aesthetic_head": "fails",
+        "train.data.text_tokenizer": "fails",
+    }
+
+
+def test_no_credentials_are_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("MY_SECRET_KEY", "sesame-sesame")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:password1@127.0.0.1:9")
+    monkeypatch.setattr(places, "check_sources", raises_with("sesame-sesame"))
+    said = json.dumps([(each.detail, each.remedy) for each in examine(config_of(tmp_path))])
+    assert "[hidden]" in said and "sesame" not in said and "password1" not in said
+
+
+def raises_with(word: str):
+    def call(*_: object) -> None:
+        raise ConfigError(f"sources.0.uri: the store at http://me:password1@127.0.0.1:9 says {word}")
+
+    return call

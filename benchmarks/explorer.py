@@ -67,10 +67,10 @@ class Visitor:
         return time.monotonic() - started, text
 
 
-def memory_mb(pid: int) -> tuple[float, float]:
-    """Resident now: in all, and without what is mapped from files."""
+def memory_mb(pid: int) -> tuple[float, float, float]:
+    """Resident now: in all, and without what is mapped from files; and the most there was."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return tuple(int(status[name].split()[0]) / 1024 for name in ("VmRSS", "RssAnon"))  # type: ignore[return-value]
+    return tuple(int(status[name].split()[0]) / 1024 for name in ("VmRSS", "RssAnon", "VmHWM"))  # type: ignore[return-value]
 
 
 def main() -> None:
@@ -130,8 +130,8 @@ def show(address: str, pid: int, started: float, has_embeddings: bool) -> None:
         made.add_row("the nearest, first time (embeddings read)", f"{visitor.get(f'/?near={media_id}')[0]:.2f}")
         again = sorted(visitor.get(f"/?near={media_id}&kind=image")[0] for _ in range(10))
         made.add_row("the nearest, median and most of 10", f"{again[5]:.3f} {again[-1]:.3f}")
-    total, own = memory_mb(pid)
-    made.add_row("memory, MB; of it not mapped from a file", f"{total:,.0f} {own:,.0f}")
+    total, own, most = memory_mb(pid)
+    made.add_row("memory, MB; of it not mapped from a file; most", f"{total:,.0f} {own:,.0f} {most:,.0f}")
     Console(width=120).print(made)
 
 

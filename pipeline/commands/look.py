@@ -84,6 +84,10 @@ def explore(
         ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 0,
+    drawings: Annotated[
+        str | None,
+        typer.Option("--drawings", help="Folder that `prefer draw` wrote, to choose the better of two from."),
+    ] = None,
     sets: Sets = None,
     version: Version = None,
 ) -> None:
@@ -98,7 +102,7 @@ def explore(
         console.print(f"Open {address}", highlight=False, soft_wrap=True)
         console.print("Ctrl-C ends it. From another machine: ssh -L PORT:127.0.0.1:PORT HOST", highlight=False)
 
-    serve(load(config, sets, version), host, port, opened)
+    serve(load(config, sets, version), host, port, opened, drawings)
 
 
 def leave_report(config: "RunConfig") -> None:

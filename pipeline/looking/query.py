@@ -6,7 +6,6 @@ judged    media with `verdict`: a reject_reason, near or semantic where another 
 """
 
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import duckdb
@@ -15,7 +14,7 @@ import pyarrow as pa
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.stages.select.duplicates import KEPT
 
-_MEMORY_MB = 1_024
+_MEMORY_MB = 512
 
 
 class Tables:
@@ -53,11 +52,6 @@ class Tables:
         """The rows that `sql` selects, in which each ? is a value."""
         with self._lock:  # what is registered belongs to one connection, which takes a query at a time
             return self._database.sql(sql, params=list(values)).to_arrow_table()
-
-    def batches(self, sql: str, num_rows: int) -> Iterator[pa.RecordBatch]:
-        """The rows, so many at a time; nothing else is asked meanwhile."""
-        with self._lock:
-            yield from self._database.sql(sql).to_arrow_reader(num_rows)
 
     def rows(self, sql: str, *values: Any) -> list[dict[str, Any]]:
         """The same as dicts."""

@@ -17,3 +17,16 @@ def scored(tables: Tables, kind: str, rules: dict[str, str]) -> pa.Table:
         kind,
         stages.RULE,
     )
+
+
+def captions_by(tables: Tables, captioner: str, rules: dict[str, str]) -> pa.Table:
+    """media_id, caption, what the rules read and an empty `scored`, of captions that count or that a rule rejected."""
+    names = dict.fromkeys(["media_id", *stages.columns_judged(rules)])
+    rows = tables.arrow(
+        f"select {', '.join(names)} from captions where captioner = ? and caption is not null "
+        "and (reject_reason is null or starts_with(reject_detail, ?))",
+        captioner,
+        stages.RULE,
+    )
+    rows = stages.judge_captions(rows, rules)  # which measures what a rule reads and a row does not say yet
+    return rows.append_column("scored", pa.nulls(rows.num_rows, pa.string()))

@@ -1,5 +1,6 @@
 """The rules over stored scores: media whose verdict is to change, and files whose scores are lacking for one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from tokenmill.pipeline.refresh.changed_keys import REOPENED
 from tokenmill.stages.fetch.urls import TRANSIENT
 from tokenmill.stages.select.decide import NOT_SCORED, RULE, columns_read, decide
 from tokenmill.stages.select.expensive import parse_scored
+from tokenmill.stages.select.votes import media_votes
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def judge(config: RunConfig, catalog: Catalog, placed: pa.Table) -> Judgement:
     """
     columns = ["media_id", "file_id", "fingerprint", *columns_read(config.curate.decide)]
     media = catalog.media.scan(list(dict.fromkeys(columns)))
-    decided = by_rules(_as_placed(media, placed), config)
+    decided = by_rules(config)(_as_placed(media, placed))
     return Judgement(
         media["media_id"],
         media["file_id"],
@@ -84,9 +86,13 @@ def _as_placed(media: pa.Table, placed: pa.Table) -> pa.Table:
     return set_columns(media, **settled)
 
 
-def by_rules(rows: pa.Table, config: RunConfig) -> pa.Table:
-    """Rows of media with the verdicts of the config's rules."""
-    return decide(rows, config.curate.decide, config.curate.scorers)
+def by_rules(config: RunConfig) -> Callable[[pa.Table], pa.Table]:
+    """What gives rows of media the verdicts of the config's rules and votes. Raises UserError for votes that are not
+    to be read.
+    """
+    part = config.curate
+    votes = media_votes(part.decide.votes)
+    return lambda rows: decide(rows, part.decide, part.scorers, votes)
 
 
 def redecide(catalog: Catalog, ids: pa.Array, config: RunConfig, run_id: str) -> None:
@@ -94,4 +100,4 @@ def redecide(catalog: Catalog, ids: pa.Array, config: RunConfig, run_id: str) ->
     if not len(ids):
         return
     note = {"run_id": run_id, "what": "rules changed"}
-    catalog.media.edit(pc.field("media_id").isin(ids), lambda rows: by_rules(rows, config), note)
+    catalog.media.edit(pc.field("media_id").isin(ids), by_rules(config), note)

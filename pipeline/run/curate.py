@@ -58,5 +58,5 @@ def settle(run: Run, duplicates: Verdicts | None) -> dict[str, int]:
         config.caption.what,
         run.run_id,
         duplicates or config.curate.duplicates,
-        lambda rows: verdicts.by_rules(rows, config),
+        verdicts.by_rules(config),
     )

@@ -5,6 +5,7 @@ In: scores and rules. Out: a verdict with its reason; near-duplicates, and which
     decide.py      scores and rules to a verdict
     rules.py       the expressions that rules are written in
     expensive.py   which expensive scores can still change a verdict
+    votes.py       what people said of media and captions
     near.py        near-duplicates by perceptual hash
     semantic.py    duplicates by embedding
     duplicates.py  who stands for whom, by hash and by embedding

@@ -15,18 +15,23 @@ from pydantic import Field, field_validator
 
 from tokenmill.stages.select.expensive import states
 from tokenmill.stages.select.rules import Rule, check_name
+from tokenmill.stages.select.votes import KEEP, media_votes
 from tokenmill.stages.table.columns import MEDIA
 from tokenmill.stages.table.rows import MAX_DETAIL_CHARS, pick, replace, without
 from tokenmill.storage.identity import Config
 
 RulesByKind = Mapping[Any, Mapping[str, str]]  # kind -> name -> expression
 RULE = "rule: "  # begins the detail of every verdict of a rule
+VOTED_OUT = "voted_out"  # the reason of a row that a person voted out
+_VOTED = "a person's vote"
 NOT_SCORED = "not_scored"  # the reason of a row whose verdict hangs on scores that are still to be computed
 _DECIDABLE = without(MEDIA, "embedding", "scored", "reject_reason", "reject_detail", "fingerprint", "run_id")
 
 
 class DecideConfig(Config):
     """Rules by name, tried in order; the first that is not true rejects. Raises ValueError for a rule that is wrong."""
+
+    later_fields = frozenset({"votes"})
 
     image_rules: dict[str, str] = Field(
         default={"resolution": "min(width_px, height_px) >= 512", "aspect": "aspect <= 5"},
@@ -46,13 +51,18 @@ class DecideConfig(Config):
         description="too strict: rare subjects are lost; too loose: the model learns fragments. Documents have a size "
         "only: size_bytes >= 200",
     )
+    votes: str | None = Field(
+        default=None,
+        description="A file of votes on media, ROOT/votes/media.jsonl of `tokenmill explore`: what a person kept or "
+        "rejected is so, whatever the rules say; null: rules alone",
+    )
 
     @field_validator("image_rules", "video_rules", "text_rules")
     @classmethod
     def _parse(cls, rules: dict[str, str]) -> dict[str, str]:
         for name, keep in rules.items():
             check_name(name)
-            if name == NOT_SCORED:
+            if name in (NOT_SCORED, VOTED_OUT):
                 raise ValueError(f"rule {name!r}: that name is taken; choose another")
             Rule(name, keep, _DECIDABLE)
         return rules
@@ -62,15 +72,18 @@ def columns_read(config: DecideConfig) -> list[str]:
     """The columns of MEDIA that `decide` looks at, each once."""
     rules = (config.image_rules, config.video_rules, config.text_rules)
     of_rules = [column for of in rules for name, keep in of.items() for column in Rule(name, keep, _DECIDABLE).columns]
-    return list(dict.fromkeys(["kind", "scored", "reject_reason", "reject_detail", *of_rules]))
+    return list(dict.fromkeys(["media_id", "kind", "scored", "reject_reason", "reject_detail", *of_rules]))
 
 
-def decide(table: pa.Table, config: DecideConfig, scorers: tuple[str, ...] = ()) -> pa.Table:
+def decide(
+    table: pa.Table, config: DecideConfig, scorers: tuple[str, ...] = (), votes: Mapping[str, str] | None = None
+) -> pa.Table:
     """`table` of MEDIA rows with the verdicts of `config`: rule rejections are made anew, all others stay.
 
-    Pure and idempotent. The first rule that is false rejects; so does one without an answer, and the detail says which
-    score is missing. Where only scores of `scorers` that did not run stand between a row and its verdict, the reason is
-    `not_scored`: the next curate phase scores it.
+    `votes`: of people, by media_id; they stand above rules, not above what could not be read. Pure and idempotent. The
+    first rule that is false rejects; so does one without an answer, and the detail says which score is missing. Where
+    only scores of `scorers` that did not run stand between a row and its verdict, the reason is `not_scored`: the next
+    curate phase scores it.
     """
     reasons, details = table["reject_reason"].to_pylist(), table["reject_detail"].to_pylist()
     for i, detail in enumerate(details):
@@ -95,6 +108,11 @@ def decide(table: pa.Table, config: DecideConfig, scorers: tuple[str, ...] = ())
             if reasons[undecided[k]] is None:
                 reasons[undecided[k]] = NOT_SCORED
                 details[undecided[k]] = _detail(rule, rows.slice(k, 1))
+    if votes:
+        for i, media_id in enumerate(table["media_id"].to_pylist()):
+            is_of_rules = reasons[i] is None or (details[i] or "").startswith(RULE)
+            if is_of_rules and (vote := votes.get(media_id)) is not None:
+                reasons[i], details[i] = (None, None) if vote == KEEP else (VOTED_OUT, RULE + _VOTED)
     return replace(table, Decide.writes, {"reject_reason": reasons, "reject_detail": details})
 
 
@@ -138,6 +156,7 @@ class Decide:
     def __init__(self, config: DecideConfig, scorers: tuple[str, ...] = ()):
         self._config = config
         self._scorers = scorers
+        self._votes = media_votes(config.votes)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return decide(table, self._config, self._scorers)
+        return decide(table, self._config, self._scorers, self._votes)

@@ -52,5 +52,6 @@ REASONS = {
     "out_of_memory": "the file takes more than `cluster.medium_memory_bytes`, or was at hand twice when its worker was "
     "killed for memory",
     "worker_died": "the file was at hand twice when its worker died",
+    "voted_out": "a person said so, in the file that `curate.decide.votes` names",
     "not_scored": "the verdict hangs on scores that the next run computes",
 }

@@ -2,7 +2,7 @@
 
 import difflib
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -11,7 +11,9 @@ from tokenmill import stages
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.pipeline.catalog.versions import runs
 from tokenmill.pipeline.looking.query import Tables
-from tokenmill.tokenizer.vision.vision_tokenizer import VisionTokenizer
+
+if TYPE_CHECKING:  # imported when codes are first decoded: it takes seconds
+    from tokenmill.tokenizer.vision.vision_tokenizer import VisionTokenizer
 
 _HIDDEN = {"embedding", "codes", "metadata"}
 _VERSIONS = 8
@@ -70,16 +72,26 @@ def rebuilt(tables: Tables, tokenizer: str, media_id: str) -> np.ndarray | None:
         "select kind, codes, grid_t, grid_h, grid_w from tokens where media_id = ? and reject_reason is null limit 1",
         media_id,
     )
-    vision = _vision(tokenizer) if rows and rows[0]["codes"] else None
-    if vision is None or not vision.decodes:
+    if not rows or not rows[0]["codes"]:
         return None
     row = rows[0]
-    codes = np.array(row["codes"], np.int64).reshape(row["grid_t"], row["grid_h"], row["grid_w"])
-    return vision.decode_clips(codes[None])[0] if row["kind"] == "video" else vision.decode_images(codes)
+    grid = (row["grid_t"], row["grid_h"], row["grid_w"])
+    return frames_of(tokenizer, row["codes"], grid, is_clip=row["kind"] == "video")
+
+
+def frames_of(tokenizer: str, codes: list[int], grid: tuple[int | None, int, int], is_clip: bool) -> np.ndarray | None:
+    """Frames uint8 (T, H, W, 3) RGB of codes in row-major order; null where that vision tokenizer does not decode."""
+    vision = _vision(tokenizer)
+    if not vision.decodes:
+        return None
+    laid = np.array(codes, np.int64).reshape(grid[0] or 1, *grid[1:])
+    return vision.decode_clips(laid[None])[0] if is_clip else vision.decode_images(laid)
 
 
 @cache
-def _vision(name: str) -> VisionTokenizer:
+def _vision(name: str) -> "VisionTokenizer":
+    from tokenmill.tokenizer.vision.vision_tokenizer import VisionTokenizer
+
     return VisionTokenizer.load(name)
 
 

@@ -1,14 +1,17 @@
-"""Rules with other thresholds, judged anew over stored scores: how many are kept, and which media change sides.
+"""Rules with other thresholds, judged anew over stored scores: how many are kept, and which media change sides; of
+captions the same.
 
 Scores stand in memory as Arrow columns; of a rule that did not change the verdicts are kept, so that a slider costs one
 comparison of one column.
 """
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
@@ -16,10 +19,12 @@ from tokenmill import stages
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.looking.charts import histogram
 from tokenmill.pipeline.looking.query import Tables
-from tokenmill.pipeline.looking.scores import scored
+from tokenmill.pipeline.looking.scores import captions_by, scored
 from tokenmill.pipeline.reports.rules_report import moved, thresholds
+from tokenmill.stages.select.votes import KEEP, REJECT, media_votes
 
 _SHOWN = 24
+_MARGIN = 0.05  # of what was measured, beyond it at either end of a slider
 
 
 @dataclass(frozen=True)
@@ -35,20 +40,52 @@ class Slider:
     chart: Any
 
 
-class Moved:
-    """Of one kind of media. Raises ValueError where it has no rules."""
+def of_media(config: RunConfig, tables: Tables, kind: str) -> "Moved":
+    """The rules of a kind of media. Raises ValueError where it has none."""
+    decide = config.curate.decide
+    rules = {"image": decide.image_rules, "video": decide.video_rules}.get(kind)
+    if not rules:
+        raise ValueError(f"{kind}: no rules")
+    standing = media_votes(decide.votes)
+    place = ("curate", "decide", f"{kind}_rules")
+    return Moved(rules, scored(tables, kind, rules), place, config.curate.scorers, standing)
 
-    def __init__(self, config: RunConfig, tables: Tables, kind: str):
-        decide = config.curate.decide
-        rules = {"image": decide.image_rules, "video": decide.video_rules}.get(kind)
-        if not rules:
-            raise ValueError(f"{kind}: no rules")
-        self.kind, self.rules, self._scorers = kind, rules, config.curate.scorers
-        self.media = scored(tables, kind, rules).combine_chunks()
+
+def of_captions(config: RunConfig, tables: Tables, captioner: str) -> "Moved":
+    """The rules of a captioner. Raises ValueError where it has none."""
+    part = config.caption.what
+    rules = part.all[captioner].verdicts if captioner in part.all else {}
+    if not rules:
+        raise ValueError(f"{captioner}: no captioner with rules")
+    place = ("caption", "captioners", captioner, "rules")
+    return Moved(rules, captions_by(tables, captioner, rules), place)
+
+
+class Moved:
+    """Of rows with media_id, `scored` and what `rules` read. `place`: where in a config the rules stand. `standing`:
+    votes that stand above rules, by media_id.
+    """
+
+    def __init__(
+        self,
+        rules: dict[str, str],
+        rows: pa.Table,
+        place: tuple[str, ...],
+        scorers: tuple[str, ...] = (),
+        standing: Mapping[str, str] | None = None,
+    ):
+        self.rules, self._place, self._scorers = rules, place, scorers
+        self.media = rows.combine_chunks()
         self._ids = self.media["media_id"].combine_chunks()
+        self._standing = self._places(standing or {})
+        self._votes = self._places({})
         self._known: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._lock = threading.Lock()
         self._now = self._rejected(rules)
+
+    def compare(self, votes: Mapping[str, str]) -> None:
+        """Count from now on how many of these votes, keep or reject by media_id, the rules agree with."""
+        self._votes = self._places(votes)
 
     def sliders(self) -> list[Slider]:
         """Every threshold, with the scores of all media."""
@@ -62,6 +99,8 @@ class Moved:
             if is_known.any():
                 low, high = (float(end) for end in np.percentile(values[is_known], [0.5, 99.5]))
             low, high = min(low, each.value), max(high, each.value)
+            margin = (high - low) * _MARGIN or 1.0  # so that all can be rejected
+            low, high = low - margin, high + margin
             chart = histogram(values[is_known & ~self._now], values[is_known & self._now], [each.value])
             found.append(Slider(each.rule, numbers[each.rule], each.column, each.value, low, high, chart))
         return found
@@ -76,6 +115,7 @@ class Moved:
         after = self._rejected(rules)
         is_open = np.any([self._verdicts(name, keep)[1] for name, keep in rules.items()], axis=0) & ~after
         gained, lost = np.flatnonzero(self._now & ~after), np.flatnonzero(~self._now & after)
+        agreed = {vote: int((after[at] == (vote == REJECT)).sum()) for vote, at in self._votes.items()}
         changed = {name: keep for name, keep in rules.items() if keep != self.rules[name]}
         return {
             "kept": int((~after).sum()),
@@ -84,24 +124,41 @@ class Moved:
             "gained": len(gained),
             "lost": len(lost),
             "open": int(is_open.sum()),
-            "gained_ids": self._some(gained),
-            "lost_ids": self._some(lost),
+            "gained_media": self._some(gained),
+            "lost_media": self._some(lost),
+            "votes": {vote: [agreed[vote], len(at)] for vote, at in self._votes.items() if len(at)},
             "yaml": self._yaml(changed),
         }
 
-    def _some(self, places: np.ndarray) -> list[str]:
-        return [self._ids[place].as_py() for place in places[:: max(1, len(places) // _SHOWN)][:_SHOWN].tolist()]
+    def _some(self, places: np.ndarray) -> list[dict[str, Any]]:
+        """media_id, and of a caption its text."""
+        some = pa.array(places[:: max(1, len(places) // _SHOWN)][:_SHOWN])
+        names = [name for name in ("media_id", "caption") if name in self.media.column_names]
+        return self.media.select(names).take(some).to_pylist()
+
+    def _places(self, votes: Mapping[str, str]) -> dict[str, np.ndarray]:
+        """int64 by vote, keep and reject: the rows that have it."""
+        at = pc.index_in(self._ids, value_set=pa.array(list(votes), pa.string())).drop_null() if votes else ()
+        if not len(at):
+            return {KEEP: np.empty(0, np.int64), REJECT: np.empty(0, np.int64)}
+        rows = np.flatnonzero(pc.is_in(self._ids, value_set=pa.array(list(votes), pa.string())))
+        said = np.array(list(votes.values()))[np.asarray(at)]
+        return {vote: rows[said == vote] for vote in (KEEP, REJECT)}
 
     def _yaml(self, rules: dict[str, str]) -> str:
         if not rules:
             return ""
-        document = {"curate": {"decide": {f"{self.kind}_rules": rules}}}
+        document: dict[str, Any] = rules
+        for key in reversed(self._place):
+            document = {key: document}
         return yaml.safe_dump(document, sort_keys=False, width=110)
 
     def _rejected(self, rules: dict[str, str]) -> np.ndarray:
         found = np.zeros(self.media.num_rows, bool)
         for name, keep in rules.items():
             found |= self._verdicts(name, keep)[0]
+        for vote, at in self._standing.items():
+            found[at] = vote == REJECT
         return found
 
     def _verdicts(self, name: str, keep: str) -> tuple[np.ndarray, np.ndarray]:

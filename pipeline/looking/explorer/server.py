@@ -4,6 +4,8 @@
 /medium/ID           all of one medium; /medium/ID/then as versions before had it
 /preview/ID          its picture, drawn anew from its pixels: ?px=, ?moving=1; /rebuilt/ID from its codes
 /rules/KIND          thresholds as sliders; /rules/KIND/judged?RULE.NUMBER=VALUE as JSON
+/captions/NAME       the same of the captions by a captioner; /captions/NAME/judged
+/samples             two drawings of a prompt to choose from: ?skip=N; /drawing/ID
 /copies              groups of near duplicates
 /vote                POST, JSON
 """
@@ -12,7 +14,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -27,11 +29,11 @@ from starlette.staticfiles import StaticFiles
 from tokenmill import stages
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import RunConfig
-from tokenmill.pipeline.looking.explorer import medium, votes
+from tokenmill.pipeline.looking.explorer import medium, moved, votes
 from tokenmill.pipeline.looking.explorer.filters import COLUMNS, OPERATORS, PAGE, Asked
 from tokenmill.pipeline.looking.explorer.guard import Guard
 from tokenmill.pipeline.looking.explorer.likeness import Likeness
-from tokenmill.pipeline.looking.explorer.moved import Moved
+from tokenmill.pipeline.looking.explorer.samples import Samples
 from tokenmill.pipeline.looking.previews import Previews, webp
 from tokenmill.pipeline.looking.query import Tables
 
@@ -46,14 +48,19 @@ _CARD = (
 
 
 class Explorer:
-    """What the addresses answer with. Raises CatalogError without a catalog."""
+    """What the addresses answer with. `drawings`: a folder of `tokenmill prefer draw`. Raises CatalogError without a
+    catalog, TrainingError without drawings there.
+    """
 
-    def __init__(self, config: RunConfig):
+    def __init__(self, config: RunConfig, drawings: str | None = None):
         self._config = config
         self._tables = Tables(Catalog(config.root, config.version))
-        self._likeness = Likeness(self._tables, config.curate.clip.model)
+        self._likeness = Likeness(self._tables.catalog.media.files(), config.curate.clip.model)
         self._previews = threading.local()
-        self._moved: dict[str, Moved] = {}
+        self._samples: Samples | None = None
+        if drawings is not None:
+            self._samples = Samples(drawings, config.tokenize.model, votes.uri_of(config.root, "samples"))
+        self._moved: dict[tuple[str, str], moved.Moved] = {}
         self._lock = threading.Lock()
 
     def grid(self, request: Request) -> Response:
@@ -83,11 +90,11 @@ class Explorer:
         except ValueError as error:
             said = str(error)
         verdicts = self._tables.rows("select verdict, count(*) as count from judged group by all order by count desc")
-        return _page(
+        return self._page(
             "grid.html", request, asked=asked, rows=rows, total=total, said=said, verdicts=verdicts,
             columns=list(COLUMNS), operators=list(OPERATORS), page_size=PAGE, words=words, near=near,
             takes_words=self._likeness.takes_words,
-            votes=votes.votes(self._config.root), kinds=self._kinds(),
+            votes=votes.votes(self._config.root),
         )  # fmt: skip
 
     def medium(self, request: Request) -> Response:
@@ -98,14 +105,15 @@ class Explorer:
             return PlainTextResponse("no such medium\n", 404)
         shows_metadata = request.query_params.get("metadata") == "1"
         vote = votes.votes(self._config.root).get(media_id, "")
-        return _page("medium.html", request, known=known, media_id=media_id, shows_metadata=shows_metadata, vote=vote,
-                     kinds=self._kinds())  # fmt: skip
+        return self._page(
+            "medium.html", request, known=known, media_id=media_id, shows_metadata=shows_metadata, vote=vote
+        )
 
     def then(self, request: Request) -> Response:
         """A medium in versions before."""
         media_id = request.path_params["media_id"]
         found = medium.history(self._tables.catalog, media_id)
-        return _page("then.html", request, found=found, media_id=media_id, kinds=self._kinds())
+        return self._page("then.html", request, found=found, media_id=media_id)
 
     def preview(self, request: Request) -> Response:
         """Its picture, by id alone."""
@@ -129,24 +137,26 @@ class Explorer:
             frames = medium.rebuilt(self._tables, self._config.tokenize.model, request.path_params["media_id"])
         return _picture(None if frames is None else webp(list(frames)))
 
-    def rules(self, request: Request) -> Response:
+    def rules(self, request: Request, of: str) -> Response:
         """Thresholds as sliders."""
-        kind = request.path_params["kind"]
+        name = request.path_params["name"]
         try:
-            found = self._of_kind(kind)
+            found = self._rules_of(of, name)
         except ValueError as error:
             return PlainTextResponse(f"{error}\n", 404)
-        return _page("rules.html", request, kind=kind, rules=found.rules, sliders=found.sliders(), now=found.judged({}),
-                     kinds=self._kinds())  # fmt: skip
+        found.compare(votes.votes(self._config.root) if of == "rules" else {})
+        return self._page(
+            "rules.html", request, of=of, name=name, rules=found.rules, sliders=found.sliders(), now=found.judged({})
+        )
 
-    def judged(self, request: Request) -> Response:
+    def judged(self, request: Request, of: str) -> Response:
         """What other thresholds would do."""
         values: dict[tuple[str, int], float] = {}
         try:
             for key, value in request.query_params.items():
                 name, _, number = key.rpartition(".")
                 values[name, int(number)] = float(value)
-            return JSONResponse(self._of_kind(request.path_params["kind"]).judged(values))
+            return JSONResponse(self._rules_of(of, request.path_params["name"]).judged(values))
         except ValueError as error:
             return JSONResponse({"error": str(error)}, 400)
 
@@ -158,13 +168,34 @@ class Explorer:
             stages.KEPT,
             _GROUPS,
         )
-        return _page("copies.html", request, groups=groups, kinds=self._kinds())
+        return self._page("copies.html", request, groups=groups)
+
+    def samples(self, request: Request) -> Response:
+        """Two drawings to choose from."""
+        if self._samples is None:
+            return PlainTextResponse("no drawings: tokenmill explore CONFIG --drawings FOLDER\n", 404)
+        skip = request.query_params.get("skip", "0")
+        skipped = int(skip) if skip.isdecimal() and len(skip) < 9 else 0
+        pair = self._samples.pair(skipped)
+        return self._page("samples.html", request, pair=pair, skipped=skipped, folder=self._samples.folder)
+
+    def drawing(self, request: Request) -> Response:
+        """One of them."""
+        frames = None if self._samples is None else self._samples.frames(request.path_params["sample_id"])
+        return _picture(None if frames is None else webp(list(frames)))
 
     async def vote(self, request: Request) -> Response:
         """Keep what was chosen."""
         try:
             given = await request.json()
-            media_id = given.get("media_id") if isinstance(given, dict) else None
+            if not isinstance(given, dict):
+                raise ValueError("no vote: not an object of JSON")
+            if self._samples is not None and "chosen" in given:
+                line = self._samples.vote(given)
+                return JSONResponse(
+                    {"kept_in": await run_in_threadpool(votes.keep, self._config.root, "samples", line)}
+                )
+            media_id = given.get("media_id")
             sql = "select distinct captioner from captions where media_id = ?"
             known = {row["captioner"] for row in await run_in_threadpool(self._tables.rows, sql, str(media_id))}
             if not self._tables.value("select count(*) from media where media_id = ?", str(media_id)):
@@ -174,29 +205,35 @@ class Explorer:
             return JSONResponse({"error": str(error)}, 400)
         return JSONResponse({"kept_in": uri})
 
-    def _of_kind(self, kind: str) -> Moved:
+    def _rules_of(self, of: str, name: str) -> moved.Moved:
         with self._lock:
-            if kind not in self._moved:
-                self._moved[kind] = Moved(self._config, self._tables, kind)
-            return self._moved[kind]
+            if (of, name) not in self._moved:
+                made = moved.of_media if of == "rules" else moved.of_captions
+                self._moved[of, name] = made(self._config, self._tables, name)
+            return self._moved[of, name]
 
-    def _kinds(self) -> list[str]:
-        decide = self._config.curate.decide
-        return [kind for kind, rules in (("image", decide.image_rules), ("video", decide.video_rules)) if rules]
+    def _page(self, template: str, request: Request, **values: Any) -> Response:
+        decide, part = self._config.curate.decide, self._config.caption.what
+        kinds = [kind for kind, rules in (("image", decide.image_rules), ("video", decide.video_rules)) if rules]
+        captioners = [name for name in dict.fromkeys(["source", *part.order]) if part.all[name].verdicts]
+        about = {"kinds": kinds, "captioners": captioners, "has_samples": self._samples is not None}
+        return HTMLResponse(_environment().get_template(template).render(query=request.query_params, **about, **values))
 
 
-def application(config: RunConfig, token: str, hosts: frozenset[str]) -> Starlette:
+def application(config: RunConfig, token: str, hosts: frozenset[str], drawings: str | None = None) -> Starlette:
     """The page over a config's root, for whoever has the token, at these values of Host."""
-    own = Explorer(config)
+    own = Explorer(config, drawings)
     routes: list[Any] = [
         Route("/", own.grid),
         Route("/medium/{media_id}", own.medium),
         Route("/medium/{media_id}/then", own.then),
         Route("/preview/{media_id}", own.preview),
         Route("/rebuilt/{media_id}", own.rebuilt),
-        Route("/rules/{kind}", own.rules),
-        Route("/rules/{kind}/judged", own.judged),
+        *(Route(f"/{of}/{{name}}", partial(own.rules, of=of)) for of in ("rules", "captions")),
+        *(Route(f"/{of}/{{name}}/judged", partial(own.judged, of=of)) for of in ("rules", "captions")),
         Route("/copies", own.copies),
+        Route("/samples", own.samples),
+        Route("/drawing/{sample_id}", own.drawing),
         Route("/vote", own.vote, methods=["POST"]),
         Route("/favicon.ico", lambda request: Response(status_code=204)),
         Mount("/assets", StaticFiles(packages=[("tokenmill.pipeline.looking.explorer", "assets")])),
@@ -204,7 +241,7 @@ def application(config: RunConfig, token: str, hosts: frozenset[str]) -> Starlet
     return Starlette(routes=routes, middleware=[Middleware(Guard, token=token, hosts=hosts)])
 
 
-def serve(config: RunConfig, host: str, port: int, on_open: Callable[[str], None]) -> None:
+def serve(config: RunConfig, host: str, port: int, on_open: Callable[[str], None], drawings: str | None = None) -> None:
     """Until Ctrl-C. `on_open` is told the address once, with its token; port 0 takes a free one."""
     import uvicorn
 
@@ -213,7 +250,7 @@ def serve(config: RunConfig, host: str, port: int, on_open: Callable[[str], None
         port = listening.getsockname()[1]
         names = {host, "127.0.0.1", "localhost"} - {"0.0.0.0", "::"}
         hosts = frozenset(f"{name}:{port}" for name in names)
-        app = application(config, token, hosts)
+        app = application(config, token, hosts, drawings)
         shown = "127.0.0.1" if host in ("0.0.0.0", "::") else host
         on_open(f"http://{shown}:{port}/?token={token}")
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False, server_header=False))
@@ -224,10 +261,6 @@ def _picture(content: bytes | None) -> Response:
     if content is None:
         return PlainTextResponse("no picture\n", 404)
     return Response(content, media_type="image/webp", headers={"Cache-Control": "private, max-age=3600"})
-
-
-def _page(name: str, request: Request, **values: Any) -> Response:
-    return HTMLResponse(_environment().get_template(name).render(query=request.query_params, **values))
 
 
 @cache

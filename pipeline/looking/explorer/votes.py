@@ -1,7 +1,8 @@
 """What people choose, a line of JSON each, below ROOT/votes: what rules, captions and `train.preferences` can use.
 
-media.jsonl      {"media_id": ..., "vote": "keep" | "reject", "time": ...}
-captions.jsonl   {"media_id": ..., "better": captioner, "than": [captioners], "time": ...}
+media.jsonl      {"media_id": ..., "vote": "keep" | "reject", "time": ...}           curate.decide.votes
+captions.jsonl   {"media_id": ..., "better": captioner, "than": [captioners], ...}   caption.votes
+samples.jsonl    {"chosen": sample_id, "rejected": sample_id, "by": who, ...}        train.preferences.votes
 """
 
 import json
@@ -10,25 +11,31 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tokenmill import storage
+from tokenmill.stages.select.votes import KEEP, REJECT, media_votes
 
 _LOCK = threading.Lock()
 
 
-def vote(root: str, given: Any, known: set[str]) -> str:
-    """Keep a vote, and say which file has it. `known`: the captioners of the medium. Raises ValueError for what is no
-    vote.
+def uri_of(root: str, of: str) -> str:
+    """The file of votes on `media`, `captions` or `samples`."""
+    return storage.join(root, "votes", f"{of}.jsonl")
+
+
+def vote(root: str, given: dict[str, Any], known: set[str]) -> str:
+    """Keep a vote on a medium or its captions, and say which file has it. `known`: the captioners of the medium. Raises
+    ValueError for what is no vote.
     """
-    if not isinstance(given, dict) or not isinstance(given.get("media_id"), str):
-        raise ValueError("no vote: media_id is missing")
     line = {"media_id": given["media_id"]}
-    if given.get("vote") in ("keep", "reject"):
-        name, line = "media.jsonl", line | {"vote": given["vote"]}
-    elif given.get("better") in known:
-        name, line = "captions.jsonl", line | {"better": given["better"], "than": sorted(known - {given["better"]})}
-    else:
-        raise ValueError("no vote: give vote keep or reject, or better, one of its captioners")
-    line["time"] = datetime.now(UTC).isoformat(timespec="seconds")
-    uri = storage.join(root, "votes", name)
+    if given.get("vote") in (KEEP, REJECT):
+        return keep(root, "media", line | {"vote": given["vote"]})
+    if given.get("better") in known:
+        return keep(root, "captions", line | {"better": given["better"], "than": sorted(known - {given["better"]})})
+    raise ValueError("no vote: give vote keep or reject, or better, one of its captioners")
+
+
+def keep(root: str, of: str, line: dict[str, Any]) -> str:
+    """Add a line with the time; returns the file."""
+    uri, line = uri_of(root, of), line | {"time": datetime.now(UTC).isoformat(timespec="seconds")}
     with _LOCK:
         before = storage.read_bytes(uri) if storage.exists(uri) else b""
         storage.write_bytes(uri, before + json.dumps(line).encode() + b"\n")
@@ -37,6 +44,5 @@ def vote(root: str, given: Any, known: set[str]) -> str:
 
 def votes(root: str) -> dict[str, str]:
     """The newest vote on each medium, keep or reject."""
-    uri = storage.join(root, "votes", "media.jsonl")
-    lines = storage.read_bytes(uri).splitlines() if storage.exists(uri) else []
-    return {row["media_id"]: row["vote"] for row in map(json.loads, lines)}
+    uri = uri_of(root, "media")
+    return media_votes(uri) if storage.exists(uri) else {}

@@ -205,6 +205,8 @@ SOURCE = CaptionerConfig(engine="source")
 class CaptionConfig(Config):
     """Who writes captions, and which of them training reads."""
 
+    later_fields = frozenset({"votes"})
+
     use: tuple[str, ...] | dict[str, float] = Field(
         default=("source",),
         union_mode="left_to_right",
@@ -212,6 +214,11 @@ class CaptionConfig(Config):
         "shares, {long: 0.8, short: 0.2}: one drawn for each medium, the others where it has none; []: no captions",
     )
     use_seed: int = Field(default=0, ge=0, description="another one draws other captioners where `use` has shares")
+    votes: str | None = Field(
+        default=None,
+        description="A file of votes on captions, ROOT/votes/captions.jsonl of `tokenmill explore`: of the captioners "
+        "that `use` names the one that a person found best goes first; null: as `use` says",
+    )
     max_caption_chars: int = Field(
         default=2000,
         gt=0,

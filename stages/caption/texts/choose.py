@@ -5,6 +5,8 @@ A list takes the first captioner whose caption counts. Shares draw one captioner
 in.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,9 +19,12 @@ CHOSEN = pa.schema([("media_id", pa.string()), ("caption", pa.string()), ("capti
 TO_CHOOSE = ["media_id", "captioner", "span", "caption", "reject_reason", "run_id"]  # that `choose_captions` reads
 
 
-def choose_captions(rows: pa.Table, config: CaptionConfig, documents: pa.Array) -> pa.Table:
+def choose_captions(
+    rows: pa.Table, config: CaptionConfig, documents: pa.Array, votes: Mapping[str, str] | None = None
+) -> pa.Table:
     """CHOSEN: a row for each medium of which a caption counts. `rows`: TO_CHOOSE of CAPTIONS; of two by one captioner
     the newer run's is taken. `documents`: ids of text documents, whose text is their caption, whoever else writes.
+    `votes`: by media_id the captioner that a person found best; it goes before the others where its caption counts.
 
     The spans of a clip count where all of them do, joined in their order.
     """
@@ -34,6 +39,10 @@ def choose_captions(rows: pa.Table, config: CaptionConfig, documents: pa.Array) 
         return CHOSEN.empty_table()
     runs, at_run = np.unique(rows["run_id"].to_numpy(), return_inverse=True)  # ids of runs are in order of time
     rank = _rank(rows["media_id"], at.to_numpy(), config) * len(runs) - at_run
+    if votes:
+        best = pa.array([votes.get(media_id) for media_id in rows["media_id"].to_pylist()], pa.string())
+        is_best = pc.fill_null(pc.equal(rows["captioner"], best), False).to_numpy()
+        rank -= is_best * (len(names) + 1) * len(runs)
     rows = _joined(rows.append_column("rank", pa.array(rank)))
     if len(pc.unique(rows["media_id"])) < rows.num_rows:
         rows = rows.sort_by([("media_id", "ascending"), ("rank", "ascending")])

@@ -1,14 +1,34 @@
 """A small root whose file names and captions are markup."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 from rich.console import Console
 
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.run.runner import run_phases
+from tokenmill.tokenizer.drawings import DRAWINGS
+from tokenmill.tokenizer.shards import write_parquet
 
 BAD = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+
+
+DRAWN = ("a ball <b>", "a cube")
+
+
+@pytest.fixture(scope="session")
+def drawings(tmp_path_factory):
+    """A folder with three drawings of each of DRAWN, 4x4 codes."""
+    rng, rows = np.random.default_rng(0), []
+    for prompt in DRAWN:
+        for seed in range(3):
+            codes = rng.integers(0, 4000, 16).tolist()
+            row = {"sample_id": f"{prompt[2]}{seed}", "prompt": prompt, "seed": seed, "codes": codes, "model": "m"}
+            rows.append(row | {"grid_h": 4, "grid_w": 4})
+    folder = tmp_path_factory.mktemp("drawings")
+    write_parquet(pa.Table.from_pylist(rows, schema=DRAWINGS), str(folder / "part.parquet"))
+    return str(folder)
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +48,7 @@ def root_of_markup(tmp_path_factory):
             "root": str(folder / "root"),
             "sources": [{"uri": str(corpus)}],
             "curate": {"decide": {"image_rules": {"large": "min(width_px, height_px) >= 85"}}},
+            "caption": {"captioners": {"source": {"engine": "source", "rules": {"says_something": "words >= 2"}}}},
             "tokenize": {"frames": {"area_px": 1024}},
         }
     )

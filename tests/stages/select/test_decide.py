@@ -3,7 +3,9 @@ import pytest
 from pydantic import ValidationError
 
 from tokenmill.stages.select.decide import Decide, DecideConfig, decide
+from tokenmill.stages.select.votes import media_votes
 from tokenmill.stages.table.columns import MEDIA
+from tokenmill.storage.errors import UserError
 
 CONFIG = DecideConfig(
     image_rules={"resolution": "min(width_px, height_px) >= 512", "aspect": "aspect <= 5"},
@@ -68,3 +70,24 @@ def test_wrong_rules_are_found_when_the_config_is_made(field: str) -> None:
 def test_default_rules_are_those_of_emu3() -> None:
     rows = decide(_table({"kind": "image", "width_px": 511, "height_px": 900, "aspect": 1.8}), DecideConfig())
     assert rows["reject_reason"].to_pylist() == ["resolution"]
+
+
+def test_a_persons_vote_stands_above_rules_and_can_be_taken_back(tmp_path) -> None:
+    file = tmp_path / "media.jsonl"
+    lines = [("0", "reject"), ("1", "reject"), ("1", "keep"), ("3", "keep"), ("4", "reject"), ("5", "keep")]
+    file.write_text("".join(f'{{"media_id": "{name}", "vote": "{vote}"}}\n' for name, vote in lines))
+    voted = Decide(CONFIG.model_copy(update={"votes": str(file)}))(TABLE)
+    assert voted["reject_reason"].to_pylist() == [
+        "voted_out", None, None, None, "voted_out", "corrupt", "unknown_format"
+    ]  # fmt: skip
+    assert Decide(CONFIG)(voted).equals(decide(TABLE, CONFIG)), "without votes the rules decide again"
+
+
+@pytest.mark.parametrize("line", ["no json", '{"media_id": "1"}', '{"media_id": "1", "vote": "maybe"}', "[1]"])
+def test_what_is_no_vote_is_named_with_its_line(tmp_path, line) -> None:
+    file = tmp_path / "media.jsonl"
+    file.write_text('{"media_id": "1", "vote": "keep"}\n\n' + line)
+    with pytest.raises(UserError, match=r"media\.jsonl: line 3"):
+        media_votes(str(file))
+    with pytest.raises(UserError, match="no votes there"):
+        media_votes(str(tmp_path / "none.jsonl"))

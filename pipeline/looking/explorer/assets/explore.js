@@ -55,6 +55,27 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+// Two drawings: a choice, and the next pair.
+const samples = document.querySelector(".samples");
+if (samples) {
+  const sides = [...samples.querySelectorAll("button")];
+  const by = document.querySelector("#by");
+  by.value = localStorage.getItem("by") ?? "";
+  by.addEventListener("change", () => localStorage.setItem("by", by.value));
+  const better = async (chosen) => {
+    const [rejected] = sides.filter((side) => side !== chosen);
+    const error = await send({ chosen: chosen.dataset.sample, rejected: rejected.dataset.sample, by: by.value });
+    if (error === null) location.reload();
+    else document.querySelector("[role=status]").textContent = error;
+  };
+  for (const side of sides) side.addEventListener("click", () => better(side));
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input")) return;
+    if (event.key === "1" || event.key === "2") better(sides[Number(event.key) - 1]);
+    else if (event.key === "s") document.querySelector("#skip").click();
+  });
+}
+
 // Thresholds: judged anew a moment after the slider rests.
 const sliders = document.querySelector("#sliders");
 if (sliders) {
@@ -63,9 +84,9 @@ if (sliders) {
   let asked = 0;
   let waiting = null;
 
-  function media(list, ids) {
+  function media(list, found) {
     list.replaceChildren(
-      ...ids.map((id) => {
+      ...found.map(({ media_id: id, caption }) => {
         const item = document.createElement("li");
         const link = document.createElement("a");
         const frame = document.createElement("span");
@@ -79,6 +100,7 @@ if (sliders) {
         frame.append(image);
         link.append(frame);
         item.append(link);
+        if (caption) item.append(caption);
         return item;
       }),
     );
@@ -91,20 +113,25 @@ if (sliders) {
       const value = Number(Number(input.value).toPrecision(4));
       if (value !== Number(input.dataset.now)) query.set(input.dataset.rule, value);
     }
-    const answer = await fetch(`/rules/${sliders.dataset.kind}/judged?${query}`);
+    const { of, name } = sliders.dataset;
+    const answer = await fetch(`/${of}/${encodeURIComponent(name)}/judged?${query}`);
     const found = await answer.json();
     if (mine !== asked || !answer.ok) return;
     for (const name of ["kept", "gained", "lost", "open"]) {
       document.querySelector(`#${name}`).textContent = number(found[name]);
     }
     document.querySelector("#yaml").textContent = found.yaml || "move a threshold";
-    document.querySelector("#cost").textContent =
-      found.gained || found.lost
+    for (const [vote, [agreed]] of Object.entries(found.votes)) {
+      document.querySelector(`#${vote}`).textContent = number(agreed);
+    }
+    const next =
+      of === "rules"
         ? `tokenmill redecide opens no file; the next run captions and tokenizes ${number(found.gained)} media, ` +
           `takes ${number(found.lost)} out of the tokens, and scores ${number(found.open)} first.`
-        : "";
-    media(document.querySelector("#gained-media"), found.gained_ids);
-    media(document.querySelector("#lost-media"), found.lost_ids);
+        : "The next run asks no captioner for it; of each medium the next caption in caption.use stands in, or comes back.";
+    document.querySelector("#cost").textContent = found.gained || found.lost ? next : "";
+    media(document.querySelector("#gained-media"), found.gained_media);
+    media(document.querySelector("#lost-media"), found.lost_media);
   }
 
   for (const input of inputs) {

@@ -20,13 +20,13 @@ WITHIN_S = 20.0
 
 
 @pytest.fixture(scope="module")
-def address(root_of_markup):
+def address(root_of_markup, drawings):
     """Of a server in this process."""
     import uvicorn
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-        app = application(root_of_markup, "secret", frozenset({f"127.0.0.1:{port}"}))
+        app = application(root_of_markup, "secret", frozenset({f"127.0.0.1:{port}"}), drawings)
         server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
@@ -111,6 +111,31 @@ def test_a_slider_says_what_would_change(browser, address):
     css(browser, ".back")[0].click()
     until(lambda: css(browser, "#lost")[0].text == "0")
     assert css(browser, "#yaml")[0].text == "move a threshold"
+
+
+def test_two_drawings_are_compared_by_keys(browser, address, root_of_markup):
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    browser.get(f"{address}/samples")
+    until(lambda: all(image.get_property("naturalWidth") == 32 for image in css(browser, ".samples img")))
+    done = css(browser, ".faint")[1].text
+    first, second = (side.get_attribute("data-sample") for side in css(browser, ".samples button"))
+    ActionChains(browser).send_keys("2").perform()
+    until(lambda: css(browser, ".faint")[1].text != done)
+    line = json.loads(storage.read_bytes(f"{root_of_markup.root}/votes/samples.jsonl").splitlines()[-1])
+    assert (line["chosen"], line["rejected"]) == (second, first)
+    prompt = css(browser, "main p b")[0].text
+    ActionChains(browser).send_keys("s").perform()
+    until(lambda: "skip=1" in browser.current_url)
+    assert css(browser, "main p b")[0].text != prompt
+
+
+def test_a_caption_is_shown_under_what_goes(browser, address):
+    browser.get(f"{address}/captions/source")
+    slide = "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))"
+    browser.execute_script(slide, css(browser, "input[type=range]")[0], "999")
+    until(lambda: css(browser, "#lost")[0].text == "7")
+    assert "<script>alert(1)" in css(browser, "#lost-media li")[0].text
 
 
 def test_a_filter_is_an_address(browser, address):

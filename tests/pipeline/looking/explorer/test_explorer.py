@@ -4,9 +4,11 @@ import io
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
@@ -17,25 +19,30 @@ from tests.pipeline.looking.report.test_report import Checked
 from tests.stages.embed import tiny_clip
 from tokenmill import storage
 from tokenmill.pipeline.catalog.tables import Catalog
+from tokenmill.pipeline.looking.explorer import likeness
 from tokenmill.pipeline.looking.explorer.filters import COLUMNS
 from tokenmill.pipeline.looking.explorer.likeness import Likeness
 from tokenmill.pipeline.looking.explorer.server import application
 from tokenmill.pipeline.looking.query import Tables
 from tokenmill.pipeline.run.redecide import redecide
+from tokenmill.pipeline.run.runner import run_phases
 from tokenmill.stages.embed.models import ClipModel
+from tokenmill.stages.table.columns import MEDIA
+from tokenmill.tokenizer.drawings import read_drawings
+from tokenmill.training.data.pairs import pairs_of
 
 HOST = "127.0.0.1:8900"
 
 
-def visitor(config, **more):
-    app = application(config, "secret", frozenset({HOST}))
+def visitor(config, drawings=None, **more):
+    app = application(config, "secret", frozenset({HOST}), drawings)
     return TestClient(app, base_url=f"http://{HOST}", **more)
 
 
 @pytest.fixture
-def page(root_of_markup):
+def page(root_of_markup, drawings):
     """Somebody who opened the printed address."""
-    found = visitor(root_of_markup)
+    found = visitor(root_of_markup, drawings)
     assert found.get("/?token=secret").status_code == 200
     return found
 
@@ -44,7 +51,9 @@ def ids(answer):
     return re.findall(r'<li class="card" data-id="([0-9a-f]+)"', answer.text)
 
 
-@pytest.mark.parametrize("place", ["/", "/medium/x", "/preview/x", "/rules/image", "/copies", "/assets/explore.js"])
+@pytest.mark.parametrize(
+    "place", ["/", "/medium/x", "/preview/x", "/rules/image", "/copies", "/samples", "/drawing/b1"]
+)
 def test_without_the_token_nothing_is_told(root_of_markup, place):
     stranger = visitor(root_of_markup)
     for query in ("", "?token=wrong", "?token="):
@@ -72,7 +81,8 @@ def test_other_hosts_and_origins_are_refused(page):
 
 def test_every_page_is_whole_and_runs_nothing_of_others(page):
     first = ids(page.get("/"))[0]
-    for place in ("/", f"/medium/{first}?metadata=1", f"/medium/{first}/then", "/rules/image", "/copies"):
+    rules = ("/rules/image", "/captions/source", "/copies", "/samples")
+    for place in ("/", f"/medium/{first}?metadata=1", f"/medium/{first}/then", *rules):
         answer = page.get(place)
         assert answer.status_code == 200, place
         policy = answer.headers["content-security-policy"]
@@ -118,7 +128,7 @@ def test_media_are_served_by_id_alone(page, root_of_markup):
 def test_a_threshold_that_is_moved_is_what_judging_anew_gives(page, root_of_markup, tmp_path):
     found = page.get("/rules/image/judged?large.0=105").json()
     assert (found["kept"], found["before"], found["gained"], found["lost"], found["open"]) == (5, 7, 0, 2, 0)
-    assert len(found["lost_ids"]) == 2
+    assert len(found["lost_media"]) == 2
     assert page.get("/rules/image/judged?large.0=55").json()["gained"] == 3
     copied = str(tmp_path / "root")
     shutil.copytree(root_of_markup.root, copied)
@@ -149,54 +159,126 @@ def test_votes_are_lines_of_json(page, root_of_markup):
     assert f'data-id="{kept[0]}" data-vote="reject"' in page.get("/").text
 
 
+def test_thresholds_of_captions_move_too(page, root_of_markup, tmp_path):
+    assert 'href="/captions/source"' in page.get("/").text and page.get("/captions/source").status_code == 200
+    found = page.get("/captions/source/judged?says_something.0=99").json()
+    assert (found["kept"], found["before"], found["lost"]) == (0, 7, 7) and "number" in found["lost_media"][0][
+        "caption"
+    ]
+    document = yaml.safe_load(found["yaml"])
+    source = document["caption"]["captioners"]["source"]["rules"]
+    assert source == {"says_something": "words >= 99"}
+    words = page.get("/captions/source/judged?says_something.0=3").json()["kept"]
+    given = root_of_markup.caption.model_dump() | {"captioners": {"source": {"engine": "source", "rules": source}}}
+    copied = str(tmp_path / "root")
+    shutil.copytree(root_of_markup.root, copied)
+    anew = root_of_markup.model_copy(update={"root": copied, "caption": type(root_of_markup.caption)(**given)})
+    run_phases(anew, ("caption",), "run", Console(quiet=True))
+    assert (
+        words == 7 and Tables(Catalog(copied)).value("select count(*) from captions where reject_reason is null") == 0
+    )
+    assert page.get("/captions/nobody").status_code == 404
+
+
+def test_votes_say_how_rules_agree_and_stand_above_them(page, root_of_markup, tmp_path):
+    here = {"origin": f"http://{HOST}"}
+    kept, small = ids(page.get("/?verdict=kept")), ids(page.get("/?verdict=large"))
+    for media_id, vote in ((kept[0], "reject"), (kept[1], "keep"), (small[0], "keep")):
+        assert page.post("/vote", json={"media_id": media_id, "vote": vote}, headers=here).status_code == 200
+    shown = page.get("/rules/image").text
+    assert 'id="votes"' in shown and re.search(r'voted keep, <b id="keep">\d+</b> pass', shown)
+    before = page.get("/rules/image/judged").json()["votes"]
+    after = page.get("/rules/image/judged?large.0=1").json()["votes"]
+    assert after["keep"][0] == after["keep"][1] >= 2 and after["keep"][0] > before["keep"][0]
+    votes = f"{root_of_markup.root}/votes/media.jsonl"
+    decide = root_of_markup.curate.decide.model_copy(update={"votes": votes})
+    curate = root_of_markup.curate.model_copy(update={"decide": decide})
+    copied = str(tmp_path / "root")
+    shutil.copytree(root_of_markup.root, copied)
+    anew = root_of_markup.model_copy(update={"root": copied, "curate": curate})
+    told = visitor(anew)
+    told.get("/?token=secret")
+    shown = told.get("/rules/image/judged").json()
+    redecide(anew, Console(quiet=True))
+    tables = Tables(Catalog(copied))
+    verdicts = {row["media_id"]: row["verdict"] for row in tables.rows("select media_id, verdict from judged")}
+    assert (verdicts[kept[0]], verdicts[kept[1]], verdicts[small[0]]) == ("voted_out", "kept", "kept")
+    assert sum(verdict == "kept" for verdict in verdicts.values()) == shown["kept"]
+    redecide(anew.model_copy(update={"curate": root_of_markup.curate}), Console(quiet=True))
+    back = {row["media_id"]: row["verdict"] for row in Tables(Catalog(copied)).rows("select * from judged")}
+    assert (back[kept[0]], back[small[0]]) == ("kept", "large")
+
+
+def test_the_better_of_two_drawings_is_a_vote_for_preferences(root_of_markup, drawings):
+    page = visitor(root_of_markup, drawings)
+    page.get("/?token=secret")
+    here = {"origin": f"http://{HOST}"}
+    Path(root_of_markup.root, "votes", "samples.jsonl").unlink(missing_ok=True)
+    shown = page.get("/samples")
+    assert "0 of 6 pairs" in shown.text and "<b>a ball <b>" not in shown.text
+    seen = set()
+    for _ in range(6):
+        one, other = re.findall(r'data-sample="(\w+)"', page.get("/samples").text)
+        assert one[0] == other[0] and frozenset((one, other)) not in seen, "two of one prompt, each pair once"
+        seen.add(frozenset((one, other)))
+        vote = {"chosen": max(one, other), "rejected": min(one, other), "by": "me"}
+        assert page.post("/vote", json=vote, headers=here).status_code == 200
+    assert "All pairs are compared" in page.get("/samples").text
+    picture = Image.open(io.BytesIO(page.get("/drawing/b1").content))
+    assert picture.size == (32, 32) and page.get("/drawing/nobody").status_code == 404
+    for wrong in (
+        {"chosen": "b1", "rejected": "b1"},
+        {"chosen": "b1", "rejected": "c1"},
+        {"chosen": "b1"},
+        {"chosen": []},
+    ):
+        assert page.post("/vote", json=wrong, headers=here).status_code == 400
+    pairs, undecided = pairs_of(read_drawings(drawings), [f"{root_of_markup.root}/votes/samples.jsonl"])
+    chosen = [(row["chosen_id"], row["rejected_id"]) for row in pairs.to_pylist()]
+    assert sorted(chosen) == [("b2", "b0"), ("c2", "c0")] and undecided == 0
+    assert visitor(root_of_markup).get("/samples?token=secret").status_code == 404
+
+
 def test_a_medium_tells_how_versions_had_it(page):
     kept, small = ids(page.get("/?verdict=kept"))[0], ids(page.get("/?verdict=large"))[0]
     assert re.search(r"<td>kept</td>", page.get(f"/medium/{kept}/then").text)
     assert re.search(r"<td>large</td>", page.get(f"/medium/{small}/then").text)
 
 
-class FewEmbeddings:
-    """Tables with two hundred media of random unit embeddings."""
-
-    def __init__(self):
-        rng = np.random.default_rng(0)
-        self.ids = [f"{number:032x}" for number in range(200)]
-        made = rng.normal(size=(200, 16)).astype(np.float32)
-        self.embeddings = made / np.linalg.norm(made, axis=1, keepdims=True)
-
-    def value(self, sql):
-        return 200 if "count" in sql else 16
-
-    def rows(self, sql, media_id):
-        return [{"embedding": self.embeddings[self.ids.index(media_id)].tolist()}] if media_id in self.ids else []
-
-    def batches(self, sql, num_rows):
-        for start in range(0, 200, 64):
-            part = slice(start, start + 64)
-            lists = pa.array(self.embeddings[part].tolist(), pa.list_(pa.float32()))
-            yield pa.RecordBatch.from_arrays([pa.array(self.ids[part]), lists], ["media_id", "embedding"])
+IDS = [f"{number:032x}" for number in range(200)]
 
 
-def test_the_nearest_are_those_of_all_products():
-    tables = FewEmbeddings()
-    found = Likeness(tables, None).of_medium(tables.ids[7], 10)
-    products = tables.embeddings @ tables.embeddings[7]
+def few_embeddings(folder, width=16, **placed):
+    """Two hundred random unit embeddings, some in their places, and the shards of media that hold them."""
+    made = np.random.default_rng(0).normal(size=(200, width)).astype(np.float32)
+    made /= np.linalg.norm(made, axis=1, keepdims=True)
+    for number, embedding in placed.items():
+        made[int(number[1:])] = embedding
+    lists = pa.array([*made.tolist(), None], MEDIA.field("embedding").type)
+    rows = pa.table({"media_id": [*IDS, "f" * 32], "embedding": lists})
+    files = []
+    for start in range(0, 201, 64):
+        files.append(str(folder / f"{start}.parquet"))
+        pq.write_table(rows.slice(start, 64), files[-1])
+    return made, files
+
+
+def test_the_nearest_are_those_of_all_products(tmp_path, monkeypatch):
+    monkeypatch.setattr(likeness, "_MULTIPLIED_ROWS", 128)
+    embeddings, files = few_embeddings(tmp_path, 16 * 128)  # whole pages
+    found = Likeness(files, None).of_medium(IDS[7], 10)
+    products = embeddings @ embeddings[7]
     best = np.argsort(-products)[:10]
-    assert found[0][0] == tables.ids[7] and found[0][1] == pytest.approx(1, abs=0.02)
-    assert len({media_id for media_id, _ in found} & {tables.ids[place] for place in best}) >= 8, (
-        "bfloat16 may swap near ones"
-    )
-    assert Likeness(tables, None).of_medium("nobody", 3) == []
+    assert found[0][0] == IDS[7] and found[0][1] == pytest.approx(1, abs=0.02)
+    assert [value for _, value in found] == pytest.approx(products[best], abs=0.01)
+    assert Likeness(files, None).of_medium("nobody", 3) == [] == Likeness([], None).of_medium(IDS[7], 3)
     with pytest.raises(ValueError, match=r"curate\.clip\.model"):
-        Likeness(tables, None).of_words("a lake", 3)
+        Likeness(files, None).of_words("a lake", 3)
 
 
 def test_words_find_the_media_that_the_model_puts_near(tmp_path):
     """A small CLIP of random weights; the medium whose embedding is that of the words comes first."""
     name = str(tiny_clip.save(tmp_path / "clip"))
-    tables = FewEmbeddings()
-    tables.embeddings = tables.embeddings[:, :12] / np.linalg.norm(tables.embeddings[:, :12], axis=1, keepdims=True)
-    tables.embeddings[42] = ClipModel(name).embed_texts(["a red cat"])[0]
-    tables.value = lambda sql: 200 if "count" in sql else 12
-    found = Likeness(tables, name).of_words("a red cat", 3)
-    assert found[0][0] == tables.ids[42] and found[0][1] == pytest.approx(1, abs=0.02)
+    _, files = few_embeddings(tmp_path, 12, _42=ClipModel(name).embed_texts(["a red cat"])[0])
+    found = Likeness(files, name).of_words("a red cat", 3)
+    assert found[0][0] == IDS[42] and found[0][1] == pytest.approx(1, abs=0.02)

@@ -22,9 +22,11 @@ def row(number: int, captioner: str, text: str | None, run: str = "1", **more: o
     return {"media_id": media_id(number), "captioner": captioner, "caption": text, "run_id": run, **more}
 
 
-def chosen(*rows: dict, documents: pa.Array = NO_DOCUMENTS, **config: object) -> dict[str, tuple[str, str]]:
+def chosen(
+    *rows: dict, documents: pa.Array = NO_DOCUMENTS, votes: dict[str, str] | None = None, **config: object
+) -> dict[str, tuple[str, str]]:
     part = CaptionConfig.model_validate({"captioners": {"long": MODEL, "short": MODEL}, **config})
-    found = choose_captions(pa.Table.from_pylist(list(rows), schema=SCHEMA), part, documents)
+    found = choose_captions(pa.Table.from_pylist(list(rows), schema=SCHEMA), part, documents, votes)
     assert found.num_rows == len(set(found["media_id"].to_pylist()))
     return {each["media_id"]: (each["captioner"], each["caption"]) for each in found.to_pylist()}
 
@@ -42,6 +44,19 @@ def test_the_first_of_a_list_that_counts():
     assert chosen(*rows, use=["long", "source"]) == {media_id(1): ("long", "l1"), media_id(2): ("source", "s2")}
     assert chosen(*rows, use=["source", "long"])[media_id(1)] == ("source", "s1")
     assert chosen(*rows, use=[]) == {}
+
+
+def test_the_caption_that_a_person_found_best_goes_first_where_it_counts():
+    rows = [row(number, name, f"{name} {number}") for number in (1, 2, 3) for name in ("long", "short", "source")]
+    rows += [row(4, "long", "l"), row(4, "short", "no", reject_reason="not_refused")]
+    rows += [row(1, "short", "newer", run="2")]
+    votes = {media_id(1): "short", media_id(2): "source", media_id(4): "short", media_id(9): "long"}
+    for use in (["long", "short"], {"long": 0.5, "short": 0.5}):
+        found = chosen(*rows, use=use, votes=votes)
+        assert found[media_id(1)] == ("short", "newer"), "of the voted one the newest"
+        assert found[media_id(2)] == chosen(*rows, use=use)[media_id(2)], "`use` does not name the voted one"
+        assert found[media_id(4)] == ("long", "l"), "a caption that was rejected does not count"
+        assert found[media_id(3)] == chosen(*rows, use=use)[media_id(3)]
 
 
 def test_shares_draw_for_each_medium_whatever_else_is_there():

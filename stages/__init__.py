@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from tokenmill.stages.select.duplicates import KEPT as KEPT, DuplicatesConfig as DuplicatesConfig
     from tokenmill.stages.select.expensive import Lazy as Lazy, states as states
     from tokenmill.stages.select.rules import Measure as Measure, Rule as Rule
+    from tokenmill.stages.select.votes import caption_votes as caption_votes, media_votes as media_votes
     from tokenmill.stages.table.chain import StageSpec as StageSpec
     from tokenmill.stages.table.columns import (
         KNOWN as KNOWN,
@@ -90,6 +91,7 @@ _EXPORTED = {
     "select.expensive": "Lazy states",
     "select.rules": "Measure Rule",
     "select.duplicates": "KEPT DuplicatesConfig",
+    "select.votes": "caption_votes media_votes",
     "caption.caption": "Caption",
     "caption.journal": "answers_of clear_all_answers clear_answers last_answer_s",
     "caption.texts.choose": "TO_CHOOSE choose_captions",

@@ -42,10 +42,13 @@ def draw(folder: Path, number: int, side_px: int) -> None:
 
 def test_a_plan_a_run_and_what_they_left(config_path):
     config = tokenmill.load_config(config_path, ["cluster.num_cpus=2"])
+    opened = tokenmill.open(config)
     (step,) = [step for step in tokenmill.plan(config, ["curate"]) if step.num_read]
     assert (step.why, step.num_read) == ("new", 1)
     reports = tokenmill.run(config, CURATED, quiet=True)
     assert [report.num_read for report in reports] == [1, 1, 1]
+    kept = opened.table("media", ["reject_reason"])["reject_reason"].null_count
+    assert (opened.version, kept, len(opened.table("tokens"))) == (1, 2, 2), "as it was opened"
     dataset = tokenmill.open(config)
     assert dataset.root == tokenmill.open(config_path).root == tokenmill.open(config.root).root
     assert [run["version"] for run in dataset.versions()] == [1, 2]

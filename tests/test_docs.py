@@ -1,11 +1,14 @@
 """Links between pages lead somewhere, every page stands in the menu, and Python that a page shows runs."""
 
+import json
 import re
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import nbclient
+import nbformat
 import numpy as np
 import pytest
 import yaml
@@ -16,6 +19,7 @@ PAGES = [
     *(PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *(PROJECT / "docs").glob("*.md"),
 ]
+NOTEBOOKS = list((PROJECT / "docs").glob("*.ipynb"))
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -45,7 +49,39 @@ def test_every_page_stands_in_the_menu_of_the_site():
         return {name for each in (part.values() if isinstance(part, dict) else part) for name in named(each)}
 
     menu = named(yaml.safe_load((PROJECT / "mkdocs.yml").read_text())["nav"])
-    assert {str(page.relative_to(PROJECT)) for page in PAGES} | {"benchmarks/RESULTS.md"} == menu
+    assert {str(page.relative_to(PROJECT)) for page in PAGES + NOTEBOOKS} | {"benchmarks/RESULTS.md"} == menu
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_shows_what_it_gave_and_no_machine(path):
+    notebook = json.loads(path.read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert not any(output["output_type"] == "error" or output.get("name") == "stderr" for output in outputs)
+    assert not re.search(r"/(home|root|work|tmp)/", json.dumps(notebook))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_gives_what_it_shows(path, tmp_path):
+    """Executed anew in an empty folder: the same words, and as many pictures; codes differ between CPUs."""
+    notebook = nbformat.read(path, 4)
+    shown = [_words(cell) for cell in notebook.cells]
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert [_words(cell) for cell in notebook.cells] == shown
+
+
+def _words(cell: nbformat.NotebookNode) -> list[str]:
+    """What a cell says, each output in words; of a picture only that it is one."""
+    found = []
+    for output in cell.get("outputs", []):
+        if output.output_type == "stream":
+            found += [output.text] if output.name == "stdout" else []
+        else:
+            found.append("a picture" if "image/png" in output.data else output.data["text/plain"])
+    return found
 
 
 @pytest.mark.slow

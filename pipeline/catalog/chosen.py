@@ -5,7 +5,6 @@ import pyarrow.compute as pc
 
 from tokenmill import stages
 from tokenmill.pipeline.catalog.tables import Catalog
-from tokenmill.stages.select.votes import caption_votes
 
 
 def chosen_captions(catalog: Catalog, config: stages.CaptionConfig, use: tuple[str, ...] | None = None) -> pa.Table:
@@ -17,4 +16,4 @@ def chosen_captions(catalog: Catalog, config: stages.CaptionConfig, use: tuple[s
         config = config.model_copy(update={"use": use})
     documents = catalog.media.scan(["media_id"], pc.field("kind") == "text")["media_id"].unique()
     rows = catalog.captions.scan(stages.TO_CHOOSE, pc.field("captioner").isin(["source", *config.use]))
-    return stages.choose_captions(rows, config, documents, caption_votes(config.votes))
+    return stages.choose_captions(rows, config, documents, stages.caption_votes(config.votes))

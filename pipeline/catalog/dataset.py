@@ -13,7 +13,7 @@ from tokenmill.pipeline.catalog.tables import Catalog, CatalogError, Table
 
 
 class Dataset:
-    """The tables of one root at one version (default: the newest), to be read.
+    """The tables of one root at one version (default: the newest at this moment), to be read.
 
     Raises CatalogError where there is no catalog, and for a version that is not there.
     """
@@ -26,6 +26,9 @@ class Dataset:
             raise CatalogError(f"{self.catalog.root}: no catalog there yet; run `tokenmill run CONFIG` first")
         if version is not None:
             self.catalog = Catalog(root, version)
+        self.catalog.read_absent_as_empty()
+        for table in self.catalog:  # now, so that what a run commits later is not read from some tables and not others
+            _ = table.is_new or table.delta
 
     def __repr__(self) -> str:
         return f"Dataset({self.root!r}, version={self.version})"

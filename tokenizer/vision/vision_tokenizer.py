@@ -14,7 +14,7 @@ Shapes: B batch, N items of a pass, T frames, t groups, H W pixels, h w codes, D
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from tokenmill.tokenizer.vision.weights import CLIP_TOKENIZERS, TokenizerLoadErr
 
 _CLASSES: dict[str, Any] = {"emu3_vqgan": Emu3VQVAE, "chameleon_vqgan": ChameleonVQVAE, "janus_vqgan": JanusVQVAE}
 
-Model = Emu3VQVAE | ChameleonVQVAE | JanusVQVAE
+Model: TypeAlias = Emu3VQVAE | ChameleonVQVAE | JanusVQVAE
 
 
 def load_model(folder: Path) -> Model:

@@ -8,5 +8,6 @@ In: a config. Out: a grid of its media, a page for each, copies, thresholds as s
     moved.py      rules with other thresholds, judged anew over stored scores
     medium.py     all that is known of one medium, now and in versions before
     likeness.py   media nearest to one, or to words, by stored embeddings
+    samples.py    drawings of a prompt, two at a time
     votes.py      what people choose, as lines of JSON under the root
 """

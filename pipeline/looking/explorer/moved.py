@@ -21,9 +21,9 @@ from tokenmill.pipeline.looking.charts import histogram
 from tokenmill.pipeline.looking.query import Tables
 from tokenmill.pipeline.looking.scores import captions_by, scored
 from tokenmill.pipeline.reports.rules_report import moved, thresholds
-from tokenmill.stages.select.votes import KEEP, REJECT, media_votes
 
 _SHOWN = 24
+_KEEP, _REJECT = "keep", "reject"
 _MARGIN = 0.05  # of what was measured, beyond it at either end of a slider
 
 
@@ -46,7 +46,7 @@ def of_media(config: RunConfig, tables: Tables, kind: str) -> "Moved":
     rules = {"image": decide.image_rules, "video": decide.video_rules}.get(kind)
     if not rules:
         raise ValueError(f"{kind}: no rules")
-    standing = media_votes(decide.votes)
+    standing = stages.media_votes(decide.votes)
     place = ("curate", "decide", f"{kind}_rules")
     return Moved(rules, scored(tables, kind, rules), place, config.curate.scorers, standing)
 
@@ -115,7 +115,7 @@ class Moved:
         after = self._rejected(rules)
         is_open = np.any([self._verdicts(name, keep)[1] for name, keep in rules.items()], axis=0) & ~after
         gained, lost = np.flatnonzero(self._now & ~after), np.flatnonzero(~self._now & after)
-        agreed = {vote: int((after[at] == (vote == REJECT)).sum()) for vote, at in self._votes.items()}
+        agreed = {vote: int((after[at] == (vote == _REJECT)).sum()) for vote, at in self._votes.items()}
         changed = {name: keep for name, keep in rules.items() if keep != self.rules[name]}
         return {
             "kept": int((~after).sum()),
@@ -140,10 +140,10 @@ class Moved:
         """int64 by vote, keep and reject: the rows that have it."""
         at = pc.index_in(self._ids, value_set=pa.array(list(votes), pa.string())).drop_null() if votes else ()
         if not len(at):
-            return {KEEP: np.empty(0, np.int64), REJECT: np.empty(0, np.int64)}
+            return {_KEEP: np.empty(0, np.int64), _REJECT: np.empty(0, np.int64)}
         rows = np.flatnonzero(pc.is_in(self._ids, value_set=pa.array(list(votes), pa.string())))
         said = np.array(list(votes.values()))[np.asarray(at)]
-        return {vote: rows[said == vote] for vote in (KEEP, REJECT)}
+        return {vote: rows[said == vote] for vote in (_KEEP, _REJECT)}
 
     def _yaml(self, rules: dict[str, str]) -> str:
         if not rules:
@@ -158,7 +158,7 @@ class Moved:
         for name, keep in rules.items():
             found |= self._verdicts(name, keep)[0]
         for vote, at in self._standing.items():
-            found[at] = vote == REJECT
+            found[at] = vote == _REJECT
         return found
 
     def _verdicts(self, name: str, keep: str) -> tuple[np.ndarray, np.ndarray]:

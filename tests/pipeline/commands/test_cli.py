@@ -26,7 +26,7 @@ COMMANDS = {
     "init": ["FOLDER", "--out", "--root", "--most", "--force"],
     "doctor": ["[CONFIG]", "--set", "--json"],
     "schema": ["--out"],
-    "explore": ["CONFIG", "--host", "--port", "--set", "--version"],
+    "explore": ["CONFIG", "--host", "--port", "--drawings", "--set", "--version"],
     "report": ["CONFIG", "--out", "--against", "--seed", "--set", "--version"],
     "sheet": ["CONFIG", "--reason", "--kind", "--limit", "--seed", "--out", "--captions", "--set", "--version"],
     "export images": ["CONFIG", "--out", "--prune", "--set", "--version"],

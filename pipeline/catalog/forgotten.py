@@ -51,8 +51,6 @@ class Forgotten:
 
     def without(self, listed: pa.Table) -> pa.Table:
         """Rows of a listing (uri, etag) that stand at no forgotten place."""
-        if not self.places:
-            return listed
         places = zip(listed["uri"].to_pylist(), listed["etag"].to_pylist(), strict=True)
         return listed.filter(pa.array([place(uri, etag) not in self.places for uri, etag in places], pa.bool_()))
 

@@ -11,9 +11,8 @@ from itertools import product
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 
-from tokenmill import storage
+from tokenmill.pipeline.catalog.shard_files import shards
 from tokenmill.pipeline.catalog.tables import Catalog, Table
 from tokenmill.pipeline.config import Cluster
 from tokenmill.stages.select.duplicates import KEPT, duplicate_ids
@@ -81,7 +80,4 @@ def _beginning(part: _Files, schema: pa.Schema | None, columns: list[str], prefi
         return pa.schema(
             [(name, pa.string()) if schema is None else schema.field(name) for name in columns]
         ).empty_table()
-    filesystem, _ = storage.filesystem(files[0])
-    paths = [storage.filesystem(file)[1] for file in files]
-    dataset = pads.dataset(paths, schema=schema, format="parquet", filesystem=filesystem)
-    return dataset.to_table(columns=columns, filter=where & pc.starts_with(pc.field("media_id"), prefix))
+    return shards(files, schema).to_table(columns=columns, filter=where & pc.starts_with(pc.field("media_id"), prefix))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from tokenmill import storage
@@ -66,6 +67,15 @@ def shard_batches(uri: str, names: list[str], num_rows: int) -> Iterator[pa.Reco
     filesystem, path = storage.filesystem(uri)
     with as_damaged(uri), filesystem.open_input_file(path) as opened:
         yield from pq.ParquetFile(opened, buffer_size=_BUFFER_BYTES).iter_batches(num_rows, columns=names)
+
+
+def shards(uris: list[str], schema: pa.Schema | None) -> pads.Dataset:
+    """The rows of these files, of one disk or store; `schema` fills in columns that older files lack."""
+    if not uris:
+        return pads.dataset((schema or pa.schema([])).empty_table())
+    filesystem, _ = storage.filesystem(uris[0])
+    paths = [storage.filesystem(uri)[1] for uri in uris]
+    return pads.dataset(paths, schema=schema, format="parquet", filesystem=filesystem)
 
 
 def damaged_file(uris: Iterable[str]) -> str | None:

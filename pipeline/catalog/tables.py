@@ -29,7 +29,7 @@ from tokenmill import storage
 from tokenmill.pipeline.catalog.log import copies, readable, seals
 from tokenmill.pipeline.catalog.log.calls import asked
 from tokenmill.pipeline.catalog.log.readable import delta_schema
-from tokenmill.pipeline.catalog.shard_files import SCHEMAS, Shard, damaged_file, put_together, write_shard
+from tokenmill.pipeline.catalog.shard_files import SCHEMAS, Shard, damaged_file, put_together, shards, write_shard
 from tokenmill.storage.errors import DamagedError, UserError
 from tokenmill.storage.failures import AGAIN, advice, words
 from tokenmill.storage.object_store import delta_options
@@ -189,9 +189,7 @@ class Table:
         return self._dataset(self.files())
 
     def _dataset(self, files: list[str]) -> pads.Dataset:
-        filesystem, _ = storage.filesystem(self.uri)
-        paths = [storage.filesystem(file)[1] for file in files]
-        return pads.dataset(paths, schema=self.schema, format="parquet", filesystem=filesystem)
+        return shards(files, self.schema)
 
     def append(self, rows: pa.Table, note: dict[str, Any]) -> None:
         """Write and commit `rows`; nothing for zero rows."""

@@ -8,13 +8,11 @@ judged    media with `verdict`: a reject_reason, near or semantic where another 
 import threading
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
+from tokenmill.pipeline.catalog import sql
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
 from tokenmill.stages.select.duplicates import KEPT
-
-_MEMORY_MB = 512
 
 
 class Tables:
@@ -23,20 +21,15 @@ class Tables:
     Raises CatalogError where there is no catalog.
     """
 
-    def __init__(self, catalog: Catalog, memory_mb: int = _MEMORY_MB):
+    def __init__(self, catalog: Catalog, memory_mb: int = sql.MEMORY_MB):
         if not catalog.exists():
             raise CatalogError(f"{catalog.root}: no catalog there yet; run `tokenmill run CONFIG` first")
         self.catalog = catalog
         catalog.read_absent_as_empty()
-        self._database = duckdb.connect(
-            config={"memory_limit": f"{memory_mb}MB", "autoinstall_known_extensions": False}
-        )
+        self._database = sql.connect(memory_mb)
         self._lock = threading.Lock()
         for table in catalog:
-            if files := table.files():
-                self._database.register(table.name, table._dataset(files))
-            else:
-                self._database.register(table.name, table.schema.empty_table())
+            sql.let_table(self._database, table)
         self._database.execute(
             f"""create view judged as
             select m.*, coalesce(m.reject_reason, d.method, '{KEPT}') as verdict, d.duplicate_of

@@ -3,6 +3,7 @@
 In: what the sources hold, the config, what the tables hold. Out: steps for people, rows for the stages.
 
     plan.py              the plan of a run
+    settled.py           that there is nothing to do, kept
     files.py             curate: files to read, verdicts, what comes and goes
     captions.py          caption
     captioners.py        caption, of one captioner

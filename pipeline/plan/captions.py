@@ -19,7 +19,7 @@ from tokenmill.pipeline.refresh import fingerprints
 from tokenmill.pipeline.refresh.arrow import NO_IDS, distinct
 from tokenmill.pipeline.refresh.changed_keys import Why
 from tokenmill.pipeline.refresh.media import MediaSteps
-from tokenmill.pipeline.refresh.steps import Outlook, Step
+from tokenmill.pipeline.refresh.steps import NOW, Outlook, Step
 
 _WHAT = "captions"
 
@@ -34,6 +34,11 @@ class CaptionPlan:
     is_exact: bool
     outlook: Outlook
     is_nothing: bool
+
+    @classmethod
+    def nothing(cls, told: list[str]) -> "CaptionPlan":
+        """Where all is as it is to be."""
+        return cls([Step("caption", why, 0) for why in told], [], {}, True, NOW, True)
 
     @property
     def todo(self) -> pa.Table:

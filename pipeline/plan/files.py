@@ -37,15 +37,30 @@ class CuratePlan:
     outlook: Outlook
     is_exact: bool = field(default=True, init=False)
 
+    @classmethod
+    def nothing(cls, told: list[str], changes: SourceChanges) -> "CuratePlan":
+        """Where all is as it is to be, and `changes` say so of the sources."""
+        steps = [Step("curate", why, 0) for why in told]
+        recaptioned = changes.recaptioned.append_column("source_caption", NO_IDS)
+        return cls(steps, changes.todo, changes, NO_IDS, NO_IDS, recaptioned, None, NOW)
+
     @property
     def is_nothing(self) -> bool:
         """Every table stays as it is."""
         return self.outlook.is_now
 
 
-def plan_curate(config: RunConfig, catalog: Catalog, listing: Listing | None) -> CuratePlan:
-    """`listing`: what the sources hold; null: the verdicts alone, on the media that there are."""
-    return _Curate(config, catalog).plan(listing)
+def plan_curate(
+    config: RunConfig, catalog: Catalog, listing: Listing | None, changes: SourceChanges | None = None
+) -> CuratePlan:
+    """`listing`: what the sources hold; null: the verdicts alone, on the media that there are. `changes`: how it
+    differs from what is recorded, where that is known.
+    """
+    if listing is None:
+        changes = SourceChanges()
+    elif changes is None:
+        changes = source_changes(listing, catalog, fingerprints.of_curate(config))
+    return _Curate(config, catalog).plan(listing, changes)
 
 
 class _Curate:
@@ -57,9 +72,8 @@ class _Curate:
         self._tokens_change = False
         self._told = NO_IDS  # media of which the steps say that they go
 
-    def plan(self, listing: Listing | None) -> CuratePlan:
+    def plan(self, listing: Listing | None, changes: SourceChanges) -> CuratePlan:
         config, catalog, fingerprint = self._config, self._catalog, fingerprints.of_curate(self._config)
-        changes = SourceChanges() if listing is None else source_changes(listing, catalog, fingerprint)
         self._tell_changes(changes)
         texts = with_captions(changes.recaptioned)["source_caption"]
         captions = dict(zip(changes.recaptioned["uri"].to_pylist(), texts.to_pylist(), strict=True))
@@ -121,7 +135,7 @@ class _Curate:
         """Rows of LISTING to read, those that are sent back for scores among them; ids of the files known of them."""
         sources, todo = self._catalog.sources.scan(["uri", "file_id"], pc.field("status") == "present"), changes.todo
         places = sources.filter(is_in(sources["file_id"], judged.open_files))
-        again = listing.rows.filter(is_in(listing.rows["uri"], without(places["uri"], todo["uri"])))
+        again = listing.rows.read(pc.field("uri").isin(without(places["uri"], todo["uri"]).combine_chunks()))
         if again.num_rows:
             self._add(self._why.of_rules(), again.num_rows, "scores", "their media")
             todo = pa.concat_tables([todo, again]).sort_by("uri")

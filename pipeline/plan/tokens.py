@@ -14,7 +14,7 @@ from tokenmill.pipeline.refresh.arrow import NO_IDS, distinct, is_in
 from tokenmill.pipeline.refresh.changed_keys import Why
 from tokenmill.pipeline.refresh.edits import stale_captions
 from tokenmill.pipeline.refresh.media import WAS_READ, MediaSteps, media_todo
-from tokenmill.pipeline.refresh.steps import Outlook, Step, counted
+from tokenmill.pipeline.refresh.steps import NOW, Outlook, Step, counted
 from tokenmill.stages import PLACES, LoadFramesConfig, bucket
 
 
@@ -28,6 +28,13 @@ class TokenizePlan:
     is_exact: bool  # the tables are as they will be when the phase begins
     outlook: Outlook
     is_nothing: bool
+
+    @classmethod
+    def nothing(cls, told: list[str], config: RunConfig) -> "TokenizePlan":
+        """Where all is as it is to be."""
+        todo = pa.schema([*PLACES, ("caption", pa.string())]).empty_table()
+        steps = [Step("tokenize", why, 0) for why in told]
+        return cls(steps, todo, fingerprints.standing_tokens(config), True, NOW, True)
 
 
 def plan_tokenize(config: RunConfig, catalog: Catalog, outlook: Outlook) -> TokenizePlan:

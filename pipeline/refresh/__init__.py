@@ -4,6 +4,7 @@ In: what the sources hold, the config, what the tables hold. Out: what differs, 
 
     walk.py          a folder or a prefix to its entries, odd ones named
     sources.py       what the sources hold, and their captions
+    spool.py         rows that may be many
     changes.py       what is new, changed, gone in the sources
     verdicts.py      what the rules say of stored scores
     upkeep.py        the rule that ties the tables together

@@ -3,9 +3,13 @@
 Each is that of the parts of the config that change results, and of the models that its names stand for now.
 """
 
+from importlib import metadata
+
+from tokenmill import storage
 from tokenmill.pipeline.config import RunConfig
+from tokenmill.stages.select.duplicates import duplicates_fingerprints
 from tokenmill.storage.cpu import DTYPES
-from tokenmill.storage.identity import fingerprint_of
+from tokenmill.storage.identity import content_id, fingerprint_of
 from tokenmill.tokenizer.vision import weights
 
 
@@ -46,6 +50,22 @@ def standing_tokens(config: RunConfig) -> list[str]:
     """Fingerprints of the token rows that stand for this config; new rows have the first."""
     by_dtype = of_tokens(config)
     return [by_dtype.pop(config.tokenize.new_dtype), *by_dtype.values()]
+
+
+def of_all(config: RunConfig) -> str:
+    """Of all that a plan of curate, caption and tokenize hangs on, but for what sources and tables hold. Raises
+    CaptionError, PromptError, and UserError for votes that cannot be read.
+    """
+    part, votes = config.curate, (config.curate.decide.votes, config.caption.votes)
+    return fingerprint_of(
+        "all",
+        metadata.version("tokenmill"),
+        content_id([config.model_dump_json(include={"sources", "curate", "caption", "tokenize"}).encode()]),
+        [of_curate(config), *part.scorers, *duplicates_fingerprints(part.duplicates)],
+        of_captions(config),
+        standing_tokens(config),
+        [None if uri is None else content_id([storage.read_bytes(storage.absolute(uri))]) for uri in votes],
+    )
 
 
 def codebook_size(config: RunConfig) -> int:

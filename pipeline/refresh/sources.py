@@ -9,8 +9,9 @@ captions.jsonl with malformed lines, which are its members; its etag says which 
 
 import io
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,9 @@ import pyarrow.compute as pc
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tokenmill import storage
+from tokenmill.pipeline.catalog import sql
 from tokenmill.pipeline.config import CAPTIONS_NAME, ConfigError, Source
+from tokenmill.pipeline.refresh.spool import Spool
 from tokenmill.pipeline.refresh.walk import Entry, SilentError, walk
 from tokenmill.stages.read import lines
 from tokenmill.stages.table.columns import UNPACK
@@ -52,11 +55,46 @@ ENDINGS = {  # of the containers that a kind of source opens
 }
 
 
+_BLOCK_ROWS = 20_000
+_ENTRIES = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("etag", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("refused", pa.string()),
+        pa.field("is_unseen", pa.bool_()),
+    ]
+)
+_TEXTS = pa.schema([("uri", pa.string()), ("caption", pa.string()), ("etag", pa.string()), ("number", pa.int64())])
+
+# Of `entries`: what is a medium (role null), and what is not. A .txt beside an object of its stem is its caption.
+_ROLES = r"""
+with stems as (
+    select *, ends_with(uri, '.txt') as is_txt, regexp_replace(uri, '\.[^./]*$', '') as stem from entries),
+sidecars as (
+    select stem, uri, etag from stems
+    where is_txt and refused is null and stem in (select stem from stems where not is_txt)),
+roles as (
+    select *, case
+        when contains(uri, '/.') and regexp_matches(uri, '/\.[^/]*$') then 'hidden file'
+        when uri in (select unnest($lists::varchar[])) then 'caption file'
+        when is_txt and refused is null and stem in (select stem from sidecars) then 'caption file' end as role
+    from stems)"""
+# The sidecar wins; of several lists the last one that was read.
+_CAPTIONED = """
+, told as (select uri, max_by(caption, number) as caption, max_by(etag, number) as etag from texts group by uri)
+select r.uri, r.etag, r.size_bytes, s.uri as caption_uri, case when s.uri is null then t.caption end as caption,
+    coalesce(s.etag, t.etag) as caption_etag, null::varchar as container, null::varchar as "column",
+    null::varchar as caption_column, r.refused
+from roles r left join sidecars s on r.stem = s.stem left join told t on r.uri = t.uri
+where r.role is null"""
+
+
 @dataclass
 class Listing:
-    """Entries of all sources, sorted by uri; how many names were not media; and what could not be listed."""
+    """Entries of all sources; how many names were not media; and what could not be listed."""
 
-    rows: pa.Table
+    rows: Spool  # of LISTING
     ignored: Counter[str] = field(default_factory=Counter)
     unseen: list[str] = field(default_factory=list)  # folders and prefixes whose content is not known now
     failed: list[str] = field(default_factory=list)  # what became of sources that failed half-way
@@ -101,116 +139,114 @@ def list_sources(sources: list[Source], limit_s: float | None = None) -> Listing
     A source that fails on the way is named in `failed`, and all below it counts as unseen: nothing of it is taken for
     new, changed or gone. Raises ConfigError for one that cannot be used at all.
     """
-    files, containers = list[pa.Table](), [LISTING.empty_table()]
-    listing = Listing(containers[0])
+    listing = Listing(Spool(LISTING))
+    containers, files = list[Spool](), list[Spool]()
     for number, source in enumerate(sources):
-        uri, entries = storage.absolute(source.uri), list[Entry]()
+        uri, entries = storage.absolute(source.uri), Spool(_ENTRIES)
         try:
             with _named(number, source):
-                for entry in walk(uri, source.kind != "files", source.follow_links, limit_s):
-                    entries.append(entry)
+                for block in _blocks(walk(uri, source.kind != "files", source.follow_links, limit_s)):
+                    entries.add(block)
         except ConfigError as error:
-            if not entries:
+            if not entries.num_rows:
                 raise
             listing.failed.append(str(error))
             listing.unseen += [uri, *([storage.absolute(source.captions)] if source.captions else [])]
             continue
-        listing.unseen += [entry.uri for entry in entries if entry.is_unseen]
+        listing.unseen += entries.read(pc.field("is_unseen"))["uri"].to_pylist()
         with _named(number, source):
             if source.kind == "files":
                 files.append(_files(entries, source, listing))
             else:
                 containers.append(_containers(entries, source, listing))
-    rows = pa.concat_tables([*containers, *files]).combine_chunks()
-    if len(sources) > 1:  # a file that stands in several belongs to the first that opens it, else to the first
-        first = pc.equal(pc.index_in(rows["uri"], value_set=rows["uri"].combine_chunks()), pa.array(range(len(rows))))
-        rows = rows.filter(first)
-    listing.rows = rows.sort_by("uri")
+    listing.rows = _each_once([*containers, *files])
     return listing
 
 
-def _containers(objects: list[Entry], source: Source, listing: Listing) -> pa.Table:
-    endings = ENDINGS[source.kind]
-    mine = [item for item in objects if item.uri.lower().endswith(endings)]
-    if not mine:
-        raise FileNotFoundError(f"nothing there that ends in {', '.join(endings)}, as kind '{source.kind}' asks")
-    if other := len(objects) - len(mine):
-        listing.ignored[f"no {source.kind} file"] += other
+def _blocks(entries: Iterable[Entry]) -> Iterator[pa.Table]:
+    """Rows of _ENTRIES. What was listed before an error comes before it."""
+    block: list[Entry] = []
+    try:
+        for entry in entries:
+            block.append(entry)
+            if len(block) >= _BLOCK_ROWS:
+                yield _of_entries(block)
+                block = []
+    except Exception:
+        yield _of_entries(block)
+        raise
+    yield _of_entries(block)
+
+
+def _of_entries(block: list[Entry]) -> pa.Table:
+    columns = zip(*block, strict=True) if block else [[]] * len(_ENTRIES)
+    return pa.table([pa.array(column, field.type) for column, field in zip(columns, _ENTRIES, strict=True)], _ENTRIES)
+
+
+def _each_once(spools: list[Spool]) -> Spool:
+    """A file that stands in several sources belongs to the first that opens it, else to the first."""
+    if len(spools) == 1:
+        return spools[0]
+    tables: dict[str, sql.Source] = {f"part{rank}": spool.source() for rank, spool in enumerate(spools)}
+    union = " union all ".join(f"select *, {rank} as rank from part{rank}" for rank in range(len(spools)))
+    first = f"select * exclude (rank) from ({union}) qualify row_number() over (partition by uri order by rank) = 1"
+    return Spool(LISTING, *(rows.cast(LISTING) for rows in sql.batches(first, {}, **tables))) if tables else Spool(LISTING)
+
+
+def _containers(objects: Spool, source: Source, listing: Listing) -> Spool:
+    endings, found = ENDINGS[source.kind], Spool(LISTING)
     # Another column is another content.
     columns = [source.column, source.caption_column]
     state = f"#{fingerprint_of(columns)}" if any(columns) else ""
-    none = [None] * len(mine)
-    return pa.table(
-        [
-            [item.uri for item in mine],
-            [f"{item.etag}{state}" for item in mine],
-            [item.size_bytes for item in mine],
-            *(none, none, none),
-            *([value] * len(mine) for value in (source.kind, *columns)),
-            [item.refused for item in mine],
-        ],
-        schema=LISTING,
-    )
+    for block in objects.batches():
+        mine = block.filter(pc.match_substring_regex(pc.utf8_lower(block["uri"]), _any_ending(endings)))
+        etags = pc.binary_join_element_wise(mine["etag"], state, "") if state else mine["etag"]
+        said = {"uri": mine["uri"], "etag": etags, "size_bytes": mine["size_bytes"], "refused": mine["refused"]}
+        told = {"container": source.kind, "column": source.column, "caption_column": source.caption_column}
+        said |= {name: pa.repeat(pa.scalar(value, pa.string()), mine.num_rows) for name, value in told.items()}
+        found.add(pa.table([said.get(f.name, pa.nulls(mine.num_rows, f.type)) for f in LISTING], schema=LISTING))
+    if not found.num_rows:
+        raise FileNotFoundError(f"nothing there that ends in {', '.join(endings)}, as kind '{source.kind}' asks")
+    if other := objects.num_rows - found.num_rows:
+        listing.ignored[f"no {source.kind} file"] += other
+    return found
 
 
-def _files(objects: list[Entry], source: Source, listing: Listing) -> pa.Table:
+def _any_ending(endings: tuple[str, ...]) -> str:
+    return f"({'|'.join(re.escape(ending) for ending in endings)})$"
+
+
+def _files(objects: Spool, source: Source, listing: Listing) -> Spool:
     lists = _caption_lists(objects, source)
-    texts, malformed = _captions_by_uri(lists, listing)
-    of_captions = set(lists)
-    stems = {_stem(item.uri) for item in objects if not item.uri.endswith(".txt")}
-    readable = [item for item in objects if item.uri.endswith(".txt") and item.refused is None]
-    beside = {_stem(item.uri): item for item in readable if _stem(item.uri) in stems}
-    rows: list[Entry] = []
-    sidecars: list[Entry | None] = []
-    for item in objects:
-        name = item.uri.rsplit("/", 1)[1]
-        if name.startswith("."):
-            listing.ignored["hidden file"] += 1
-        elif item.uri in of_captions or (
-            item.refused is None and item.uri.endswith(".txt") and _stem(item.uri) in beside
-        ):
-            listing.ignored["caption file"] += 1
-        else:
-            rows.append(item)
-            sidecars.append(beside.get(_stem(item.uri)))
-    captions = [None if side else texts.get(item.uri) for item, side in zip(rows, sidecars, strict=True)]
-    states = [
-        side.etag if side else None if text is None else fingerprint_of(text)
-        for side, text in zip(sidecars, captions, strict=True)
-    ]
-    none = [None] * len(rows)
-    files = pa.table(
-        [
-            [item.uri for item in rows],
-            [item.etag for item in rows],
-            [item.size_bytes for item in rows],
-            [side.uri if side else None for side in sidecars],
-            captions,
-            states,
-            *(none, none, none),
-            [item.refused for item in rows],
-        ],
-        schema=LISTING,
-    )
-    return pa.concat_tables([files, malformed])
+    texts, found = _captions_by_uri(lists, listing)
+    tables: dict[str, sql.Source] = {"entries": objects.source(), "texts": texts.source()}
+    values = {"lists": lists}
+    for row in sql.ask(
+        f"{_ROLES} select role, count(*) as count from roles group by role", values, **tables
+    ).to_pylist():
+        if row["role"] is not None:
+            listing.ignored[row["role"]] += row["count"]
+    for rows in sql.batches(f"{_ROLES} {_CAPTIONED}", values, **tables):
+        found.add(rows.cast(LISTING))
+    return found
 
 
-def _stem(uri: str) -> str:
-    folder, _, name = uri.rpartition("/")
-    return f"{folder}/{name.rsplit('.', 1)[0]}"
-
-
-def _caption_lists(objects: list[Entry], source: Source) -> list[str]:
+def _caption_lists(objects: Spool, source: Source) -> list[str]:
     """URIs of the files that hold captions of others, the deepest last: it is the nearest to the media, and wins."""
-    there = [item.uri for item in objects if item.uri.rsplit("/", 1)[1] == CAPTIONS_NAME and item.refused is None]
+    is_one = pc.ends_with(pc.field("uri"), f"/{CAPTIONS_NAME}") & pc.field("refused").is_null()
+    there = sorted(objects.read(is_one)["uri"].to_pylist())
     elsewhere = [storage.absolute(source.captions)] if source.captions else []
     return sorted(dict.fromkeys([*elsewhere, *there]), key=lambda uri: uri.count("/"))
 
 
-def _captions_by_uri(uris: list[str], listing: Listing) -> tuple[dict[str, str], pa.Table]:
-    """Captions that stand in lists, by the uri of their file; and rows of LISTING of lists with malformed lines."""
-    found: dict[str, str] = {}
-    rows: list[dict[str, str | int]] = []
+def _captions_by_uri(uris: list[str], listing: Listing) -> tuple[Spool, Spool]:
+    """Rows of _TEXTS, captions that stand in lists; and rows of LISTING, of lists with malformed lines."""
+    texts, rows = Spool(_TEXTS), Spool(LISTING)
+    block: list[dict[str, str | int]] = []
+
+    def keep() -> None:
+        texts.add(pa.Table.from_pylist(block, schema=_TEXTS))
+        block.clear()
 
     def malformed(uri: str, data: bytes) -> Iterator[tuple[int, RowError]]:
         """Keeps the other lines."""
@@ -219,7 +255,10 @@ def _captions_by_uri(uris: list[str], listing: Listing) -> tuple[dict[str, str],
             if not isinstance(line, RowError):
                 name, caption = line
                 if caption:
-                    found[storage.join(folder, name)] = caption
+                    told = {"uri": storage.join(folder, name), "caption": caption, "etag": fingerprint_of(caption)}
+                    block.append(told | {"number": texts.num_rows + len(block)})
+                    if len(block) >= _BLOCK_ROWS:
+                        keep()
                 continue
             listing.num_malformed += 1
             if len(listing.malformed) < NAMED:
@@ -230,8 +269,10 @@ def _captions_by_uri(uris: list[str], listing: Listing) -> tuple[dict[str, str],
         data = storage.read_bytes(uri)
         if told := list(lines.told(malformed(uri, data))):
             etag = fingerprint_of(told)
-            rows.append({"uri": uri, "etag": etag, "size_bytes": len(data), "container": "captions"})
-    return found, pa.Table.from_pylist(rows, schema=LISTING)
+            row = {"uri": uri, "etag": etag, "size_bytes": len(data), "container": "captions"}
+            rows.add(pa.Table.from_pylist([row], schema=LISTING))
+    keep()
+    return texts, rows
 
 
 def _sidecar(uri: str) -> str | None:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 
 from tokenmill import storage
+from tokenmill.pipeline.catalog import sql
 from tokenmill.pipeline.catalog.lease import at_work
 from tokenmill.pipeline.catalog.records import newest_first
 from tokenmill.pipeline.catalog.tables import Catalog, CatalogError
@@ -20,44 +21,34 @@ from tokenmill.stages.select.decide import NOT_SCORED
 from tokenmill.stages.select.duplicates import KEPT
 from tokenmill.training.job import DONE
 
+_COUNTED = """
+with counted as (
+    select 'curate' as phase, 0 as number, kind, reject_reason as reason, count(*) as count from media group by all
+    union all by name
+    select 'duplicates' as phase, 1 as number, kind, nullif(method, $kept) as reason, count(*) as count
+    from duplicates join media using (media_id) group by all
+    union all by name
+    select case captioner when 'source' then 'caption' else 'caption ' || captioner end as phase, 2 as number, kind,
+    c.reject_reason as reason, count(*) as count from captions c join media using (media_id) group by all
+    union all by name
+    select 'tokenize' as phase, 3 as number, m.kind, t.reject_reason as reason, count(*) as count
+    from tokens t join media m using (media_id) group by all)
+select * from counted order by number, phase, kind, count desc, reason"""
+
 
 def _accounts(catalog: Catalog) -> list[dict[str, Any]]:
     """One entry per phase and kind: seen = kept + rejected by reason, as the tables stand."""
-    kinds = catalog.media.scan(["media_id", "kind"])
-    found = []
-    duplicates = catalog.duplicates.scan(["media_id", "method"])
-    stands_aside = pc.if_else(pc.equal(duplicates["method"], KEPT), None, duplicates["method"])
-    for phase, rows in (
-        ("curate", catalog.media.scan(["media_id", "reject_reason"])),
-        ("duplicates", duplicates.append_column("reject_reason", stands_aside)),
-        *_captions(catalog),
-        ("tokenize", catalog.tokens.scan(["media_id", "reject_reason"])),
-    ):
-        at = pc.index_in(rows["media_id"], value_set=kinds["media_id"].combine_chunks())
-        rows = rows.append_column("kind", kinds["kind"].take(at))
-        for kind in sorted(set(rows["kind"].to_pylist()) - {None}):
-            part = rows.filter(pc.equal(rows["kind"], kind))
-            rejected = reasons_of(part)
-            num_rejected = sum(rejected.values())
-            found.append(
-                {
-                    "phase": phase,
-                    "kind": kind,
-                    "seen": part.num_rows,
-                    "kept": part.num_rows - num_rejected,
-                    "rejected": num_rejected,
-                    "reasons": rejected,
-                }
-            )
-    return found
-
-
-def _captions(catalog: Catalog) -> list[tuple[str, pa.Table]]:
-    """Rows of `captions` by captioner, under the name of the phase."""
-    rows = catalog.captions.scan(["media_id", "captioner", "reject_reason"])
-    names = sorted(pc.unique(rows["captioner"]).to_pylist(), key=lambda name: (name != "source", name))
-    parts = [("caption" if name == "source" else f"caption {name}", name) for name in names]
-    return [(phase, rows.filter(pc.equal(rows["captioner"], name))) for phase, name in parts]
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in sql.ask_catalog(catalog, _COUNTED, {"kept": KEPT}).to_pylist():
+        new = {"phase": row["phase"], "kind": row["kind"], "seen": 0, "kept": 0, "rejected": 0, "reasons": {}}
+        one = found.setdefault((row["phase"], row["kind"]), new)
+        one["seen"] += row["count"]
+        if row["reason"] is None:
+            one["kept"] += row["count"]
+        else:
+            one["rejected"] += row["count"]
+            one["reasons"][row["reason"]] = row["count"]
+    return list(found.values())
 
 
 def reasons_with_kept(catalog: Catalog) -> dict[str, int]:
@@ -77,19 +68,19 @@ def print_verdicts(before: dict[str, int], after: dict[str, int], console: Conso
         console.print(f"{waiting} wait for scores; `tokenmill run` computes them and goes on", highlight=False)
 
 
+_HELD = """
+select count(*) filter (where status = 'present' and file_id is not null) as present,
+    count(*) filter (where status <> 'present') as gone,
+    (select count(*) from (select distinct uri from sources where status = 'present' and member is not null))
+    as containers,
+    (select count(*) from (select distinct file_id from sources where status = 'present' and file_id is not null))
+    as "distinct"
+from sources"""
+
+
 def _sources(catalog: Catalog) -> dict[str, int]:
-    rows = catalog.sources.scan(["uri", "member", "status", "file_id"])
-    present = rows.filter(pc.equal(rows["status"], "present"))
-    containers = len(pc.unique(present.filter(pc.is_valid(present["member"]))["uri"]))
-    held = present.filter(pc.is_valid(present["file_id"]))
-    distinct = len(pc.unique(held["file_id"]))
-    return {
-        "present": held.num_rows,
-        "containers": containers,
-        "distinct": distinct,
-        "copies": held.num_rows - distinct,
-        "gone": rows.num_rows - present.num_rows,
-    }
+    (row,) = sql.ask_catalog(catalog, _HELD).to_pylist()
+    return row | {"copies": row["present"] - row["distinct"]}
 
 
 def closing(reports: list[PhaseReport], catalog: Catalog, console: Console) -> None:

@@ -6,7 +6,11 @@ from typing import TypeVar
 from tokenmill.pipeline.catalog.forgotten import Forgotten
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import ConfigError, RunConfig
+from tokenmill.pipeline.plan import settled
 from tokenmill.pipeline.plan.plan import PhasePlan, make_plan, plan_phase
+from tokenmill.pipeline.plan.training import TrainPlan
+from tokenmill.pipeline.refresh import fingerprints
+from tokenmill.pipeline.refresh.changes import SourceChanges, source_changes
 from tokenmill.pipeline.refresh.sources import Listing, list_sources
 from tokenmill.pipeline.refresh.steps import NOW, Step
 
@@ -30,7 +34,9 @@ class Planning:
     def listing(self) -> Listing:
         """What the sources hold and nobody forgot, listed once for the plan and the work. Raises ConfigError."""
         listing = list_sources(self.config.sources, self.config.cluster.medium_timeout_s)
-        listing.rows = Forgotten.load(self.catalog.root).without(listing.rows)
+        forgotten = Forgotten.load(self.catalog.root)
+        if forgotten.places:
+            listing.rows = listing.rows.filtered(forgotten.without)
         return listing
 
     def check_listing(self) -> None:
@@ -40,9 +46,27 @@ class Planning:
 
     def foresee(self, phases: tuple[str, ...]) -> None:
         """Plan all phases. Raises ConfigError and CatalogError."""
-        listing = self.listing if "curate" in phases else None
-        self.foreseen = make_plan(self.config, self.catalog, phases, listing)
+        listing, changes, config, catalog = None, SourceChanges(), self.config, self.catalog
+        if "curate" in phases:
+            listing = self.listing
+            changes = source_changes(listing, catalog, fingerprints.of_curate(config))
+        known = settled.nothing_to_do(config, catalog, phases, changes) or {}
+        self.foreseen = known | make_plan(
+            config, catalog, [name for name in phases if name not in known], listing, changes
+        )
         self.plans = dict(self.foreseen)
+
+    def settle(self, before: dict[str, int]) -> None:
+        """Keep that there was nothing to do, where that is so: neither in a plan, nor in the tables since `before`."""
+        plans = [plan for plan in self.foreseen.values() if not isinstance(plan, TrainPlan)]
+        is_whole = "curate" in self.foreseen and not (self.listing.failed or self.listing.unseen)
+        if is_whole and all(plan.is_nothing for plan in plans) and before == self.versions:
+            settled.keep(self.catalog, settled.state_of(self.config, self.catalog), self.foreseen)
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """Of the tables, by name."""
+        return {table.name: table.version for table in self.catalog}
 
     def plan(self, phase: str, of: type[_Plan]) -> _Plan:
         """What the phase is to do, now that those before it are through."""

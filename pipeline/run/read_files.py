@@ -19,8 +19,7 @@ class MalformedLines:
 
     def __init__(self, run: Run):
         self.num, self._named = run.listing.num_malformed, list(run.listing.malformed)
-        rows = run.listing.rows
-        self._counted = rows.filter(pc.fill_null(pc.equal(rows["container"], "captions"), False))["uri"]
+        self._counted = run.listing.rows.read(pc.field("container") == "captions")["uri"]
 
     def add(self, keys: pa.Table) -> None:
         """Count those among rows that were read."""

@@ -47,6 +47,7 @@ def run_phases(
         if config.version is None:
             run.catalog.create()
             drop_forgotten(run.catalog, Forgotten.load(run.catalog.root), run.run_id)
+        versions = run.versions
         run.foresee(phases)
         captioning.check_captioners(run)
         tell.print_plan(run)
@@ -60,6 +61,7 @@ def run_phases(
                     _PHASES[name](run)
                 for table in run.catalog if config.version is None else ():
                     table.compact(config.cluster.file_mb << 20, run.note)
+                run.settle(versions)
             finally:
                 run.record()
     closing(run.reports, run.catalog, console)

@@ -13,6 +13,7 @@ from tokenmill.pipeline.plan.tokens import to_tokenize
 from tokenmill.pipeline.refresh import edits
 from tokenmill.pipeline.refresh.changes import source_changes
 from tokenmill.pipeline.refresh.sources import LISTING, Listing
+from tokenmill.pipeline.refresh.spool import Spool
 from tokenmill.pipeline.refresh.steps import Outlook
 from tokenmill.pipeline.refresh.upkeep import reconcile
 from tokenmill.stages import CaptionConfig
@@ -33,7 +34,8 @@ def rows(schema: pa.Schema, **columns) -> pa.Table:
 
 def listing(**etags: str) -> Listing:
     uris = sorted(etags)
-    return Listing(rows(LISTING, uri=uris, etag=[etags[uri] for uri in uris], size_bytes=[1] * len(uris)))
+    listed = rows(LISTING, uri=uris, etag=[etags[uri] for uri in uris], size_bytes=[1] * len(uris))
+    return Listing(Spool(LISTING, listed))
 
 
 def fill(

@@ -19,7 +19,7 @@ def make(folder, files: dict[str, str | bytes]):
 
 def captions_of(folder, **options) -> dict[str, str | None]:
     listing = list_sources([Source(uri=str(folder), **options)])
-    rows = with_captions(listing.rows).to_pylist()
+    rows = with_captions(listing.rows.read()).to_pylist()
     return {os.path.relpath(row["uri"], folder): row["source_caption"] for row in rows}
 
 
@@ -29,7 +29,7 @@ def test_every_file_is_listed_or_counted(tmp_path):
     )
     make(tmp_path, {"captions.jsonl": json.dumps({"file": "deep/b.PNG", "caption": "bee"})})
     listing = list_sources([Source(uri=str(tmp_path))])
-    names = [os.path.relpath(uri, tmp_path) for uri in listing.rows["uri"].to_pylist()]
+    names = sorted(os.path.relpath(uri, tmp_path) for uri in listing.rows.read()["uri"].to_pylist())
     assert names == ["a.jpg", "deep/b.PNG", "lonely.txt", "notes.md"]
     assert listing.ignored == {"caption file": 2, "hidden file": 1}
     assert captions_of(tmp_path) == {"a.jpg": "cap", "deep/b.PNG": "bee", "lonely.txt": None, "notes.md": None}
@@ -53,9 +53,9 @@ def test_captions_file_elsewhere(tmp_path):
 
 def test_state_changes_with_content_and_with_caption(tmp_path):
     make(tmp_path, {"a.jpg": "x", "b.jpg": "y", "b.txt": "old"})
-    before = {row["uri"]: row for row in list_sources([Source(uri=str(tmp_path))]).rows.to_pylist()}
+    before = {row["uri"]: row for row in list_sources([Source(uri=str(tmp_path))]).rows.read().to_pylist()}
     make(tmp_path, {"a.jpg": "xx", "b.txt": "newer"})
-    after = {row["uri"]: row for row in list_sources([Source(uri=str(tmp_path))]).rows.to_pylist()}
+    after = {row["uri"]: row for row in list_sources([Source(uri=str(tmp_path))]).rows.read().to_pylist()}
     a, b = (str(tmp_path / name) for name in ("a.jpg", "b.jpg"))
     assert before[a]["etag"] != after[a]["etag"]
     assert before[b]["etag"] == after[b]["etag"]
@@ -75,7 +75,7 @@ FINE = '{"file": "a.jpg", "caption": "fine"}'
 def test_a_container_in_a_folder_belongs_to_the_source_that_opens_it(tmp_path, order):
     make(tmp_path, {"a.jpg": "x", "packs/one.tar": "y"})
     both = [Source(uri=str(tmp_path)), Source(uri=str(tmp_path / "packs"), kind="webdataset")]
-    rows = list_sources(both[::order]).rows.to_pylist()
+    rows = list_sources(both[::order]).rows.read().to_pylist()
     found = {os.path.relpath(row["uri"], tmp_path): row["container"] for row in rows}
     assert found == {"a.jpg": None, "packs/one.tar": "webdataset"} and len(rows) == 2
 
@@ -91,7 +91,7 @@ def test_a_malformed_line_of_captions_costs_that_line(tmp_path):
 def test_a_list_is_a_row_while_lines_of_it_are_malformed(tmp_path):
     def row(text: str) -> dict | None:
         make(tmp_path, {"captions.jsonl": text})
-        rows = list_sources([Source(uri=str(tmp_path))]).rows.to_pylist()
+        rows = list_sources([Source(uri=str(tmp_path))]).rows.read().to_pylist()
         return next((row for row in rows if row["uri"].endswith(".jsonl")), None)
 
     make(tmp_path, {"a.jpg": "x"})
@@ -113,7 +113,7 @@ def test_a_list_of_captions_in_the_source_under_another_name_is_no_medium(tmp_pa
     make(tmp_path, {"said.jsonl": f"{FINE}\nnot json", "a.jpg": "x"})
     listing = list_sources([Source(uri=str(tmp_path), captions=str(tmp_path / "said.jsonl"))])
     assert listing.ignored == {"caption file": 1}
-    assert [row["container"] for row in listing.rows.to_pylist()] == [None, "captions"]
+    assert {row["container"] for row in listing.rows.read().to_pylist()} == {None, "captions"}
 
 
 def test_captions_are_cleaned(tmp_path):

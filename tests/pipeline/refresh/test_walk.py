@@ -61,7 +61,7 @@ def test_odd_entries_are_rows_with_a_reason(tmp_path):
     }  # fmt: skip
     assert curated(tmp_path / "root", str(folder)) == expected
     listing = list_sources([Source(uri=str(folder))])
-    assert str(folder / "inside.png") in listing.rows["uri"].to_pylist(), "a second place of the same content"
+    assert str(folder / "inside.png") in listing.rows.read()["uri"].to_pylist(), "a second place of the same content"
     changes = run_phases(
         RunConfig.model_validate({"root": str(tmp_path / "root"), "sources": [{"uri": str(folder)}],
                                   "curate": {"decide": {"image_rules": {}}}}),

@@ -86,7 +86,7 @@ def test_a_damaged_list_of_captions_costs_lines(ram_path, num_inputs):
         (ram_path / "captions.jsonl").write_bytes(data)
         (ram_path / "a.txt").write_bytes(data)
         listing = list_sources([Source(uri=str(ram_path))])
-        rows = with_captions(listing.rows)
+        rows = with_captions(listing.rows.read())
         assert rows.num_rows == 3 + bool(listing.num_malformed), what
         rows["source_caption"].validate(full=True)
 

@@ -190,7 +190,9 @@ def _each_once(spools: list[Spool]) -> Spool:
     tables: dict[str, sql.Source] = {f"part{rank}": spool.source() for rank, spool in enumerate(spools)}
     union = " union all ".join(f"select *, {rank} as rank from part{rank}" for rank in range(len(spools)))
     first = f"select * exclude (rank) from ({union}) qualify row_number() over (partition by uri order by rank) = 1"
-    return Spool(LISTING, *(rows.cast(LISTING) for rows in sql.batches(first, {}, **tables))) if tables else Spool(LISTING)
+    return (
+        Spool(LISTING, *(rows.cast(LISTING) for rows in sql.batches(first, {}, **tables))) if tables else Spool(LISTING)
+    )
 
 
 def _containers(objects: Spool, source: Source, listing: Listing) -> Spool:

@@ -6,7 +6,14 @@ import os
 import pytest
 
 from tokenmill.pipeline.config import ConfigError, Source
+from tokenmill.pipeline.refresh import spool
 from tokenmill.pipeline.refresh.sources import list_sources, with_captions
+
+
+@pytest.fixture(autouse=True, params=[250_000, 1], ids=["in memory", "in files"])
+def held(request, monkeypatch):
+    """Where rows are held that may be many."""
+    monkeypatch.setattr(spool, "IN_MEMORY_ROWS", request.param)
 
 
 def make(folder, files: dict[str, str | bytes]):

@@ -125,7 +125,7 @@ def test_an_export_is_exact_and_is_a_source(curated, tmp_path):
     written = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix != ".jsonl"}
     assert sorted(written.values()) == sorted((corpus / name).read_bytes() for name in ("a.png", "b.jpg"))
     listed = list_sources([Source(uri=str(out))])
-    assert sorted(listed.rows["caption"].to_pylist()) == ["of a.png", "of b.jpg"]
+    assert sorted(listed.rows.read()["caption"].to_pylist()) == ["of a.png", "of b.jpg"]
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir() if path.suffix != ".jsonl"}
     (out / "stranger.png").write_bytes(b"x")
     export_media(config, "image", str(out), True, QUIET)

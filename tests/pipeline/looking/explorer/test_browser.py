@@ -5,6 +5,7 @@ import shutil
 import socket
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -58,10 +59,13 @@ def browser(address):
 
 
 def until(holds):
+    from selenium.common.exceptions import StaleElementReferenceException
+
     end = time.monotonic() + WITHIN_S
     while time.monotonic() < end:
-        if found := holds():
-            return found
+        with suppress(StaleElementReferenceException, IndexError):  # a page that is just being loaded again
+            if found := holds():
+                return found
         time.sleep(0.05)
     raise AssertionError("it did not come to hold")
 

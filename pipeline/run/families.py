@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tokenmill.pipeline.catalog.tables import Catalog
-from tokenmill.stages.select.near import cheapest, near_pairs, parse_hashes
+from tokenmill.stages.select.near import parse_hashes, wanted_pairs
 from tokenmill.training.data.held_out import FAMILIES, is_held_out
 from tokenmill.training.data.spoken import media_key
 
@@ -39,7 +39,7 @@ def near_trained(hashes: np.ndarray, is_held: np.ndarray, radius: int = _RADIUS)
     distinct, at = np.unique(hashes, return_inverse=True)
     has_held, has_trained = (np.bincount(at[is_], minlength=len(distinct)) > 0 for is_ in (is_held, ~is_held))
     is_near = has_held & has_trained
-    for first, second in near_pairs(distinct, radius, cheapest(len(distinct), int(has_held.sum()), radius), has_held):
+    for first, second in wanted_pairs(distinct, radius, has_held):
         is_near[first[has_trained[second]]] = True
         is_near[second[has_trained[first]]] = True
     return is_held & is_near[at]

@@ -7,6 +7,7 @@ In: scores and rules. Out: a verdict with its reason; near-duplicates, and which
     expensive.py   which expensive scores can still change a verdict
     votes.py       what people said of media and captions
     near.py        near-duplicates by perceptual hash
+    few.py         few hashes beside many
     semantic.py    duplicates by embedding
     duplicates.py  who stands for whom, by hash and by embedding
 """

@@ -3,7 +3,8 @@
 Exact, and never all pairs: the 64 bits are cut into radius + k blocks, so that two hashes within the radius agree in k
 whole blocks; the hashes are sorted once by each choice of k blocks and compared only with neighbours that agree (Manku,
 Jain, Das Sarma, "Detecting near-duplicates for web crawling", WWW 2007, section 3). k is chosen by cost; k = 0 compares
-each new hash with all, which is cheapest when few are new. Equal hashes are one, and a crowd that is found to be one
+each new hash with all, which is cheapest when very few are new; where few are, only these are put into tables
+(few.py). Equal hashes are one, and a crowd that is found to be one
 group is not compared further, so that a million blank pictures cost what a million others do.
 
 10 million hashes, radius 6, one core: see benchmarks/duplicates.py; about 40 bytes each at the peak.
@@ -15,6 +16,8 @@ from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
+
+from tokenmill.stages.select.few import cost_ns, pairs_with_few
 
 BITS = 64
 MAX_RADIUS = 15  # two strangers differ in 32 bits on average, with a standard deviation of 4
@@ -133,14 +136,27 @@ def _labels(hashes: np.ndarray, radius: int, is_new: np.ndarray, stands: np.ndar
     groups = Groups(len(distinct))
     linked = np.flatnonzero(stands != np.arange(len(stands)))
     groups.join(at[linked], at[stands[linked]])
-    num_shared = cheapest(len(distinct), int(asked.sum()), radius)
-    for first, second in near_pairs(distinct, radius, num_shared, asked, groups):
+    for first, second in wanted_pairs(distinct, radius, asked, groups):
         groups.join(first, second)
     return groups.labels()[at]
 
 
-def cheapest(num: int, num_asked: int, radius: int) -> int:
-    """How many blocks must agree, for the least work: 0 compares all with all that are asked."""
+def wanted_pairs(hashes: np.ndarray, radius: int, asked: np.ndarray, groups: Groups | None = None) -> Iterator[Pairs]:
+    """The pairs of `near_pairs`, found with the least work."""
+    num_asked = int(asked.sum())
+    num_shared, cost = cheapest(len(hashes), num_asked, radius)
+    of_few, num_few_shared = cost_ns(len(hashes), num_asked, radius)
+    if cost <= of_few:
+        yield from near_pairs(hashes, radius, num_shared, asked, groups)
+        return
+    for pair, crowds in pairs_with_few(hashes, np.flatnonzero(asked), radius, num_few_shared):
+        yield pair
+        for crowd in crowds:
+            yield from _compare_crowd(hashes, crowd, radius, asked, groups)
+
+
+def cheapest(num: int, num_asked: int, radius: int) -> tuple[int, float]:
+    """How many blocks must agree, for the least work: 0 compares all with all that are asked; and its cost in ns."""
     best, least = 0, float(_CELL_NS) * num * num_asked + _TABLE_NS
     for num_shared in range(1, BITS - radius + 1):
         num_tables = math.comb(radius + num_shared, num_shared)
@@ -151,7 +167,7 @@ def cheapest(num: int, num_asked: int, radius: int) -> int:
         cost = num_tables * (_TABLE_NS + num * _SORT_NS + candidates * _CANDIDATE_NS)
         if cost < least:
             best, least = num_shared, cost
-    return best
+    return best, least
 
 
 def near_pairs(

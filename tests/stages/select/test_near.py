@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tokenmill.stages.select import near
+from tokenmill.stages.select import few, near
 
 
 def flips(rng: np.random.Generator, num: int, bits: int) -> np.ndarray:
@@ -66,12 +66,44 @@ def test_every_pair_is_found(radius, num_shared, crowd, monkeypatch):
     assert found_pairs(hashes, radius, num_shared, asked) == some
 
 
-@pytest.mark.parametrize("num_shared", [0, 1, 3])
+@pytest.mark.parametrize("crowd", [2, 256], ids=["as crowds", "as pairs"])
+@pytest.mark.parametrize(("radius", "num_shared"), [(3, 1), (3, 2), (6, 2), (6, 3), (11, 4), (15, 5)])
+def test_every_pair_with_one_of_few_is_found(radius, num_shared, crowd, monkeypatch):
+    monkeypatch.setattr(few, "_CROWD", crowd)
+    monkeypatch.setattr(few, "_SLICE", 100)
+    hashes = planted(600, radius, seed=radius)
+    asked = np.random.default_rng(1).random(len(hashes)) < 0.2
+    expected = {(a, b) for a, b in brute_force(hashes, radius) if asked[a] or asked[b]}
+    found, num_crowds = set(), 0
+    everything = np.arange(len(hashes))
+    for (first, second), crowds in few.pairs_with_few(hashes, np.flatnonzero(asked), radius, num_shared):
+        assert asked[second].all() and (near.hamming(hashes[first], hashes[second]) <= radius).all()
+        found |= {(min(a, b), max(a, b)) for a, b in zip(first.tolist(), second.tolist(), strict=True)}
+        for members in crowds:
+            num_crowds += 1
+            assert (np.diff(members) > 0).all() and asked[members].sum() >= crowd and np.isin(members, everything).all()
+            found |= {(a, b) for a, b in brute_force_of(hashes, members, radius) if asked[a] or asked[b]}
+    assert found == expected
+    assert bool(num_crowds) == (crowd == 2)
+
+
+def brute_force_of(hashes: np.ndarray, members: np.ndarray, radius: int) -> set[tuple[int, int]]:
+    return {(int(members[a]), int(members[b])) for a, b in brute_force(hashes[members], radius)}
+
+
+def work(monkeypatch, num_shared: int, of_few: bool = False) -> None:
+    """Let pairs be found by so many blocks, by tables of all or of the few."""
+    monkeypatch.setattr(near, "cheapest", lambda *_: (num_shared, 1.0))
+    monkeypatch.setattr(near, "cost_ns", lambda *_: (0.0 if of_few else 2.0, num_shared))
+
+
+@pytest.mark.parametrize(("num_shared", "of_few"), [(0, False), (1, False), (3, False), (1, True), (3, True)])
 @pytest.mark.parametrize("crowd", [2, 256])
-def test_groups_are_the_connected_components(num_shared, crowd, monkeypatch):
+def test_groups_are_the_connected_components(num_shared, of_few, crowd, monkeypatch):
     monkeypatch.setattr(near, "_CROWD", crowd)
+    monkeypatch.setattr(few, "_CROWD", crowd)
     monkeypatch.setattr(near, "_ROWS", 8)
-    monkeypatch.setattr(near, "cheapest", lambda *_: num_shared)
+    work(monkeypatch, num_shared, of_few)
     rng = np.random.default_rng(2)
     crowded = np.uint64(2**63) ^ flips(rng, 150, 4)  # a ball, in which groups are skipped
     hashes = np.concatenate([planted(300, 4), crowded])
@@ -83,9 +115,11 @@ def test_groups_are_the_connected_components(num_shared, crowd, monkeypatch):
 
 
 def test_work_is_chosen_by_cost():
-    assert near.cheapest(100, 100, 6) == 0
-    assert near.cheapest(10_000_000, 100, 6) == 0, "a few new ones are compared with all"
-    assert near.cheapest(10_000_000, 10_000_000, 6) > 1
+    assert near.cheapest(100, 100, 6)[0] == 0
+    assert near.cheapest(10_000_000, 100, 6)[0] == 0, "very few new ones are compared with all"
+    assert near.cheapest(10_000_000, 10_000_000, 6)[0] > 1
+    for num_few, is_few in ((3, False), (10_000, True), (1_000_000, True), (10_000_000, False)):
+        assert (few.cost_ns(10_000_000, num_few, 6)[0] < near.cheapest(10_000_000, num_few, 6)[1]) == is_few, num_few
 
 
 def test_a_crowd_is_not_compared_all_with_all(monkeypatch):
@@ -167,8 +201,8 @@ def test_tables_and_direct_comparison_decide_alike(monkeypatch):
     _, stands = alone(num)
     stands[: num // 2] = near.near_duplicates(hashes[: num // 2], 5, [key[: num // 2]], *alone(num // 2))
     results = []
-    for num_shared in (0, 1, 2, 3):
-        monkeypatch.setattr(near, "cheapest", lambda *_, chosen=num_shared: chosen)
+    for num_shared, of_few in ((0, False), (1, False), (2, False), (3, False), (1, True), (2, True), (3, True)):
+        work(monkeypatch, num_shared, of_few)
         results.append(near.near_duplicates(hashes, 5, [key], ~before, stands))
     assert (results[0] != np.arange(num)).any()
     assert all((result == results[0]).all() for result in results)

@@ -8,14 +8,21 @@ from tokenmill.pipeline.catalog.tables import CatalogError
 from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.refresh.sources import check_sources
 from tokenmill.pipeline.reports.status import closing
-from tokenmill.pipeline.run import captioning, curate, pools, tell, tokenizing, train
+from tokenmill.pipeline.run import captioning, curate, pools, tell, tokenizing
 from tokenmill.pipeline.run.run import Run
+
+
+def _train(run: Run) -> None:
+    from tokenmill.pipeline.run.train import train  # brings torch, which takes longer than an unchanged refresh
+
+    train(run)
+
 
 _PHASES = {
     "curate": curate.curate,
     "caption": captioning.caption,
     "tokenize": tokenizing.tokenize,
-    "train": train.train,
+    "train": _train,
 }
 
 

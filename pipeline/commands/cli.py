@@ -13,7 +13,7 @@ import typer
 
 from tokenmill.pipeline.commands import captioner, ending, export, init, jobs, look, phases, prefer, takedown, tokenizer
 from tokenmill.pipeline.commands.evaluate import eval_model
-from tokenmill.pipeline.commands.examples import add_examples
+from tokenmill.pipeline.commands.examples import FIRST_STEPS, add_examples
 from tokenmill.pipeline.commands.options import Sets, console
 from tokenmill.pipeline.commands.sample import sample
 
@@ -35,49 +35,77 @@ def _group(help_text: str, completes: bool = False) -> typer.Typer:
     return typer.Typer(help=help_text, no_args_is_help=True, add_completion=completes, pretty_exceptions_enable=False)
 
 
-command: Callable[..., None]
-app = _group("From raw images and video to a trained, sampling next-token transformer.", completes=True)
-for command in (init.init, init.doctor, init.schema):
-    app.command()(command)
-for command in (phases.run, phases.curate, phases.caption, phases.tokenize, phases.train, phases.redecide):
-    app.command()(command)
-app.command()(jobs.submit)
-for command in (look.status, look.show, look.log, look.diff, look.rules, look.sheet, look.report, look.explore, sample):
-    app.command()(command)
-for command in (takedown.forget, takedown.vacuum, takedown.verify, demo):
-    app.command()(command)
-app.command("convert-head")(export.convert_head)
-jobs_app = _group("Jobs that submit made.")
-jobs_app.command("list")(jobs.jobs_list)
-jobs_app.command("status")(jobs.jobs_status)
-jobs_app.command("logs")(jobs.jobs_logs)
-jobs_app.command("stop")(jobs.jobs_stop)
-app.add_typer(jobs_app, name="jobs")
-export_app = _group("Kept media as files, and models.")
-export_app.command("images")(export.export_images)
-export_app.command("clips")(export.export_clips)
-export_app.command("webdataset")(export.export_webdataset)
-export_app.command("parquet")(export.export_parquet)
-export_app.command("captions")(export.export_captions)
-export_app.command("model")(export.export_model)
-app.add_typer(export_app, name="export")
-tokenizer_app = _group("The vision tokenizer.")
-tokenizer_app.command("train")(tokenizer.tokenizer_train)
-tokenizer_app.command("eval")(tokenizer.tokenizer_eval)
-tokenizer_app.command("convert")(tokenizer.tokenizer_convert)
-app.add_typer(tokenizer_app, name="tokenizer")
-eval_app = _group("Trained models, measured.")
-eval_app.command("model")(eval_model)
-app.add_typer(eval_app, name="eval")
-captioner_app = _group("Captioners: models that write captions.")
-captioner_app.command("try")(captioner.captioner_try)
-captioner_app.command("train")(captioner.captioner_train)
-app.add_typer(captioner_app, name="captioner")
-prefer_app = _group("Drawings to choose from, and choices, for train.preferences.")
-prefer_app.command("draw")(prefer.prefer_draw)
-prefer_app.command("page")(prefer.prefer_page)
-prefer_app.command("score")(prefer.prefer_score)
-app.add_typer(prefer_app, name="prefer")
+def _version(is_asked: bool) -> None:
+    if is_asked:
+        import tokenmill
+
+        console.print(tokenmill.__version__, highlight=False)
+        raise typer.Exit
+
+
+def tokenmill(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """From raw images and video to a trained, sampling next-token transformer."""
+
+
+_COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Start": (init.init, init.doctor, init.schema, demo),
+    "Do": (phases.run, phases.curate, phases.caption, phases.tokenize, phases.train, phases.redecide, jobs.submit),
+    "Look": (look.report, look.explore, look.status, look.rules, look.sheet, look.show, look.log, look.diff),
+    "Models": (sample,),
+    "Care": (takedown.forget, takedown.vacuum, takedown.verify),
+}
+_GROUPS: dict[str, dict[tuple[str, str], dict[str, Callable[..., None]]]] = {
+    "Do": {
+        ("jobs", "Jobs that submit made."): {
+            "list": jobs.jobs_list,
+            "status": jobs.jobs_status,
+            "logs": jobs.jobs_logs,
+            "stop": jobs.jobs_stop,
+        },
+        ("export", "Kept media as files, and models."): {
+            "images": export.export_images,
+            "clips": export.export_clips,
+            "webdataset": export.export_webdataset,
+            "parquet": export.export_parquet,
+            "captions": export.export_captions,
+            "model": export.export_model,
+        },
+    },
+    "Models": {
+        ("eval", "Trained models, measured."): {"model": eval_model},
+        ("prefer", "Drawings to choose from, and choices, for train.preferences."): {
+            "draw": prefer.prefer_draw,
+            "page": prefer.prefer_page,
+            "score": prefer.prefer_score,
+        },
+        ("tokenizer", "The vision tokenizer."): {
+            "train": tokenizer.tokenizer_train,
+            "eval": tokenizer.tokenizer_eval,
+            "convert": tokenizer.tokenizer_convert,
+        },
+        ("captioner", "Captioners: models that write captions."): {
+            "try": captioner.captioner_try,
+            "train": captioner.captioner_train,
+        },
+    },
+}
+
+app = _group("", completes=True)
+app.callback(epilog=FIRST_STEPS)(tokenmill)
+for panel, commands in _COMMANDS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+    if panel == "Models":
+        app.command("convert-head", rich_help_panel=panel)(export.convert_head)
+    for (name, said), of_group in _GROUPS.get(panel, {}).items():
+        group = _group(said)
+        for sub_name, command in of_group.items():
+            group.command(sub_name)(command)
+        app.add_typer(group, name=name, rich_help_panel=panel)
 add_examples(app)
 
 

@@ -2,6 +2,16 @@
 
 import typer
 
+# What `tokenmill --help` ends with.
+FIRST_STEPS = "\n\n".join(
+    (
+        "First steps:",
+        "tokenmill init ~/Pictures",
+        "tokenmill run Pictures.yaml --phase curate",
+        "tokenmill explore Pictures.yaml",
+    )
+)
+
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "init": (
         "tokenmill init ~/Pictures",

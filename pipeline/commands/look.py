@@ -20,7 +20,7 @@ def rules(
     ] = None,
     version: Version = None,
 ) -> None:
-    """What each rule rejects alone and in sequence, and what moving its thresholds would do; from stored scores."""
+    """What each rule rejects, at first and alone, and what moving its thresholds would do; from stored scores."""
     from tokenmill.pipeline.reports.rules_report import print_rules
 
     print_rules(load(config, sets, version), out, console)

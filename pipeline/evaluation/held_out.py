@@ -24,7 +24,7 @@ def from_folder(
     """At most so many pictures and clips, in an order that is random and always the same, with captions as sources of
     files have them; and how many others by why they are not used. Raises ConfigError.
     """
-    rows = with_captions(list_sources([Source(uri=folder)]).rows).to_pylist()
+    rows = with_captions(list_sources([Source(uri=folder)]).rows.read().sort_by("uri")).to_pylist()
     found, left_out = list[Seen](), Counter[str]()
     for place in np.random.default_rng(0).permutation(len(rows)):
         uri, caption = rows[place]["uri"], rows[place]["source_caption"]

@@ -18,7 +18,7 @@ def histogram(kept: np.ndarray, rejected: np.ndarray, lines: Sequence[float]) ->
     low, high = np.percentile(values, [0.5, 99.5]) if len(values) else (0.0, 1.0)
     low, high = min([low, *lines]), max([high, *lines])
     margin = (high - low) * 0.06 or 0.5  # for what lies beyond a threshold at an end
-    low, high = low - margin, high + margin
+    low, high = low - margin if low < 0 else max(0.0, low - margin), high + margin
     edges = np.linspace(low, high, _NUM_BINS + 1)
     counts = [np.histogram(np.clip(part, low, high), edges)[0] for part in (kept, rejected)]
     top = max(1, int((counts[0] + counts[1]).max()))

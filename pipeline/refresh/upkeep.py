@@ -163,7 +163,7 @@ def reconcile(
     or who they are (null: as they stand). `decide` judges media whose columns change by the rules (null: their verdicts
     stay). Idempotent: a run after a crash does the rest.
     """
-    found, note = upkeep(catalog, fingerprint), {"run_id": run_id, "what": "reconciled with sources"}
+    found, note = upkeep(catalog, fingerprint), {"run_id": run_id, "what": "brought in line with sources and verdicts"}
     done = {"moved": len(found.moved), "recaptioned": len(found.recaptioned), "media": 0, "captions": 0, "tokens": 0}
     # Caption rows that derive from the old text go first: a crash in between leaves work to redo, nothing wrong.
     for slot, ids in (("source_caption", found.recaptioned), ("metadata", found.redescribed)):

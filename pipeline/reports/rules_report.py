@@ -19,9 +19,10 @@ from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.reports.rules_plot import Histogram, draw_histograms
 from tokenmill.pipeline.reports.terminal import shown, table
 from tokenmill.stages import judge_captions
-from tokenmill.stages.select.decide import RULE
+from tokenmill.stages.select.decide import RULE, Decide
 from tokenmill.stages.select.expensive import states
 
+OTHERWISE = "judged by other rules (--set, or the file was another); the next run judges by these"
 _FACTORS = (0.5, 0.8, 1.25, 2.0)
 
 
@@ -71,6 +72,18 @@ def count_rules(rules: dict[str, str], media: pa.Table, scorers: tuple[str, ...]
         counts.append(RuleCount(rule.name, rule.keep, *sums))
         before |= mine
     return counts
+
+
+def num_otherwise(media: pa.Table, config: RunConfig) -> int:
+    """How many stand in the tables as kept and would not be by the config's rules, or the other way round. `media`:
+    rows with verdicts and what the rules read.
+    """
+    decide, kinds = config.curate.decide, set(pc.unique(media["kind"]).to_pylist())
+    others: dict[str, dict[str, str]] = {
+        f"{kind}_rules": {} for kind in ("image", "video", "text") if kind not in kinds
+    }
+    now = Decide(decide.model_copy(update=others), config.curate.scorers)(media)["reject_reason"]
+    return pc.sum(pc.xor(pc.is_null(media["reject_reason"]), pc.is_null(now))).as_py() or 0
 
 
 def count_kept(rules: dict[str, str], media: pa.Table, scorers: tuple[str, ...]) -> int:
@@ -125,11 +138,13 @@ def print_rules(config: RunConfig, out: Path | None, console: Console) -> None:
             continue
         kept = count_kept(rules, media, scorers)
         title = f"{media.num_rows} {noun}, {kept} pass"
-        made = table(title, "rule", "keeps", "rejects alone#", "in sequence#", "only this#", "open#")
+        made = table(title, "rule", "keeps", "fail#", "first to fail#", "fail only this#", "open#")
         for row in count_rules(rules, media, scorers):
             numbers = (str(number) for number in (row.alone, row.in_sequence, row.only_this, row.is_open))
             made.add_row(row.name, shown(row.keep), *numbers)
         console.print(made)
+        if config.curate.scorers is scorers and (number := num_otherwise(media, config)):
+            console.print(f"{number} stand otherwise in the tables: {OTHERWISE}", style="yellow", highlight=False)
         made = table("If a threshold moved: how many pass", "rule", "threshold", *(f"x {f:g}#" for f in (0.5, 0.8)))
         for heading in ("now", *(f"x {factor:g}" for factor in (1.25, 2.0))):
             made.add_column(heading, justify="right")

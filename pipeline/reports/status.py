@@ -29,7 +29,8 @@ with counted as (
     from duplicates join media using (media_id) group by all
     union all by name
     select case captioner when 'source' then 'caption' else 'caption ' || captioner end as phase, 2 as number, kind,
-    c.reject_reason as reason, count(*) as count from captions c join media using (media_id) group by all
+    c.reject_reason as reason, count(*) as count, count(*) filter (caption is null) as empty
+    from captions c join media using (media_id) group by all
     union all by name
     select 'tokenize' as phase, 3 as number, m.kind, t.reject_reason as reason, count(*) as count
     from tokens t join media m using (media_id) group by all)
@@ -40,11 +41,20 @@ def _accounts(catalog: Catalog) -> list[dict[str, Any]]:
     """One entry per phase and kind: seen = kept + rejected by reason, as the tables stand."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for row in sql.ask_catalog(catalog, _COUNTED, {"kept": KEPT}).to_pylist():
-        new = {"phase": row["phase"], "kind": row["kind"], "seen": 0, "kept": 0, "rejected": 0, "reasons": {}}
+        new = {
+            "phase": row["phase"],
+            "kind": row["kind"],
+            "seen": 0,
+            "kept": 0,
+            "rejected": 0,
+            "reasons": {},
+            "without_caption": 0,
+        }
         one = found.setdefault((row["phase"], row["kind"]), new)
         one["seen"] += row["count"]
         if row["reason"] is None:
             one["kept"] += row["count"]
+            one["without_caption"] = row["empty"] or 0
         else:
             one["rejected"] += row["count"]
             one["reasons"][row["reason"]] = row["count"]
@@ -111,6 +121,8 @@ def _print_accounts(catalog: Catalog, console: Console) -> None:
     made = table("Every medium", "phase", "kind", "seen#", "= kept#", "+ rejected#", "rejected by reason")
     for row in _accounts(catalog):
         reasons = ", ".join(f"{shown(reason)} {count}" for reason, count in row["reasons"].items()) or "-"
+        if row["without_caption"]:
+            reasons += f" ({row['without_caption']} kept without a caption)"
         made.add_row(row["phase"], row["kind"], str(row["seen"]), str(row["kept"]), str(row["rejected"]), reasons)
     console.print(made)
 

@@ -4,6 +4,7 @@ Media are read where they are, a clip by its middle frame; one that cannot be dr
 is a grey tile with its reason.
 """
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -20,6 +21,7 @@ from tokenmill.pipeline.reports.sheet import Picture, SheetSection, contact_shee
 
 KEPT = "kept"
 _SIDE_PX = 176
+_NAME_CHARS = 26
 _MAX_PIXELS = 400_000_000
 _GREY = 212
 
@@ -63,8 +65,11 @@ def _columns(rules: dict[str, str], schema: pa.Schema) -> list[str]:
 
 
 def _text(row: dict[str, Any], names: list[str]) -> str:
-    scores = ", ".join(f"{name} {row[name]:.4g}" for name in names if isinstance(row[name], int | float))
-    name = (row["member"] or row["uri"]).rsplit("/", 1)[-1][-24:]
+    said = row["reject_detail"] or ""
+    first = sorted(names, key=lambda name: not re.search(rf"\b{name}\b", said))  # what its rule reads
+    scores = ", ".join(f"{name} {row[name]:.4g}" for name in first if isinstance(row[name], int | float))
+    name = (row["member"] or row["uri"]).rsplit("/", 1)[-1]
+    name = name if len(name) <= _NAME_CHARS else f"\u2026{name[1 - _NAME_CHARS :]}"
     stands_aside = f" | copy of {row['duplicate_of'][:8]}" if row["duplicate_of"] else ""
     return f"{name}{stands_aside} | {scores or row['reject_detail'] or ''}"
 

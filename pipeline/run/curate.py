@@ -4,6 +4,7 @@ import pyarrow as pa
 
 from tokenmill.pipeline.plan.files import CuratePlan
 from tokenmill.pipeline.refresh import edits, fingerprints, upkeep, verdicts
+from tokenmill.pipeline.reports.status import reasons_with_kept
 from tokenmill.pipeline.run.read_files import MalformedLines, read_files
 from tokenmill.pipeline.run.run import Run
 from tokenmill.stages.select.duplicates import Verdicts
@@ -12,7 +13,9 @@ from tokenmill.stages.select.duplicates import Verdicts
 def curate(run: Run) -> None:
     """Carry out the plan. Raises PlanError, CatalogError."""
     catalog, plan = run.catalog, run.plan("curate", CuratePlan)
+    before = reasons_with_kept(catalog) if len(plan.judged) else {}
     rejudge(run, plan.judged)
+    after = reasons_with_kept(catalog) if before else {}
     edits.reopen(catalog, plan.reopened, run.run_id)
     changes, num_todo, malformed = plan.changes, plan.todo.num_rows, MalformedLines(run)
     with run.phase("curate", num_todo, "files") as meter:
@@ -35,6 +38,9 @@ def curate(run: Run) -> None:
             read_files(run, plan.todo, meter, malformed)
         else:
             meter.note(f"all {changes.num_listed} files are known and unchanged; none was read")
+        if changed := [name for name in {**before, **after} if before.get(name, 0) != after.get(name, 0)]:
+            said = ", ".join(f"{name} {before.get(name, 0)} -> {after.get(name, 0)}" for name in changed)
+            meter.note(f"rules changed, judged on stored scores: {said}")
         malformed.tell(meter)
         edits.mark_gone(catalog, changes.gone, run.run_id)
         edits.recaption(catalog, plan.recaptioned, run.run_id)

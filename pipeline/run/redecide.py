@@ -23,7 +23,9 @@ def redecide(config: RunConfig, console: Console) -> None:
     with held(run.catalog, run.run_id, "redecide"):
         plan = plan_curate(config, run.catalog, None)
         rejudge(run, plan.judged)
-        if not plan.is_nothing:
-            settle(run, plan.duplicates)
+        done = {} if plan.is_nothing else settle(run, plan.duplicates)
         run.record()
     status.print_verdicts(before, status.reasons_with_kept(run.catalog), console)
+    if lost := ", ".join(f"{done[name]} rows of {name}" for name in ("captions", "tokens") if done.get(name)):
+        said = f"{lost} went with what is rejected now; a run makes them again for what comes back"
+        console.print(f"{said}. To look without consequences: tokenmill rules, tokenmill explore", highlight=False)

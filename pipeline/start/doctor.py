@@ -42,5 +42,7 @@ def doctor(config: RunConfig | None, as_json: bool, console: Console) -> bool:
         made.add_row(shown(each.what), state, shown(each.detail, 300), shown(each.remedy, 300))
     console.print(made)
     missing = sum(each.state == "fails" for each in found)
-    console.print("All there." if is_well else f"{missing} to mend before a run.", highlight=False)
+    to_see = sum(each.state == "look" for each in found)
+    well = f"All there, {to_see} to look at." if to_see else "All there."
+    console.print(well if is_well else f"{missing} to mend before a run.", highlight=False)
     return is_well

@@ -113,7 +113,7 @@ def config_text(there: There, sources: list[Fitted], root: str, schema: str) -> 
             "      not_too_long: aspect <= 5          # longer side to shorter",
             "      not_flat: contrast >= 8            # standard deviation of the luma, 0..127",
             "      sharp: sharpness >= 20             # variance of the Laplacian; 100 is already strict",
-            "      extension_fits: extension_fits     # a .png that is one",
+            "      extension_fits: extension_fits     # no JPEG called .png",
         ]
     if has_videos:
         lines += [

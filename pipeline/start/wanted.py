@@ -63,6 +63,8 @@ def _model(key: str, name: str) -> Finding:
         if key.endswith("_head"):
             remedy = "give the file that `tokenmill convert-head` wrote"
         return Finding(key, "fails", f"{name}: not there", remedy)
+    if key == "tokenize.model" and "/" not in name:
+        return Finding(key, "fails", f"{name}: no such folder", "give a hub name, a folder, or builtin")
     cache = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME", "~/.cache/huggingface")) / "hub")
     snapshots = cache.expanduser() / f"models--{name.removeprefix('hf-hub:').replace('/', '--')}" / "snapshots"
     if snapshots.is_dir() and any(snapshots.iterdir()):

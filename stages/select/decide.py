@@ -57,6 +57,16 @@ class DecideConfig(Config):
         "rejected is so, whatever the rules say; null: rules alone",
     )
 
+    @field_validator("image_rules", "video_rules", "text_rules", mode="before")
+    @classmethod
+    def _are_expressions(cls, rules: Any) -> Any:
+        for name, keep in rules.items() if isinstance(rules, dict) else ():
+            if isinstance(keep, int | float) and not isinstance(keep, bool):
+                raise ValueError(
+                    f"rule {name!r}: {keep} says no condition; write what is kept, such as 'sharpness >= {keep}'"
+                )
+        return rules
+
     @field_validator("image_rules", "video_rules", "text_rules")
     @classmethod
     def _parse(cls, rules: dict[str, str]) -> dict[str, str]:

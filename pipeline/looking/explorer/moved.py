@@ -20,7 +20,7 @@ from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.looking.charts import histogram
 from tokenmill.pipeline.looking.query import Tables
 from tokenmill.pipeline.looking.scores import captions_by, scored
-from tokenmill.pipeline.reports.rules_report import moved, thresholds
+from tokenmill.pipeline.reports.rules_report import moved, num_otherwise, thresholds
 
 _SHOWN = 24
 _KEEP, _REJECT = "keep", "reject"
@@ -48,7 +48,8 @@ def of_media(config: RunConfig, tables: Tables, kind: str) -> "Moved":
         raise ValueError(f"{kind}: no rules")
     standing = stages.media_votes(decide.votes)
     place = ("curate", "decide", f"{kind}_rules")
-    return Moved(rules, scored(tables, kind, rules), place, config.curate.scorers, standing)
+    media = scored(tables, kind, rules)
+    return Moved(rules, media, place, config.curate.scorers, standing, num_otherwise(media, config))
 
 
 def of_captions(config: RunConfig, tables: Tables, captioner: str) -> "Moved":
@@ -63,7 +64,7 @@ def of_captions(config: RunConfig, tables: Tables, captioner: str) -> "Moved":
 
 class Moved:
     """Of rows with media_id, `scored` and what `rules` read. `place`: where in a config the rules stand. `standing`:
-    votes that stand above rules, by media_id.
+    votes that stand above rules, by media_id. `num_otherwise`: rows that stand otherwise in the tables.
     """
 
     def __init__(
@@ -73,8 +74,10 @@ class Moved:
         place: tuple[str, ...],
         scorers: tuple[str, ...] = (),
         standing: Mapping[str, str] | None = None,
+        num_otherwise: int = 0,
     ):
         self.rules, self._place, self._scorers = rules, place, scorers
+        self.num_otherwise = num_otherwise
         self.media = rows.combine_chunks()
         self._ids = self.media["media_id"].combine_chunks()
         self._standing = self._places(standing or {})
@@ -100,7 +103,7 @@ class Moved:
                 low, high = (float(end) for end in np.percentile(values[is_known], [0.5, 99.5]))
             low, high = min(low, each.value), max(high, each.value)
             margin = (high - low) * _MARGIN or 1.0  # so that all can be rejected
-            low, high = low - margin, high + margin
+            low, high = low - margin if low < 0 else max(0.0, low - margin), high + margin
             chart = histogram(values[is_known & ~self._now], values[is_known & self._now], [each.value])
             found.append(Slider(each.rule, numbers[each.rule], each.column, each.value, low, high, chart))
         return found

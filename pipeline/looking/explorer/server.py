@@ -146,7 +146,14 @@ class Explorer:
             return PlainTextResponse(f"{error}\n", 404)
         found.compare(votes.votes(self._config.root) if of == "rules" else {})
         return self._page(
-            "rules.html", request, of=of, name=name, rules=found.rules, sliders=found.sliders(), now=found.judged({})
+            "rules.html",
+            request,
+            of=of,
+            name=name,
+            rules=found.rules,
+            num_otherwise=found.num_otherwise,
+            sliders=found.sliders(),
+            now=found.judged({}),
         )
 
     def judged(self, request: Request, of: str) -> Response:

@@ -13,7 +13,7 @@ from tokenmill.pipeline.config import RunConfig
 from tokenmill.pipeline.looking.charts import histogram
 from tokenmill.pipeline.looking.query import Tables
 from tokenmill.pipeline.looking.scores import scored
-from tokenmill.pipeline.reports.rules_report import RuleCount, Threshold, count_rules, thresholds
+from tokenmill.pipeline.reports.rules_report import RuleCount, Threshold, count_rules, num_otherwise, thresholds
 
 _NEAR = 6  # media on either side of a threshold
 
@@ -45,6 +45,7 @@ class KindFigures:
     kind: str
     num_scored: int
     num_kept: int
+    num_otherwise: int  # of those that stand in the tables as kept, or as rejected, and would not by these rules
     rules: list[RuleFigures]
 
     @property
@@ -60,10 +61,11 @@ def rule_figures(config: RunConfig, tables: Tables) -> Iterator[KindFigures]:
     for kind, rules in (("image", decide.image_rules), ("video", decide.video_rules)):
         media = scored(tables, kind, rules) if rules else None
         if media is not None and media.num_rows:
-            yield _of_kind(kind, rules, media, config.curate.scorers)
+            yield _of_kind(kind, rules, media, config)
 
 
-def _of_kind(kind: str, rules: dict[str, str], media: pa.Table, scorers: tuple[str, ...]) -> KindFigures:
+def _of_kind(kind: str, rules: dict[str, str], media: pa.Table, config: RunConfig) -> KindFigures:
+    scorers = config.curate.scorers
     ids = media["media_id"].combine_chunks()
     fails = {rule.name: (verdicts != 1) & ~is_open for rule, verdicts, is_open in stages.states(rules, media, scorers)}
     is_rejected = np.any(list(fails.values()), axis=0)
@@ -72,7 +74,7 @@ def _of_kind(kind: str, rules: dict[str, str], media: pa.Table, scorers: tuple[s
         scales = [_scale(each, media, ids, is_rejected) for each in thresholds(rules) if each.rule == count.name]
         places = [] if scales else np.flatnonzero(fails[count.name])[: 2 * _NEAR].tolist()
         found.append(RuleFigures(count, scales, [ids[place].as_py() for place in places]))
-    return KindFigures(kind, media.num_rows, int((~is_rejected).sum()), found)
+    return KindFigures(kind, media.num_rows, int((~is_rejected).sum()), num_otherwise(media, config), found)
 
 
 def _scale(threshold: Threshold, media: pa.Table, ids: pa.StringArray, is_rejected: np.ndarray) -> Scale:

@@ -1,6 +1,8 @@
 """Counts of rules and moved thresholds against counting by hand; sheets of one verdict; exports that are sources."""
 
+import io
 import json
+import re
 from pathlib import Path
 
 import av
@@ -116,6 +118,20 @@ def test_redecide_changes_verdicts_and_opens_no_file(curated):
     assert {Path(row["uri"]).name: row["reject_reason"] for row in rows} == {
         "a.png": None, "b.jpg": None, "tiny.png": None, "cut.jpg": "corrupt", "two.mp4": None,
     }  # fmt: skip
+
+
+def test_verdicts_of_other_rules_are_told(curated):
+    config, _ = curated
+    assert "stand otherwise" not in told(config)
+    stricter = config.curate.decide.model_copy(update={"image_rules": {"large": "width_px >= 5000"}})
+    changed = config.model_copy(update={"curate": config.curate.model_copy(update={"decide": stricter})})
+    assert re.search(r"[2-9] stand otherwise in the tables: judged by other rules", told(changed))
+
+
+def told(config):
+    said = Console(width=200, file=io.StringIO())
+    print_rules(config, None, said)
+    return said.file.getvalue()
 
 
 def test_an_export_is_exact_and_is_a_source(curated, tmp_path):

@@ -260,6 +260,9 @@ def test_models_of_the_hub_are_looked_for_in_its_cache(tmp_path, monkeypatch):
         "curate.clip.aesthetic_head": "fails",
         "train.data.text_tokenizer": "fails",
     }
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    (misspelt,) = models_of(config_of(tmp_path, tokenize={"model": "builtn"}))
+    assert (misspelt.state, misspelt.detail) == ("fails", "builtn: no such folder")
 
 
 def test_no_credentials_are_said(tmp_path, monkeypatch):

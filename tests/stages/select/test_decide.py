@@ -61,6 +61,8 @@ def test_stored_verdicts_follow_new_rules_both_ways() -> None:
 def test_wrong_rules_are_found_when_the_config_is_made(field: str) -> None:
     with pytest.raises(ValidationError, match="did you mean 'sharpness'"):
         DecideConfig(**{field: {"soft": "sharpnes > 100"}})
+    with pytest.raises(ValidationError, match="write what is kept, such as 'sharpness >= 100'"):
+        DecideConfig(**{field: {"soft": 100}})
     with pytest.raises(ValidationError, match="lower case"):
         DecideConfig(**{field: {"Too Small": "aspect < 5"}})
     with pytest.raises(ValidationError, match="reject_reason"):

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -120,6 +121,7 @@ def test_a_slider_says_what_would_change(browser, address):
 def test_two_drawings_are_compared_by_keys(browser, address, root_of_markup):
     from selenium.webdriver.common.action_chains import ActionChains
 
+    Path(root_of_markup.root, "votes", "samples.jsonl").unlink(missing_ok=True)
     browser.get(f"{address}/samples")
     until(lambda: all(image.get_property("naturalWidth") == 32 for image in css(browser, ".samples img")))
     done = css(browser, ".faint")[1].text

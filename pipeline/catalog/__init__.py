@@ -8,6 +8,7 @@ In: rows. Out: versions of Delta tables, records of runs, leases; what was train
     dataset.py          the tables as others read them
     versions.py         what each run changed, how two versions differ
     join.py             what has no row elsewhere, by the driver or by the cluster
+    scans.py            data files read: whole, in parts, where something is
     sql.py              tables asked in SQL, in bounded memory
     chosen.py           which caption training reads of each medium
     records.py          what each run was

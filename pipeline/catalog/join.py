@@ -12,7 +12,7 @@ from itertools import product
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokenmill.pipeline.catalog.shard_files import shards
+from tokenmill.pipeline.catalog.scans import shards
 from tokenmill.pipeline.catalog.tables import Catalog, Table
 from tokenmill.pipeline.config import Cluster
 from tokenmill.stages.select.duplicates import KEPT, duplicate_ids

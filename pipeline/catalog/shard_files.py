@@ -12,19 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 
 from tokenmill import storage
 from tokenmill.stages.select.duplicates import DUPLICATES
 from tokenmill.stages.table.columns import CAPTIONS, MEDIA, SOURCES
-from tokenmill.storage.failures import as_damaged
 from tokenmill.tokenizer.shards import TOKENS, parquet_of, put
 
 SCHEMAS = {"sources": SOURCES, "media": MEDIA, "duplicates": DUPLICATES, "captions": CAPTIONS, "tokens": TOKENS}
 _NAME = re.compile(r"part-[0-9a-f]{32}-([0-9a-f]{16})\.parquet")
 _DIGEST_BYTES = 8
-_BUFFER_BYTES = 1_048_576  # of a file that is read in parts
 
 
 @dataclass(frozen=True)
@@ -58,24 +54,6 @@ def is_as_written(uri: str) -> bool:
         digest.update(chunk)
     found = _NAME.fullmatch(uri.rsplit("/", 1)[1])
     return found is not None and found[1] == digest.hexdigest()
-
-
-def shard_batches(uri: str, names: list[str], num_rows: int) -> Iterator[pa.RecordBatch]:
-    """Columns of one file, at most so many rows at a time; takes the memory of a row group of them, where a scan reads
-    ahead and takes several times a file's. Raises DamagedError.
-    """
-    filesystem, path = storage.filesystem(uri)
-    with as_damaged(uri), filesystem.open_input_file(path) as opened:
-        yield from pq.ParquetFile(opened, buffer_size=_BUFFER_BYTES).iter_batches(num_rows, columns=names)
-
-
-def shards(uris: list[str], schema: pa.Schema | None) -> pads.Dataset:
-    """The rows of these files, of one disk or store; `schema` fills in columns that older files lack."""
-    if not uris:
-        return pads.dataset((schema or pa.schema([])).empty_table())
-    filesystem, _ = storage.filesystem(uris[0])
-    paths = [storage.filesystem(uri)[1] for uri in uris]
-    return pads.dataset(paths, schema=schema, format="parquet", filesystem=filesystem)
 
 
 def damaged_file(uris: Iterable[str]) -> str | None:

@@ -29,7 +29,8 @@ from tokenmill import storage
 from tokenmill.pipeline.catalog.log import copies, readable, seals
 from tokenmill.pipeline.catalog.log.calls import asked
 from tokenmill.pipeline.catalog.log.readable import delta_schema
-from tokenmill.pipeline.catalog.shard_files import SCHEMAS, Shard, damaged_file, put_together, shards, write_shard
+from tokenmill.pipeline.catalog.scans import matches, shards
+from tokenmill.pipeline.catalog.shard_files import SCHEMAS, Shard, damaged_file, put_together, write_shard
 from tokenmill.storage.errors import DamagedError, UserError
 from tokenmill.storage.failures import AGAIN, advice, words
 from tokenmill.storage.object_store import delta_options
@@ -312,20 +313,17 @@ class Table:
         added: list[Shard] = []
         removed: list[str] = []
         matched = num_same = 0
-        for file in self.files():
-            hits = self._count([file], where)
-            if not hits:
-                continue
-            matched += hits
-            rest = self._read([file], ~pc.coalesce(where, pc.scalar(False)))
-            parts = [rest]
-            num_same += rest.num_rows
+        files = self.files()
+        for name, hits in self._asked_of(files, lambda: matches(self._dataset(files), where)):
+            rows = self._read([storage.join(self.uri, name)])
+            met, parts = rows.filter(hits), [rows.filter(pc.invert(hits))]
+            matched, num_same = matched + met.num_rows, num_same + parts[0].num_rows
             if change is not None:
-                parts.append(change(self._read([file], where)).select(self.schema.names).cast(self.schema))
+                parts.append(change(met).select(self.schema.names).cast(self.schema))
             kept = pa.concat_tables(parts)
             if kept.num_rows:
                 added.append(write_shard(self.root, self.name, kept))
-            removed.append(file.rsplit("/", 1)[1])
+            removed.append(name)
         if append is not None and append.num_rows:
             added.append(write_shard(self.root, self.name, append))
         self.commit(added, removed, note, num_same)

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from tokenmill.pipeline.catalog.join import kept_ids
 from tokenmill.pipeline.catalog.tables import Catalog, Table
-from tokenmill.pipeline.refresh.arrow import NO_IDS, differ, distinct, is_in, set_columns, without
+from tokenmill.pipeline.refresh.arrow import NO_IDS, differ, distinct, index_in, is_in, set_columns, without
 from tokenmill.stages import CaptionConfig, DuplicatesConfig
 from tokenmill.stages.read.formats import extensions_fit
 from tokenmill.stages.select.duplicates import Verdicts, find_duplicates, record_duplicates
@@ -177,7 +177,7 @@ def reconcile(
         ids = found.placed["media_id"].combine_chunks()
 
         def settle(rows: pa.Table) -> pa.Table:
-            at = pc.index_in(rows["media_id"], value_set=ids)
+            at = index_in(rows["media_id"], ids)
             settled = set_columns(rows, **{name: found.placed[name].take(at) for name in FOLLOWING})
             return settled if decide is None else decide(settled)
 

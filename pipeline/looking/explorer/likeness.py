@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tokenmill.pipeline.catalog.shard_files import shard_batches
+from tokenmill.pipeline.catalog.scans import shard_batches
 from tokenmill.storage import scratch
 
 if TYPE_CHECKING:  # imported when embeddings are first asked for

@@ -43,10 +43,10 @@ def home(tmp_path, monkeypatch) -> Path:
     for folder in ("photos", "Pictures", "published"):
         (tmp_path / folder).mkdir()
     rng, inside = np.random.default_rng(0), ("fork_1", "fork_10", "lamp", "soft", "dot", "blurred")
-    names = [*(f"photos/{name}" for name in inside), "Pictures/lake", "scissors_1"]
+    names = [*(f"photos/{name}" for name in inside), "Pictures/lake", "Pictures/fog", "scissors_1"]
     for number, name in enumerate(names):
         side_px = 64 if name == "photos/dot" else 144 + number
-        blur_px = {"photos/soft": 1.8, "photos/blurred": 6.0}.get(name, 0)
+        blur_px = {"photos/soft": 1.8, "photos/blurred": 6.0, "Pictures/fog": 2.5}.get(name, 0)
         tiles = Image.fromarray(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8))
         picture = tiles.resize((side_px, side_px), Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(blur_px))
         picture.save(tmp_path / f"{name}.jpg")

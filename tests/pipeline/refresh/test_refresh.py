@@ -11,6 +11,7 @@ from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import Cluster
 from tokenmill.pipeline.plan.tokens import to_tokenize
 from tokenmill.pipeline.refresh import edits
+from tokenmill.pipeline.refresh.arrow import index_in
 from tokenmill.pipeline.refresh.changes import source_changes
 from tokenmill.pipeline.refresh.sources import LISTING, Listing
 from tokenmill.pipeline.refresh.spool import Spool
@@ -286,3 +287,11 @@ def test_of_a_video_the_container_counts_where_it_is_known(catalog):
     assert named(catalog, kind="video", format="h264", container_format="mp4") == [True, False]
     assert named(catalog, container_format="matroska") == [False, True]
     assert named(catalog, container_format=None) == [False, True], "of an older release: as it stands"
+
+
+@pytest.mark.parametrize("num_known", [3, 2_000])
+def test_places_are_found_whichever_side_is_hashed(num_known):
+    known = pa.array([f"id {number}" for number in range(num_known)])
+    values = pa.chunked_array([["id 2", "nobody", "id 0"], [None, "id 2", f"id {num_known - 1}"]], pa.string())
+    found = index_in(values, known)
+    assert found.type == pa.int64() and found.to_pylist() == [2, None, 0, None, 2, num_known - 1]

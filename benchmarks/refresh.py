@@ -24,19 +24,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import boto3
 import numpy as np
 import pyarrow as pa
-from botocore.exceptions import EndpointConnectionError
-from moto.server import DomainDispatcherApplication, create_backend_app
 from PIL import Image
 from rich.console import Console
-from werkzeug.serving import make_server
 
 from tokenmill import storage
 from tokenmill.pipeline.catalog.tables import Catalog
 from tokenmill.pipeline.config import RunConfig
-from tokenmill.pipeline.flow.on_ray import cluster
 from tokenmill.pipeline.refresh import fingerprints, sources, walk
 from tokenmill.pipeline.reports.terminal import table
 from tokenmill.pipeline.run.runner import run_phases
@@ -151,6 +146,9 @@ def photos(folder: Path, count: int) -> None:
 
 def serve(port: int, counts: Any) -> None:
     """A moto server that counts requests by METHODS, in a process of its own: delta-rs holds the lock of ours."""
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
     answer = DomainDispatcherApplication(create_backend_app)
 
     def application(environ: dict[str, Any], respond: Callable[..., Any]) -> Any:
@@ -165,6 +163,9 @@ def serve(port: int, counts: Any) -> None:
 @contextmanager
 def counted_store() -> Iterator[Any]:
     """The counts of a moto server with an empty bucket `tables`; the AWS variables point to it."""
+    import boto3
+    from botocore.exceptions import EndpointConnectionError
+
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -192,6 +193,8 @@ def counted_store() -> Iterator[Any]:
 
 
 def main() -> None:
+    from tokenmill.pipeline.flow.on_ray import cluster
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--media", type=int, default=1_000_000)
     parser.add_argument("--requests", type=int, default=100_000, help="media of the run whose requests are counted")

@@ -22,18 +22,20 @@ from tokenmill.stages.select.duplicates import KEPT
 from tokenmill.training.job import DONE
 
 _COUNTED = """
-with counted as (
+with kinds as (select media_id, any_value(kind) as kind from media group by media_id),
+-- one that is measured anew has two rows for a while
+counted as (
     select 'curate' as phase, 0 as number, kind, reject_reason as reason, count(*) as count from media group by all
     union all by name
     select 'duplicates' as phase, 1 as number, kind, nullif(method, $kept) as reason, count(*) as count
-    from duplicates join media using (media_id) group by all
+    from duplicates join kinds using (media_id) group by all
     union all by name
     select case captioner when 'source' then 'caption' else 'caption ' || captioner end as phase, 2 as number, kind,
     c.reject_reason as reason, count(*) as count, count(*) filter (caption is null) as empty
-    from captions c join media using (media_id) group by all
+    from captions c join kinds using (media_id) group by all
     union all by name
     select 'tokenize' as phase, 3 as number, m.kind, t.reject_reason as reason, count(*) as count
-    from tokens t join media m using (media_id) group by all)
+    from tokens t join kinds m using (media_id) group by all)
 select * from counted order by number, phase, kind, count desc, reason"""
 
 

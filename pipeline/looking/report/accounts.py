@@ -55,7 +55,8 @@ def funnel(tables: Tables) -> list[Step]:
         steps += _by_kind(
             f"captions by {captioner['captioner']}",
             tables.rows(
-                "select m.kind, c.reject_reason as reason, count(*) as count from captions c "
+                "select m.kind, coalesce(c.reject_reason, if(c.caption is null, 'no caption', null)) as reason, "
+                "count(*) as count from captions c "
                 "join (select media_id, any_value(kind) as kind from media group by all) m using (media_id) "
                 "where c.captioner = ? group by all",
                 captioner["captioner"],

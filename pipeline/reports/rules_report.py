@@ -143,7 +143,8 @@ def print_rules(config: RunConfig, out: Path | None, console: Console) -> None:
             numbers = (str(number) for number in (row.alone, row.in_sequence, row.only_this, row.is_open))
             made.add_row(row.name, shown(row.keep), *numbers)
         console.print(made)
-        if config.curate.scorers is scorers and (number := num_otherwise(media, config)):
+        number = num_otherwise(media, config) if "kind" in media.column_names else 0  # of captions there is none
+        if number:
             console.print(f"{number} stand otherwise in the tables: {OTHERWISE}", style="yellow", highlight=False)
         made = table("If a threshold moved: how many pass", "rule", "threshold", *(f"x {f:g}#" for f in (0.5, 0.8)))
         for heading in ("now", *(f"x {factor:g}" for factor in (1.25, 2.0))):

@@ -245,6 +245,22 @@ def test_a_medium_tells_how_versions_had_it(page):
     assert re.search(r"<td>large</td>", page.get(f"/medium/{small}/then").text)
 
 
+def test_a_root_in_a_store_is_looked_at_the_same(root_of_markup, s3):
+    config = root_of_markup.model_copy(update={"root": f"{s3}/root"})
+    run_phases(config, ("curate", "caption"), "run", Console(quiet=True))
+    page = visitor(config)
+    page.get("/?token=secret")
+    kept = ids(page.get("/?verdict=kept"))
+    assert len(kept) == 7 and page.get(f"/medium/{kept[0]}").status_code == 200
+    assert page.get(f"/preview/{kept[0]}").headers["content-type"] == "image/webp"
+    assert page.get("/rules/image/judged?large.0=105").json()["lost"] == 2
+    vote = {"media_id": kept[0], "vote": "reject"}
+    assert page.post("/vote", json=vote, headers={"origin": f"http://{HOST}"}).status_code == 200
+    assert json.loads(storage.read_bytes(f"{s3}/root/votes/media.jsonl"))["vote"] == "reject"
+    assert page.get("/rules/image/judged").json()["votes"] == {} and "reject" in page.get("/rules/image").text
+    assert page.get("/rules/image/judged").json()["votes"] == {"reject": [0, 1]}
+
+
 IDS = [f"{number:032x}" for number in range(200)]
 
 

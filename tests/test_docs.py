@@ -74,12 +74,13 @@ def test_a_notebook_gives_what_it_shows(path, tmp_path):
 
 
 def _words(cell: nbformat.NotebookNode) -> list[str]:
-    """What a cell says, each output in words; of a picture only that it is one."""
-    found = []
-    for output in cell.get("outputs", []):
-        if output.output_type == "stream":
-            found += [output.text] if output.name == "stdout" else []
-        else:
+    """What a cell prints, then each other output in words; of a picture only that it is one."""
+    outputs = cell.get("outputs", [])
+    found = [
+        "".join(output.text for output in outputs if output.get("name") == "stdout")
+    ]  # in as many parts as it came
+    for output in outputs:
+        if output.output_type != "stream":
             found.append("a picture" if "image/png" in output.data else output.data["text/plain"])
     return found
 

@@ -256,8 +256,9 @@ def _captions_by_uri(uris: list[str], listing: Listing) -> tuple[Spool, Spool]:
         for number, line in lines.captions(lines.bounded(io.BytesIO(data))):
             if not isinstance(line, RowError):
                 name, caption = line
-                if caption:
-                    told = {"uri": storage.join(folder, name), "caption": caption, "etag": fingerprint_of(caption)}
+                named = storage.join(folder, name)
+                if caption and _is_text(named):
+                    told = {"uri": named, "caption": caption, "etag": fingerprint_of(caption)}
                     block.append(told | {"number": texts.num_rows + len(block)})
                     if len(block) >= _BLOCK_ROWS:
                         keep()
@@ -275,6 +276,15 @@ def _captions_by_uri(uris: list[str], listing: Listing) -> tuple[Spool, Spool]:
             rows.add(pa.Table.from_pylist([row], schema=LISTING))
     keep()
     return texts, rows
+
+
+def _is_text(uri: str) -> bool:
+    """False for half a character, which JSON can write and no file be called."""
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _sidecar(uri: str) -> str | None:

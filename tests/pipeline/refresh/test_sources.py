@@ -136,3 +136,9 @@ def test_captions_are_cleaned(tmp_path):
 def test_a_missing_source_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"sources.0.uri.*nowhere"):
         list_sources([Source(uri=str(tmp_path / "nowhere"))])
+
+
+@pytest.mark.parametrize("name", ["\\ud800.jpg", "a\\u0000.jpg", "../../a.jpg", "'; drop table texts; --", "", "/"])
+def test_a_name_that_no_file_can_have_costs_nothing(tmp_path, name):
+    make(tmp_path, {"a.jpg": "x", "captions.jsonl": f'{{"file": "{name}", "caption": "odd"}}\n{FINE}'})
+    assert captions_of(tmp_path) in ({"a.jpg": "fine"}, {"a.jpg": "fine", "captions.jsonl": None})

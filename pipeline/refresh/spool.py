@@ -1,6 +1,4 @@
-"""Rows that may be many: added in blocks, held in memory while they are few, then in a Parquet file without a name that
-goes with them.
-"""
+"""Rows that may be many: held in memory while they are few, then in a scratch file that goes with them."""
 
 import os
 import tempfile
@@ -11,11 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from tokenmill.pipeline.catalog.scans import shard_batches
 from tokenmill.storage import scratch
 
 IN_MEMORY_ROWS = 250_000
 _GROUP_ROWS = 50_000
-_BUFFER_BYTES = 1_048_576
 
 
 class Spool:
@@ -66,9 +64,8 @@ class Spool:
         if isinstance(rows, pa.Table):
             yield rows
             return
-        with pq.ParquetFile(rows[0], buffer_size=_BUFFER_BYTES) as file:
-            for batch in file.iter_batches(_GROUP_ROWS):
-                yield pa.Table.from_batches([batch], self.schema)
+        for batch in shard_batches(rows[0], self.schema.names, _GROUP_ROWS):
+            yield pa.Table.from_batches([batch], self.schema)
 
     def filtered(self, only: Callable[[pa.Table], pa.Table]) -> "Spool":
         """What `only` leaves of each block."""

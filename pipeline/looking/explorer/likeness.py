@@ -130,6 +130,8 @@ class Likeness:
         kept, ids = _Kept(), [np.empty((0, _ID_BYTES), np.uint8)]
         for file in self._files:
             for batch in shard_batches(file, ["media_id", "embedding"], _ROWS):
+                if "embedding" not in batch.schema.names:
+                    break  # a file of a release that had none
                 rows = batch.filter(pc.is_valid(batch["embedding"]))
                 if not rows.num_rows:
                     continue
